@@ -1,0 +1,468 @@
+//! The action line: what leaves Portcullis, byte for byte.
+//!
+//! One JSON object per line with a fixed order of keys ([schema 1](Action)); keys without a value
+//! are absent. Others parse these bytes, so `tests/it/output.rs` pins them. The id is derived from
+//! what was decided, never from when or where: the same crossing has the same id on every machine.
+
+use crate::decode::time::{self, Micros};
+use crate::detect::condition::ActionKind;
+use crate::detect::rule::{Mode, Rule, Severity, Urgency};
+use crate::window::Tally;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::fmt::Write;
+
+/// The version of the line's shape.
+pub const SCHEMA: u8 = 1;
+/// The pack of Portcullis' own messages.
+pub const OWN_PACK: &str = "portcullis";
+
+/// What happens to a decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Op {
+    /// It begins.
+    Start,
+    /// It lasts longer.
+    Extend,
+    /// It is over.
+    End,
+    /// A guard held it back.
+    Withheld,
+    /// A message about Portcullis itself.
+    Note,
+}
+
+impl Op {
+    /// As written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Op::Start => "start",
+            Op::Extend => "extend",
+            Op::End => "end",
+            Op::Withheld => "withheld",
+            Op::Note => "note",
+        }
+    }
+}
+
+/// At whom or what an action is aimed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct Target {
+    /// `ip`, `range`, `user`, `user_id`, `global`, or the name of a field.
+    pub kind: String,
+    /// Absent for `global`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+}
+
+impl Target {
+    /// Everything.
+    pub fn global() -> Self {
+        Self { kind: "global".to_owned(), value: None }
+    }
+
+    /// The value, or an empty text.
+    pub fn text(&self) -> &str {
+        self.value.as_deref().unwrap_or_default()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Sample {
+    distinct: u64,
+    sample: Vec<String>,
+}
+
+fn tally<S: Serializer>(tally: &Option<Tally>, serializer: S) -> Result<S::Ok, S::Error> {
+    tally
+        .as_ref()
+        .map(|t| Sample { distinct: t.distinct, sample: t.sample.clone() })
+        .serialize(serializer)
+}
+
+fn reasons<S: Serializer>(reasons: &[(String, u64)], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(reasons.len()))?;
+    for (reason, count) in reasons {
+        map.serialize_entry(reason, count)?;
+    }
+    map.end()
+}
+
+/// An action. The order of its fields is the order of the line's keys.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Action {
+    /// [`SCHEMA`].
+    pub schema: u8,
+    /// Sixteen hex digits; see [`id`].
+    pub id: String,
+    /// The id of the start it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<String>,
+    /// Of a start or extend, the time of the newest event in the crossing; of an end, when it ended.
+    pub time: String,
+    /// What happens.
+    pub op: Op,
+    /// `block`, `lock`, `require_2fa`, `alert`.
+    pub action: &'static str,
+    /// At whom.
+    pub target: Target,
+    /// For how long, seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_s: Option<i64>,
+    /// Until when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// The rule.
+    pub rule: String,
+    /// The rule's pack.
+    pub pack: String,
+    /// The pattern that was counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pattern: Option<String>,
+    /// Total weight of the events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    /// The rule's window, seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window_s: Option<i64>,
+    /// Time of the first event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_seen: Option<String>,
+    /// Time of the last event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<String>,
+    /// How soon somebody must look.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub level: Option<&'static str>,
+    /// The class of incident.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub severity: Option<&'static str>,
+    /// Seconds to respond.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub respond_s: Option<u64>,
+    /// Seconds until it is escalated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub escalate_s: Option<u64>,
+    /// Whom to tell.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notify: Vec<String>,
+    /// Where to read what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runbook: Option<String>,
+    /// The accounts.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "tally")]
+    pub users: Option<Tally>,
+    /// The addresses.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "tally")]
+    pub ips: Option<Tally>,
+    /// Addresses from which the account logged in before, the newest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub known_ips: Vec<String>,
+    /// The commonest reasons with how often each.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "reasons")]
+    pub reasons: Vec<(String, u64)>,
+    /// The requests.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "tally")]
+    pub request_ids: Option<Tally>,
+    /// Of an end: how often the decision's rules crossed while it was active, its start included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crossings: Option<u64>,
+    /// `enforce` or `shadow`.
+    pub mode: &'static str,
+    /// Of a withheld: the guard that held it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guard: Option<&'static str>,
+    /// One sentence for people.
+    pub reason: String,
+}
+
+/// What an id is derived from.
+#[derive(Debug, Clone, Copy)]
+pub struct IdParts<'p> {
+    /// The rule's pack.
+    pub pack: &'p str,
+    /// The rule.
+    pub rule: &'p str,
+    /// The target.
+    pub target: &'p Target,
+    /// The action.
+    pub action: &'p str,
+    /// What happens.
+    pub op: Op,
+    /// When.
+    pub time: Micros,
+    /// Firings of that rule, key and time before.
+    pub ordinal: u32,
+}
+
+/// The first sixteen hex digits of SHA-256 over the schema, pack, rule, target kind and value,
+/// action, op, time in decimal microseconds and ordinal, each with its length before it (u32,
+/// little-endian), so that no two different lists of parts give the same bytes.
+pub fn id(parts: &IdParts<'_>) -> String {
+    let time = parts.time.to_string();
+    let ordinal = parts.ordinal.to_string();
+    let schema = SCHEMA.to_string();
+    let mut hash = Sha256::new();
+    for text in [
+        schema.as_str(),
+        parts.pack,
+        parts.rule,
+        &parts.target.kind,
+        parts.target.text(),
+        parts.action,
+        parts.op.name(),
+        &time,
+        &ordinal,
+    ] {
+        hash.update(u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
+        hash.update(text.as_bytes());
+    }
+    hash.finalize().iter().take(8).fold(String::with_capacity(16), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+impl Action {
+    /// A line about `rule` with everything that does not depend on the crossing.
+    pub fn of_rule(
+        rule: &Rule,
+        target: Target,
+        kind: ActionKind,
+        op: Op,
+        mode: Mode,
+        runbook_url: Option<&str>,
+    ) -> Self {
+        let runbook = rule.runbook.as_ref().map(|anchor| match runbook_url {
+            Some(url) if anchor.starts_with('#') => format!("{url}{anchor}"),
+            _ => anchor.clone(),
+        });
+        Self {
+            level: rule.level.map(Urgency::name),
+            severity: rule.severity.map(Severity::name),
+            respond_s: rule.respond_s(),
+            escalate_s: rule.escalate_s,
+            notify: rule.notify.clone(),
+            runbook,
+            mode: mode.name(),
+            ..Self::bare(&rule.pack, &rule.id, target, kind, op)
+        }
+    }
+
+    /// A message about Portcullis itself.
+    pub fn note(
+        rule: &'static str,
+        severity: Severity,
+        level: Urgency,
+        at: Micros,
+        ordinal: u32,
+        reason: String,
+    ) -> Self {
+        let target = Target::global();
+        let parts = IdParts {
+            pack: OWN_PACK,
+            rule,
+            target: &target,
+            action: "alert",
+            op: Op::Note,
+            time: at,
+            ordinal,
+        };
+        let id = id(&parts);
+        Self {
+            id,
+            time: time::format(at),
+            level: Some(level.name()),
+            severity: Some(severity.name()),
+            respond_s: Some(level.respond_s()),
+            reason,
+            ..Self::bare(OWN_PACK, rule, target, ActionKind::Alert, Op::Note)
+        }
+    }
+
+    fn bare(pack: &str, rule: &str, target: Target, kind: ActionKind, op: Op) -> Self {
+        Self {
+            schema: SCHEMA,
+            id: String::new(),
+            decision: None,
+            time: String::new(),
+            op,
+            action: kind.name(),
+            target,
+            duration_s: None,
+            until: None,
+            rule: rule.to_owned(),
+            pack: pack.to_owned(),
+            pattern: None,
+            count: None,
+            window_s: None,
+            first_seen: None,
+            last_seen: None,
+            level: None,
+            severity: None,
+            respond_s: None,
+            escalate_s: None,
+            notify: Vec::new(),
+            runbook: None,
+            users: None,
+            ips: None,
+            known_ips: Vec::new(),
+            reasons: Vec::new(),
+            request_ids: None,
+            crossings: None,
+            mode: Mode::Enforce.name(),
+            guard: None,
+            reason: String::new(),
+        }
+    }
+
+    /// The line, without its newline.
+    pub fn json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// The line in the Elastic Common Schema.
+    pub fn ecs(&self) -> String {
+        let account = matches!(self.target.kind.as_str(), "user" | "user_id");
+        let address = matches!(self.target.kind.as_str(), "ip" | "range");
+        let mut ips: Vec<&str> =
+            self.ips.iter().flat_map(|t| &t.sample).map(String::as_str).collect();
+        let mut users: Vec<&str> =
+            self.users.iter().flat_map(|t| &t.sample).map(String::as_str).collect();
+        if self.target.kind == "ip" {
+            ips = vec![self.target.text()];
+        }
+        if account {
+            users = vec![self.target.text()];
+        }
+        let denied =
+            matches!(self.action, "block" | "lock") && matches!(self.op, Op::Start | Op::Extend);
+        let severity = match self.severity {
+            Some("P0") => 99,
+            Some("P1") => 73,
+            Some("P2") => 47,
+            _ => 21,
+        };
+        let mut event = json!({
+            "kind": if self.op == Op::Note { "event" } else { "alert" },
+            "category": ["intrusion_detection"],
+            "type": [if denied { "denied" } else { "info" }],
+            "action": format!("{}_{}", self.action, self.op.name()),
+            "id": self.id,
+            "module": "portcullis",
+            "provider": "portcullis",
+            "severity": severity,
+            "reason": self.reason,
+        });
+        if let Some(start) = &self.first_seen {
+            event["start"] = json!(start);
+        }
+        if let Some(until) = &self.until {
+            event["end"] = json!(until);
+        }
+        let mut line = json!({
+            "@timestamp": self.time,
+            "ecs": { "version": "8.17.0" },
+            "message": self.reason,
+            "event": event,
+            "rule": { "id": self.rule, "ruleset": self.pack, "name": self.rule },
+            "observer": { "vendor": "portcullis", "product": "portcullis", "type": "ids", "version": env!("CARGO_PKG_VERSION") },
+            "labels": { "mode": self.mode, "op": self.op.name(), "target_kind": self.target.kind },
+        });
+        if address {
+            let ip = self.target.text();
+            line["source"] = if self.target.kind == "ip" {
+                json!({ "ip": ip, "address": ip })
+            } else {
+                json!({ "address": ip })
+            };
+        }
+        if account {
+            let value = self.target.text();
+            line["user"] = if self.target.kind == "user_id" {
+                json!({ "id": value })
+            } else {
+                json!({ "name": value })
+            };
+        }
+        if !ips.is_empty() || !users.is_empty() {
+            line["related"] = json!({});
+            if !ips.is_empty() {
+                line["related"]["ip"] = json!(ips);
+            }
+            if !users.is_empty() {
+                line["related"]["user"] = json!(users);
+            }
+        }
+        if self.pattern.as_deref() == Some("FAILED_LOGIN") {
+            line["threat"] = json!({ "framework": "MITRE ATT&CK", "technique": { "id": ["T1110"], "name": ["Brute Force"] } });
+        }
+        if let Some(guard) = self.guard {
+            line["labels"]["guard"] = json!(guard);
+        }
+        line.to_string()
+    }
+
+    /// A short sentence for a terminal, safe to print whatever a log line held.
+    pub fn text(&self, colour: bool) -> String {
+        let verb = match (self.op, self.action) {
+            (Op::Note, _) => "NOTE".to_owned(),
+            (op, action) => match op {
+                Op::Start => action.to_uppercase(),
+                other => format!("{} {action}", other.name()).to_uppercase(),
+            },
+        };
+        let code = match (self.op, self.action) {
+            (Op::End, _) => "2",
+            (Op::Withheld | Op::Note, _) => "33",
+            (_, "block" | "lock") => "1;31",
+            (_, "require_2fa") => "1;35",
+            _ => "1;36",
+        };
+        let verb = if colour { format!("\x1b[{code}m{verb}\x1b[0m") } else { verb };
+        let when = self.time.get(..19).unwrap_or(&self.time).replace('T', " ");
+        let target = match self.target.kind.as_str() {
+            "global" => String::new(),
+            "ip" | "range" | "user" | "user_id" => format!(" {}", escape(self.target.text())),
+            kind => format!(" {}={}", escape(kind), escape(self.target.text())),
+        };
+        let lasting = match (self.op, self.duration_s) {
+            (Op::Start | Op::Extend | Op::Withheld, Some(s)) if self.action != "alert" => {
+                format!(" for {}", time::format_duration(s.saturating_mul(1_000_000)))
+            }
+            _ => String::new(),
+        };
+        let mut tail = format!("[{}]", self.rule);
+        if let Some(guard) = self.guard {
+            let _ = write!(tail, " held back by {guard}");
+        }
+        if self.mode == "shadow" {
+            tail.push_str(" (shadow: nothing is enforced)");
+        }
+        format!("{when} {verb}{target}{lasting}: {} {tail}", escape(&self.reason))
+    }
+}
+
+/// Text from a log, made safe for a terminal: control and direction-changing characters are shown
+/// as escapes, and very long texts are cut.
+pub fn escape(text: &str) -> String {
+    const SHOWN_MAX: usize = 200;
+    let mut out = String::with_capacity(text.len());
+    for (n, c) in text.chars().enumerate() {
+        if n == SHOWN_MAX {
+            out.push('…');
+            break;
+        }
+        let unsafe_to_show = c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+        if unsafe_to_show {
+            out.extend(c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}

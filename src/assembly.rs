@@ -1,0 +1,179 @@
+//! From settings to an engine that is ready: packs read, rules changed, everything checked.
+
+use crate::config::Settings;
+use crate::decide::guard::Guard;
+use crate::decide::{DecideConfig, Decider};
+use crate::decode::DecodeConfig;
+use crate::decode::addr::NeverBlock;
+use crate::decode::fields::FieldMap;
+use crate::detect::detector::{DetectConfig, Detector};
+use crate::detect::rule::{KeyPart, Rule};
+use crate::engine::order::{Engine, OrderConfig};
+use crate::engine::scan::Scanner;
+use crate::pattern::load::{self, Pack, Pattern};
+use crate::pattern::set::{Countries, PatternSet};
+use crate::yaml::{Place, Problem};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Everything that is the same for all threads and all streams.
+#[derive(Debug)]
+pub struct Assembly {
+    /// The parallel half.
+    pub scanner: Arc<Scanner>,
+    /// The rules that are active, in their order.
+    pub rules: Vec<Rule>,
+    /// The packs they are from.
+    pub packs: Vec<Pack>,
+    never: NeverBlock,
+    settings: Settings,
+}
+
+impl Assembly {
+    /// Reads packs and puts everything together. `own` are this machine's addresses.
+    ///
+    /// # Errors
+    /// All mistakes that were found.
+    pub fn new(settings: &Settings, own: &[IpAddr]) -> Result<Self, Vec<Problem>> {
+        let (packs, mut problems) = load::load(&settings.patterns);
+        let mut rules: Vec<Rule> = packs.iter().flat_map(|pack| pack.rules.clone()).collect();
+        if problems.is_empty() {
+            problems.extend(settings.change_rules(&mut rules));
+        }
+        let countries = match settings.geoip.as_deref().map(GeoIp::open) {
+            None => None,
+            Some(Ok(geo)) => Some(Box::new(geo) as Box<dyn Countries>),
+            Some(Err(problem)) => {
+                problems.push(problem);
+                None
+            }
+        };
+        let never = NeverBlock::new(
+            settings.never_private,
+            settings.never_cgnat,
+            &settings.never_extra,
+            &settings.trusted_proxies,
+            own,
+        );
+        let patterns: Vec<Pattern> = packs.iter().flat_map(|pack| pack.patterns.clone()).collect();
+        let set = PatternSet::new(patterns, &rules, never.clone(), countries);
+        let set = match set {
+            Ok(set) if problems.is_empty() => set,
+            Ok(_) => return Err(problems),
+            Err(error) => {
+                problems.push(problem(
+                    "patterns",
+                    format!("the patterns are too large together: {error}"),
+                ));
+                return Err(problems);
+            }
+        };
+        let decode = DecodeConfig {
+            fields: FieldMap::new(&settings.fields),
+            zone: settings.timezone.clone(),
+            trusted: settings.trusted_proxies.iter().copied().collect(),
+            never: never.clone(),
+        };
+        Ok(Self {
+            scanner: Arc::new(Scanner { set, decode }),
+            rules,
+            packs,
+            never,
+            settings: settings.clone(),
+        })
+    }
+
+    /// An engine at the beginning of a stream.
+    pub fn engine(&self) -> Engine {
+        self.engine_for(&self.rules)
+    }
+
+    /// An engine with only some of the rules; they must be among those assembled.
+    pub fn engine_for(&self, rules: &[Rule]) -> Engine {
+        let detector = self.detector(rules, self.settings.learn);
+        let order = OrderConfig {
+            lateness: self.settings.lateness,
+            max_ahead: self.settings.max_ahead,
+            zone: self.settings.timezone.clone(),
+            year: self.settings.year,
+            max_line: self.settings.max_line,
+        };
+        Engine::new(Arc::clone(&self.scanner), detector, self.decider(), order)
+    }
+
+    /// A detector for `rules`; `learn` in microseconds.
+    pub fn detector(&self, rules: &[Rule], learn: i64) -> Detector {
+        let set = &self.scanner.set;
+        let config = DetectConfig {
+            lateness: self.settings.lateness,
+            learn,
+            ipv6_prefix: self.settings.ipv6_prefix,
+            memory_limit: self.settings.memory_limit,
+        };
+        Detector::new(rules, set.counted(), |name| set.id(name), config)
+    }
+
+    /// A decider with the configured guards.
+    pub fn decider(&self) -> Decider {
+        let settings = &self.settings;
+        let config = DecideConfig {
+            mode: settings.mode,
+            runbook_url: settings.runbook_url.clone(),
+            max_locks: settings.max_locks,
+        };
+        Decider::new(
+            config,
+            Guard::new(self.never.clone(), settings.allow.clone(), settings.brakes),
+        )
+    }
+
+    /// Rules that need a country while there is no database to look it up.
+    pub fn need_country(&self) -> impl Iterator<Item = &str> {
+        let missing = self.settings.geoip.is_none();
+        self.rules
+            .iter()
+            .filter(move |rule| {
+                let per = rule.per.iter().any(|p| matches!(p, KeyPart::Field(f) if f == "country"));
+                let narrowed = rule.filter.fields().contains(&"country");
+                missing && (per || narrowed || rule.condition.field() == Some("country"))
+            })
+            .map(|rule| rule.id.as_str())
+    }
+}
+
+fn problem(file: &str, message: String) -> Problem {
+    Problem {
+        file: file.to_owned(),
+        place: Place::default(),
+        excerpt: String::new(),
+        width: 0,
+        message,
+        help: None,
+    }
+}
+
+/// Countries from a MaxMind-format database, read into memory at start.
+struct GeoIp(maxminddb::Reader<Vec<u8>>);
+
+impl GeoIp {
+    fn open(path: &Path) -> Result<Self, Problem> {
+        maxminddb::Reader::open_readfile(path).map(Self).map_err(|error| {
+            let name = path.display().to_string();
+            let mut problem = problem(&name, format!("cannot read the geoip database: {error}"));
+            problem.help = Some("a country or city database in MaxMind's .mmdb format".to_owned());
+            problem
+        })
+    }
+}
+
+impl Countries for GeoIp {
+    fn country(&self, ip: IpAddr) -> Option<String> {
+        let found = self.0.lookup(ip).ok()?;
+        let country = maxminddb::path!["country", "iso_code"];
+        let registered = maxminddb::path!["registered_country", "iso_code"];
+        let code: Option<String> = found.decode_path(&country).ok().flatten();
+        code.or_else(|| found.decode_path(&registered).ok().flatten())
+            .map(|code| code.to_uppercase())
+    }
+}

@@ -1,0 +1,157 @@
+//! The command line, as clap reads it. The only file that knows clap.
+
+use crate::config::output_words;
+use crate::sink::Output;
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Reads structured logs, counts attacks in exact sliding windows, and says whom to block.
+///
+/// Piped:     my-app | portcullis
+/// Replayed:  portcullis replay archive/*.jsonl.zst
+/// Followed:  portcullis run --follow logs/app.jsonl
+///
+/// Actions go to standard output, one line each; everything else goes to standard error.
+#[derive(Debug, Parser)]
+#[command(
+    name = "portcullis",
+    version,
+    verbatim_doc_comment,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// What to do; without one, `run` if standard input is a pipe
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Flags that every command takes
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Stream until the source ends or SIGINT/SIGTERM: standard input, or files that are followed
+    Run(Run),
+    /// Read finite inputs, merged by event time, and end with a summary
+    #[command(
+        after_help = "Yesterday's errors in one line:\n  portcullis replay --output text logs/2025-08-03.jsonl.gz"
+    )]
+    Replay(Replay),
+    /// Check patterns, rules and configuration, and run the tests inside them
+    Check(Check),
+    /// Say for each line how it was read, which pattern matched or why not, and what would count it
+    Explain(Explain),
+    /// Print the configuration's keys with defaults, units and ranges
+    Config(Config),
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// The configuration; else $PORTCULLIS_CONFIG, else portcullis.yaml in this folder
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<String>,
+    /// A file or folder of patterns and rules, instead of the default packs (repeatable)
+    #[arg(long, value_name = "PATH", global = true)]
+    pub patterns: Vec<String>,
+    /// A built-in pack: velro, guard, sshd (repeatable; default velro and guard)
+    #[arg(long, value_name = "NAME", global = true, value_parser = PossibleValuesParser::new(["velro", "guard", "sshd"]))]
+    pub pack: Vec<String>,
+    /// How actions are written; default: text on a terminal, else json
+    #[arg(long, value_name = "FORM", global = true, value_parser = PossibleValuesParser::new(["json", "ecs", "text"]))]
+    pub output: Option<String>,
+    /// Threads that decode and match, 1 to 64; default: the processors there are
+    #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub threads: Option<u16>,
+    /// The summary at the end, on standard error; default: text for replay and run
+    #[arg(long, value_name = "FORM", global = true, value_enum)]
+    pub summary: Option<SummaryForm>,
+    /// Write the summary to this file instead (JSON unless --summary says otherwise)
+    #[arg(long, value_name = "FILE", global = true)]
+    pub summary_file: Option<String>,
+    /// Say nothing on standard error but errors
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Say more (-vv: everything)
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+impl Common {
+    /// The form of actions, if it was said.
+    pub fn output(&self) -> Option<Output> {
+        let word = self.output.as_deref()?;
+        output_words().into_iter().find(|(known, _)| *known == word).map(|(_, output)| output)
+    }
+}
+
+/// Forms of the summary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SummaryForm {
+    /// One JSON object
+    Json,
+    /// A few lines for people
+    Text,
+    /// Nothing
+    None,
+}
+
+/// Flags of `run`.
+#[derive(Debug, Args, Default)]
+pub struct Run {
+    /// Files or globs to follow, through rotation, truncation and new date-named files
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub follow: Vec<String>,
+    /// Where to begin in files that are followed
+    #[arg(long, value_name = "PLACE", value_parser = PossibleValuesParser::new(["beginning", "end"]))]
+    pub from: Option<String>,
+}
+
+/// Flags of `replay`.
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// Files (plain, .gz, .zst), folders, globs, or - for standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<String>,
+    /// Let sinks that change the world act; without it they stay dry
+    #[arg(long)]
+    pub apply: bool,
+}
+
+/// Flags of `check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Pattern files, configurations or folders; default: what the configuration loads
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<String>,
+}
+
+/// Flags of `explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// A line; without any, the lines of standard input
+    #[arg(value_name = "LINE")]
+    pub lines: Vec<String>,
+}
+
+/// Flags of `config`.
+#[derive(Debug, Args)]
+pub struct Config {
+    /// Print every key with its default, unit and range
+    #[arg(long)]
+    pub example: bool,
+}
+
+/// Reads the arguments; on a mistake it prints what clap has to say and ends with exit code 2.
+pub fn parse() -> Cli {
+    Cli::parse()
+}
+
+/// Prints the help.
+pub fn print_help() {
+    let mut command = <Cli as clap::CommandFactory>::command();
+    // A closed standard output is no error here.
+    let _closed = command.print_long_help();
+}

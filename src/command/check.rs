@@ -1,0 +1,518 @@
+//! `portcullis check`: every mistake in patterns, rules and configuration at once, the tests inside
+//! them, and what has no test.
+
+use super::{print, refuse, say, settings};
+use crate::action::{Action, Op};
+use crate::assembly::Assembly;
+use crate::cli::{Check, Common};
+use crate::decide::Decider;
+use crate::decode::addr;
+use crate::decode::time::{self, Micros};
+use crate::decode::{Decoded, decode};
+use crate::detect::detector::{StreamTime, describe};
+use crate::detect::rule::Rule;
+use crate::pattern::load::{self, Pack, Pattern, Reading};
+use crate::pattern::prefilter::{Need, need};
+use crate::pattern::set::Verdict;
+use crate::pattern::{Event, EventIp, Evidence, PatternId, Standing};
+use crate::yaml::{Checker, Document, Node, Problem};
+use anyhow::Result;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// The moment at which the events of rule tests begin: 2025-01-01T00:00:00Z.
+const TEST_START: Micros = 1_735_689_600_000_000;
+
+/// Runs the command.
+///
+/// # Errors
+/// When the configuration or a pattern file has mistakes.
+pub fn check(common: &Common, check: &Check) -> Result<ExitCode> {
+    let mut configured = settings(common)?;
+    let mut problems = Vec::new();
+    let mut packs = Vec::new();
+    for path in yaml_files(&check.paths) {
+        match classify(&path) {
+            Kind::Pack => packs.push(path),
+            Kind::Config(document) => problems.extend(configured.apply(&document)),
+        }
+    }
+    if !packs.is_empty() {
+        configured.patterns = with_what_they_need(&configured.patterns, packs);
+    }
+    if !problems.is_empty() {
+        // The patterns' mistakes are told together with the configuration's.
+        problems.extend(load::load(&configured.patterns).1);
+        return Err(refuse(&problems));
+    }
+    let assembly = Assembly::new(&configured, &[]).map_err(|problems| refuse(&problems))?;
+    let report = Report::of(&assembly, common.verbose > 0);
+    Ok(report.print())
+}
+
+enum Kind {
+    Pack,
+    Config(Document),
+}
+
+fn classify(path: &str) -> Kind {
+    let Ok(text) = std::fs::read_to_string(path) else { return Kind::Pack };
+    let document = Document { name: path.to_owned(), text };
+    let root = Checker::new(&document).parse();
+    match root {
+        Some(root)
+            if !load::is_pack(&root)
+                && root.get("patterns").is_none_or(|p| p.as_map().is_none()) =>
+        {
+            Kind::Config(document)
+        }
+        // What is no YAML at all is told by whoever reads it next.
+        _ => Kind::Pack,
+    }
+}
+
+fn yaml_files(paths: &[String]) -> Vec<String> {
+    let mut files = Vec::new();
+    for path in paths {
+        if !Path::new(path).is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let mut found: Vec<String> = std::fs::read_dir(path)
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|p| p.extension().is_some_and(|e| e == "yaml" || e == "yml"))
+            .map(|p| p.display().to_string())
+            .collect();
+        found.sort();
+        files.extend(found);
+    }
+    files
+}
+
+/// Files of rules may speak of patterns that the configured packs declare.
+fn with_what_they_need(configured: &[String], packs: Vec<String>) -> Vec<String> {
+    let missing = |problem: &Problem| problem.message.contains("no loaded pattern is called");
+    if load::load(&packs).1.iter().any(missing) {
+        configured
+            .iter()
+            .filter(|pack| !packs.contains(pack))
+            .cloned()
+            .chain(packs.clone())
+            .collect()
+    } else {
+        packs
+    }
+}
+
+#[derive(Default)]
+struct Report {
+    lines: Vec<String>,
+    passed: usize,
+    failures: Vec<Problem>,
+    untested: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl Report {
+    fn of(assembly: &Assembly, verbose: bool) -> Self {
+        let mut report = Self::default();
+        for pack in &assembly.packs {
+            let before = report.passed + report.failures.len();
+            for pattern in &pack.patterns {
+                report.pattern(assembly, pack, pattern);
+                if verbose {
+                    report.lines.push(format!("  {}: {}", pattern.name, shown_need(pattern)));
+                }
+            }
+            for rule in &pack.rules {
+                // As the configuration has changed it; a rule that it switched off is not tested.
+                let Some(active) = assembly.rules.iter().find(|active| active.id == rule.id) else {
+                    report.lines.push(format!("  {}: switched off by the configuration", rule.id));
+                    continue;
+                };
+                if active.when != rule.when || active.then != rule.then || active.mode != rule.mode
+                {
+                    report.lines.push(format!(
+                        "  {}: changed by the configuration, its tests are run as the pack has it",
+                        rule.id
+                    ));
+                }
+                report.rule(assembly, pack, rule);
+            }
+            let tests = report.passed + report.failures.len() - before;
+            report.lines.push(format!(
+                "{}: {} patterns, {} rules, {tests} tests",
+                pack.document.name,
+                pack.patterns.len(),
+                pack.rules.len()
+            ));
+        }
+        for rule in assembly.need_country() {
+            report.warnings.push(format!(
+                "rule {rule} is inactive unless records carry a country: `geoip` names no database"
+            ));
+        }
+        report
+    }
+
+    fn print(self) -> ExitCode {
+        for line in &self.lines {
+            print(line);
+        }
+        for warning in &self.warnings {
+            print(&format!("warning: {warning}"));
+        }
+        if !self.untested.is_empty() {
+            print(&format!("without a test: {}", self.untested.join(", ")));
+        }
+        for failure in &self.failures {
+            say(&format!("{failure}\n"));
+        }
+        print(&format!("{} tests passed, {} failed", self.passed, self.failures.len()));
+        ExitCode::from(u8::from(!self.failures.is_empty()))
+    }
+
+    fn pattern(&mut self, assembly: &Assembly, pack: &Pack, pattern: &Pattern) {
+        for reading in &pattern.readings {
+            if let Reading::Regex { greedy, .. } = reading
+                && !greedy.as_str().starts_with('^')
+            {
+                self.warnings.push(format!(
+                    "{}: its regex does not begin with ^, so text inside a message can match it",
+                    pattern.name
+                ));
+            }
+        }
+        for test in &pattern.tests {
+            let mut checker = Checker::new(&pack.document);
+            let before = checker.problems.len();
+            line_test(&mut checker, assembly, pattern, test);
+            self.passed += usize::from(checker.problems.len() == before);
+            self.failures.append(&mut checker.problems);
+        }
+    }
+
+    fn rule(&mut self, assembly: &Assembly, pack: &Pack, rule: &Rule) {
+        if rule.tests.is_empty() {
+            self.untested.push(format!("rule {}", rule.id));
+        }
+        for test in &rule.tests {
+            let mut checker = Checker::new(&pack.document);
+            rule_test(&mut checker, assembly, rule, test);
+            self.passed += usize::from(checker.problems.is_empty());
+            self.failures.append(&mut checker.problems);
+        }
+    }
+}
+
+fn shown_need(pattern: &Pattern) -> String {
+    match need(pattern) {
+        Need::Nothing => {
+            "slow: every line must be decoded for it; give it literal text or a level".to_owned()
+        }
+        Need::Texts(texts) => format!("fast: lines without {} are skipped", texts.join(" or ")),
+        Need::Levels(levels) => {
+            let names: Vec<String> = levels.iter().map(ToString::to_string).collect();
+            format!("fast: lines without a spelling of {} are skipped", names.join(" or "))
+        }
+    }
+}
+
+const LINE_TEST_KEYS: [&str; 4] = ["name", "line", "gives", "outcome"];
+const OUTCOMES: [(&str, &str); 5] = [
+    ("matched", "matched"),
+    ("unmatched", "unmatched"),
+    ("near_miss", "near_miss"),
+    ("ambiguous", "ambiguous"),
+    ("conflict", "conflict"),
+];
+
+fn line_test(checker: &mut Checker<'_>, assembly: &Assembly, pattern: &Pattern, test: &Node) {
+    checker.map(test, "a pattern's test", &LINE_TEST_KEYS);
+    let Some(line) = test.get("line").and_then(|node| checker.text(node, "`line`")) else {
+        checker.at(test.place, 1, "a pattern's test needs `line`", None);
+        return;
+    };
+    let expected = match test.get("outcome") {
+        Some(node) => checker.word(node, "`outcome`", &OUTCOMES).unwrap_or("matched"),
+        None => "matched",
+    };
+    let set = &assembly.scanner.set;
+    let id = set.id(&pattern.name);
+    let records = match decode(line.as_bytes(), &assembly.scanner.decode) {
+        Decoded::Records(records) => records,
+        Decoded::Empty | Decoded::Partial => Vec::new(),
+        Decoded::Unread(why, error) => {
+            checker.at(
+                test.place,
+                1,
+                format!("{}: the line cannot be read ({why}): {error}", pattern.name),
+                None,
+            );
+            return;
+        }
+    };
+    let mut seen = "unmatched";
+    let mut given: BTreeMap<String, String> = BTreeMap::new();
+    for record in &records {
+        let matched = set.matches(record);
+        if id.is_some_and(|id| matched.near_misses.contains(&id)) {
+            seen = "near_miss";
+        }
+        let Some(event) = matched.events.iter().find(|event| Some(event.pattern) == id) else {
+            continue;
+        };
+        seen = match (matched.ambiguous, matched.conflict) {
+            (true, _) => "ambiguous",
+            (_, true) => "conflict",
+            _ => "matched",
+        };
+        if let Verdict::Matches(captures) = set.verdict(pattern, record) {
+            given.extend(captures.into_iter().filter_map(|(name, value)| Some((name, value?))));
+        }
+        for name in ["level", "logger", "status", "path", "method", "duration"] {
+            given.extend(record.lookup(name).map(|value| (name.to_owned(), value.into_owned())));
+        }
+        for name in ["ip", "user", "user_id", "country", "request_id", "email"] {
+            given.remove(name);
+        }
+        given.extend(event.ip.map(|ip| ("ip".to_owned(), ip.ip.to_string())));
+        given.extend(event.user.iter().map(|user| ("user".to_owned(), user.to_string())));
+        given.extend(event.user_id.iter().map(|id| ("user_id".to_owned(), id.to_string())));
+        given.extend(event.country.iter().map(|c| ("country".to_owned(), c.to_string())));
+        given.extend(
+            event.evidence.request_id.iter().map(|r| ("request_id".to_owned(), r.to_string())),
+        );
+        given.insert("weight".to_owned(), event.weight.to_string());
+    }
+    if seen != expected {
+        let stop = records.first().map(|record| set.verdict(pattern, record));
+        let help = match stop {
+            Some(Verdict::MessageStops(stop)) => {
+                Some(format!("at byte {} of the message, {} was expected", stop.at, stop.expected))
+            }
+            Some(Verdict::FieldDiffers(field)) => Some(format!("the field {field} differs")),
+            _ => None,
+        };
+        checker.at(
+            test.place,
+            1,
+            format!("{}: expected {expected}, found {seen}", pattern.name),
+            help,
+        );
+        return;
+    }
+    for (key, node) in test.get("gives").and_then(Node::as_map).unwrap_or_default() {
+        let Some(wanted) = node.scalar() else { continue };
+        let found = given.get(&key.name).map_or("absent", String::as_str);
+        if found != wanted {
+            checker.key(
+                key,
+                format!("{}: expected {} = {wanted}, found {found}", pattern.name, key.name),
+                None,
+            );
+        }
+    }
+}
+
+const RULE_TEST_KEYS: [&str; 3] = ["name", "events", "expect"];
+const EXPECT_KEYS: [&str; 8] = ["action", "target", "at", "op", "mode", "count", "guard", "until"];
+
+fn rule_test(checker: &mut Checker<'_>, assembly: &Assembly, rule: &Rule, test: &Node) {
+    checker.map(test, "a rule's test", &RULE_TEST_KEYS);
+    let name = test.get("name").and_then(Node::scalar).unwrap_or_default();
+    let Some(events) = test.get("events") else {
+        checker.at(test.place, 1, format!("{}: a test needs `events`", rule.id), None);
+        return;
+    };
+    let mut stream: Vec<(Micros, Event)> = Vec::new();
+    for node in events.as_list() {
+        test_events(checker, assembly, rule, node, &mut stream);
+    }
+    stream.sort_by_key(|(time, _)| *time);
+    let actions = play(assembly, rule, &stream);
+    let expected: Vec<&Node> = test.get("expect").map(Node::as_list).unwrap_or_default();
+    let wants_ends =
+        expected.iter().any(|node| node.get("op").and_then(Node::scalar).as_deref() == Some("end"));
+    let actions: Vec<&Action> =
+        actions.iter().filter(|action| wants_ends || action.op != Op::End).collect();
+    for (index, node) in expected.iter().enumerate() {
+        checker.map(node, "an expected action", &EXPECT_KEYS);
+        match actions.get(index) {
+            Some(action) => compare(checker, rule, node, action),
+            None => checker.at(
+                node.place,
+                1,
+                format!("{} ({name}): expected this action, but there is none", rule.id),
+                None,
+            ),
+        }
+    }
+    for action in actions.iter().skip(expected.len()) {
+        let after = time::format_duration(offset(&action.time));
+        let shown = format!(
+            "{} {} {} at {after}",
+            action.op.name(),
+            action.action,
+            action.target.value.as_deref().unwrap_or("global")
+        );
+        checker.at(test.place, 1, format!("{} ({name}): not expected: {shown}", rule.id), None);
+    }
+}
+
+/// Plays events through one rule, as the beginning of a stream without learning.
+fn play(assembly: &Assembly, rule: &Rule, stream: &[(Micros, Event)]) -> Vec<Action> {
+    let mut detector = assembly.detector(std::slice::from_ref(rule), 0);
+    let mut decider: Decider = assembly.decider();
+    let names = detector.key_names();
+    for (at, event) in stream {
+        let time = StreamTime { clock: Some(*at), start: Some(TEST_START) };
+        decider.advance(*at);
+        detector.observe(event, *at, time, &mut |firing| {
+            let target = describe(firing.key, &names);
+            decider.fire(&firing, target)
+        });
+    }
+    std::mem::take(&mut decider.out)
+}
+
+fn offset(text: &str) -> Micros {
+    match time::parse(text, &time::Zone::default()) {
+        Some(time::When::At(at)) => at - TEST_START,
+        _ => 0,
+    }
+}
+
+fn compare(checker: &mut Checker<'_>, rule: &Rule, node: &Node, action: &Action) {
+    for (key, value) in node.as_map().unwrap_or_default() {
+        let Some(wanted) = value.scalar() else { continue };
+        let found = match key.name.as_str() {
+            "action" => action.action.to_owned(),
+            "target" => action.target.value.clone().unwrap_or_else(|| "global".to_owned()),
+            "at" => time::format_duration(offset(&action.time)),
+            "until" => time::format_duration(action.until.as_deref().map_or(0, offset)),
+            "op" => action.op.name().to_owned(),
+            "mode" => action.mode.to_owned(),
+            "count" => action.count.map(|n| n.to_string()).unwrap_or_default(),
+            "guard" => action.guard.unwrap_or_default().to_owned(),
+            _ => continue,
+        };
+        let same = match key.name.as_str() {
+            "at" | "until" => {
+                time::parse_duration(&wanted).map(time::format_duration).as_deref() == Some(&found)
+            }
+            _ => found == wanted,
+        };
+        if !same {
+            checker.node(
+                value,
+                format!("{}: expected {} {wanted}, found {found}", rule.id, key.name),
+                None,
+            );
+        }
+    }
+    if node.get("op").is_none() && action.op != Op::Start {
+        checker.at(
+            node.place,
+            1,
+            format!("{}: expected a start, found op {}", rule.id, action.op.name()),
+            None,
+        );
+    }
+}
+
+/// The events of one entry: `repeat` of them, `every` so far apart, from `at` on.
+fn test_events(
+    checker: &mut Checker<'_>,
+    assembly: &Assembly,
+    rule: &Rule,
+    node: &Node,
+    out: &mut Vec<(Micros, Event)>,
+) {
+    let duration = |checker: &mut Checker<'_>, name: &str| match node.get(name) {
+        Some(value) => checker.duration(value, &format!("`{name}`"), 0).unwrap_or(0),
+        None => 0,
+    };
+    let at = duration(checker, "at");
+    let every = duration(checker, "every");
+    let repeat = match node.get("repeat") {
+        Some(value) => checker.int(value, "`repeat`", 1..=1_000_000).unwrap_or(1),
+        None => 1,
+    };
+    let name = node
+        .get("pattern")
+        .and_then(Node::scalar)
+        .or_else(|| rule.on.first().cloned())
+        .unwrap_or_default();
+    let Some(id) = assembly.scanner.set.id(&name) else {
+        checker.node(
+            node.get("pattern").unwrap_or(node),
+            format!("no loaded pattern is called `{name}`"),
+            None,
+        );
+        return;
+    };
+    let control = ["at", "every", "repeat", "pattern", "values"];
+    let own = node
+        .as_map()
+        .unwrap_or_default()
+        .iter()
+        .filter(|(key, _)| !control.contains(&key.name.as_str()));
+    let nested = node.get("values").and_then(Node::as_map).unwrap_or_default().iter();
+    let fields: Vec<(String, String)> = own
+        .chain(nested)
+        .filter_map(|(key, value)| Some((key.name.clone(), value.scalar()?)))
+        .collect();
+    for n in 0..repeat {
+        let number = (n + 1).to_string();
+        let fields: Vec<(String, String)> =
+            fields.iter().map(|(k, v)| (k.clone(), v.replace("{n}", &number))).collect();
+        let time = TEST_START + at + every * n;
+        out.push((time, test_event(assembly, rule, id, &fields)));
+    }
+}
+
+fn test_event(
+    assembly: &Assembly,
+    rule: &Rule,
+    id: PatternId,
+    fields: &[(String, String)],
+) -> Event {
+    let set = &assembly.scanner.set;
+    let of =
+        |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    let user: Option<Arc<str>> =
+        of("user").or_else(|| of("email")).and_then(addr::normalize_user).map(Into::into);
+    let user_id: Option<Arc<str>> =
+        of("user_id").and_then(|text| addr::canonical_id(text, false)).map(Into::into);
+    let ip = of("ip").and_then(addr::parse_ip).map(|ip| EventIp { ip, standing: Standing::Good });
+    let lookup = |name: &str| of(name).map(Cow::Borrowed);
+    let number = assembly.rules.iter().position(|known| known.id == rule.id);
+    let narrowed = set.narrowed(id, &lookup);
+    let counts = number.is_some_and(|number| narrowed.iter().any(|n| usize::from(*n) == number));
+    Event {
+        pattern: id,
+        weight: of("weight").and_then(|n| n.parse().ok()).unwrap_or(1),
+        ip,
+        country: of("country").map(|c| c.to_uppercase().into()),
+        values: (0u16..)
+            .zip(set.counted())
+            .filter_map(|(slot, name)| Some((slot, Arc::from(of(name)?))))
+            .collect(),
+        rules: if counts { vec![0] } else { Vec::new() },
+        evidence: Arc::new(Evidence {
+            ip: ip.map(|ip| ip.ip),
+            user: user.clone().or_else(|| user_id.clone()),
+            reason: of("reason").map(Into::into),
+            request_id: of("request_id").map(Into::into),
+            standing: Standing::Good,
+        }),
+        user,
+        user_id,
+    }
+}

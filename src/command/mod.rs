@@ -1,0 +1,207 @@
+//! The subcommands, one file each, and what they share: settings from file, environment and flags.
+
+pub mod check;
+pub mod explain;
+pub mod replay;
+pub mod run;
+
+use crate::assembly::Assembly;
+use crate::cli::{Common, Config, SummaryForm};
+use crate::config::{CONFIG_VARIABLE, EXAMPLE, Settings};
+use crate::pipeline::{Ended, Stop};
+use crate::sink::{Sink, SinkConfig, file::FileSink, stdout::StdoutSink};
+use crate::yaml::{Document, Problem};
+use anyhow::{Context, Result, anyhow, bail};
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tracing::info;
+
+/// Writes to standard error, whatever the log level; a closed one is nobody's problem.
+pub fn say(text: &str) {
+    let _closed = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Writes to standard output; a closed one ends what follows.
+pub fn print(text: &str) -> bool {
+    writeln!(std::io::stdout(), "{text}").is_ok()
+}
+
+/// `portcullis config`.
+///
+/// # Errors
+/// Without --example, which is all that it can do.
+pub fn print_config(config: &Config) -> Result<ExitCode> {
+    if !config.example {
+        bail!(
+            "error: say `portcullis config --example` to print every key with its default, unit and range"
+        );
+    }
+    print(EXAMPLE.trim_end());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All mistakes as one error.
+fn refuse(problems: &[Problem]) -> anyhow::Error {
+    let shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let count = match problems.len() {
+        1 => "1 mistake".to_owned(),
+        n => format!("{n} mistakes"),
+    };
+    anyhow!(
+        "{}\n\nportcullis: could not start: {count} in the configuration or the patterns",
+        shown.join("\n\n")
+    )
+}
+
+/// The configuration file that applies, and its text.
+fn config_document(common: &Common) -> Result<Option<Document>> {
+    const DEFAULT: &str = "portcullis.yaml";
+    let named = common
+        .config
+        .clone()
+        .or_else(|| std::env::var(CONFIG_VARIABLE).ok().filter(|name| !name.is_empty()));
+    let (name, from) = match named {
+        Some(name) if common.config.is_some() => (name, "--config"),
+        Some(name) => (name, CONFIG_VARIABLE),
+        None if Path::new(DEFAULT).is_file() => (DEFAULT.to_owned(), "this folder"),
+        None => {
+            info!("no configuration file: defaults apply");
+            return Ok(None);
+        }
+    };
+    let text = std::fs::read_to_string(&name)
+        .with_context(|| format!("error: cannot read the configuration {name} (from {from})"))?;
+    info!("configuration: {name} (from {from})");
+    Ok(Some(Document { name, text }))
+}
+
+/// Settings in their order: defaults, file, environment, flags.
+///
+/// # Errors
+/// All mistakes in the file and the environment.
+pub fn settings(common: &Common) -> Result<Settings> {
+    let mut settings = Settings::default();
+    let mut problems = Vec::new();
+    if let Some(document) = config_document(common)? {
+        problems.extend(settings.apply(&document));
+    }
+    problems.extend(settings.apply_environment(std::env::vars()));
+    if !problems.is_empty() {
+        return Err(refuse(&problems));
+    }
+    if !common.patterns.is_empty() || !common.pack.is_empty() {
+        settings.patterns = common.pack.iter().chain(&common.patterns).cloned().collect();
+    }
+    if let Some(threads) = common.threads {
+        settings.threads = usize::from(threads);
+    }
+    if let Some(output) = common.output() {
+        let stdout = SinkConfig::Stdout { output: Some(output) };
+        settings.sinks.retain(|sink| !matches!(sink, SinkConfig::Stdout { .. }));
+        settings.sinks.insert(0, stdout);
+    }
+    Ok(settings)
+}
+
+/// Packs, rules and everything else, ready to run.
+///
+/// # Errors
+/// All mistakes that were found.
+pub fn assemble(settings: &Settings, live: bool) -> Result<Assembly> {
+    let own: Vec<_> = if live {
+        if_addrs::get_if_addrs()
+            .map(|list| list.iter().map(if_addrs::Interface::ip).collect())
+            .unwrap_or_default()
+    } else {
+        Vec::new()
+    };
+    let assembly = Assembly::new(settings, &own).map_err(|problems| refuse(&problems))?;
+    let patterns = assembly.scanner.set.patterns().len();
+    info!(
+        "{} patterns and {} rules from {}",
+        patterns,
+        assembly.rules.len(),
+        settings.patterns.join(", ")
+    );
+    for rule in assembly.need_country() {
+        info!("rule {rule} is inactive unless records carry a country: `geoip` names no database");
+    }
+    Ok(assembly)
+}
+
+/// Opens the configured sinks; without any, standard output.
+///
+/// # Errors
+/// When one cannot be opened.
+pub fn sinks(settings: &Settings) -> Result<Vec<Sink>> {
+    if settings.sinks.is_empty() {
+        return Ok(vec![Sink::Stdout(StdoutSink::new(None))]);
+    }
+    let open = |config: &SinkConfig| match config {
+        SinkConfig::Stdout { output } => Ok(Sink::Stdout(StdoutSink::new(*output))),
+        SinkConfig::File { path, output } => {
+            let sink = FileSink::open(path, *output);
+            sink.map(Sink::File)
+                .with_context(|| format!("error: the sink file {path} cannot be opened"))
+        }
+    };
+    settings.sinks.iter().map(open).collect()
+}
+
+/// Listens for SIGINT and SIGTERM; a second one ends at once.
+///
+/// # Errors
+/// When the system refuses.
+pub fn listen() -> Result<Stop> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let stop: Stop = Arc::new(AtomicUsize::new(0));
+    for signal in [SIGINT, SIGTERM] {
+        let second = Arc::clone(&stop);
+        let number = usize::try_from(signal).unwrap_or(1);
+        let armed = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        // Order matters: the first signal finds `armed` unset, arms it, and only a second one ends.
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&armed))
+            .and_then(|_| signal_hook::flag::register(signal, armed))
+            .and_then(|_| signal_hook::flag::register_usize(signal, second, number))
+            .context("error: cannot listen for signals")?;
+    }
+    Ok(stop)
+}
+
+/// Writes the summary and gives the exit code of a stream.
+///
+/// # Errors
+/// When the summary's file cannot be written.
+pub fn conclude(common: &Common, ended: &Ended) -> Result<ExitCode> {
+    let summary = &ended.summary;
+    let form = common.summary.unwrap_or(match (&common.summary_file, common.quiet) {
+        (Some(_), _) => SummaryForm::Json,
+        (None, true) => SummaryForm::None,
+        (None, false) => SummaryForm::Text,
+    });
+    let text = match form {
+        SummaryForm::Json => Some(summary.json()),
+        SummaryForm::Text => Some(summary.text().trim_end().to_owned()),
+        SummaryForm::None => None,
+    };
+    if let Some(text) = text {
+        match &common.summary_file {
+            Some(path) => std::fs::write(path, format!("{text}\n"))
+                .with_context(|| format!("error: cannot write the summary to {path}"))?,
+            None => say(&text),
+        }
+    }
+    let code = match ended.signal {
+        Some(signal) => u8::try_from(128 + signal).unwrap_or(1),
+        None => u8::from(!summary.clean()),
+    };
+    Ok(ExitCode::from(code))
+}
+
+/// The signal's number, for messages.
+pub fn stopped(stop: &Stop) -> bool {
+    stop.load(Ordering::Relaxed) != 0
+}

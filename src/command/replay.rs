@@ -1,0 +1,77 @@
+//! `portcullis replay`: finite inputs, merged by event time, with a progress bar and a summary.
+
+use super::{assemble, conclude, listen, settings, sinks};
+use crate::cli::{Common, Replay};
+use crate::engine::summary::grouped;
+use crate::pipeline::{self, Progress};
+use crate::source::file::{self, Input};
+use anyhow::{Result, anyhow};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Runs the command.
+///
+/// # Errors
+/// When it cannot start.
+pub fn replay(common: &Common, replay: &Replay) -> Result<ExitCode> {
+    let settings = settings(common)?;
+    let assembly = assemble(&settings, false)?;
+    let inputs = file::expand(&replay.files).map_err(|error| anyhow!("error: {error}"))?;
+    let sinks = sinks(&settings)?;
+    let stop = listen()?;
+    let mut progress = progress(common, &inputs);
+    let ended = pipeline::replay(&assembly, &settings, inputs, sinks, &stop, &mut progress);
+    progress.done();
+    conclude(common, &ended.map_err(|error| anyhow!("error: {error}"))?)
+}
+
+/// A bar on a terminal, nothing elsewhere.
+#[derive(Debug)]
+pub struct Bar {
+    bar: ProgressBar,
+    shown: Option<Instant>,
+    started: Instant,
+}
+
+/// The progress bar for `inputs`; its length is their size on disk.
+pub fn progress(common: &Common, inputs: &[Input]) -> Bar {
+    let size = |input: &Input| match input {
+        Input::File(path) => std::fs::metadata(path).map_or(0, |meta| meta.len()),
+        Input::Stdin => 0,
+    };
+    let total: u64 = inputs.iter().map(size).sum();
+    let shown = !common.quiet && std::io::stderr().is_terminal();
+    let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = if total > 0 { ProgressBar::new(total) } else { ProgressBar::no_length() };
+    bar.set_draw_target(target);
+    let template = "{bar:30} {bytes}/{total_bytes} {msg} left {eta}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    Bar { bar, shown: None, started: Instant::now() }
+}
+
+impl Bar {
+    /// Takes the bar away; the summary follows.
+    pub fn done(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Progress for Bar {
+    fn show(&mut self, bytes: u64, lines: u64, actions: u64) {
+        if self.bar.is_hidden() || self.shown.is_some_and(|at| at.elapsed().as_millis() < 100) {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let seconds = self.started.elapsed().as_secs().max(1);
+        self.bar.set_position(bytes);
+        self.bar.set_message(format!(
+            "{} lines/s {} actions",
+            grouped(lines / seconds),
+            grouped(actions)
+        ));
+    }
+}

@@ -1,0 +1,520 @@
+//! Settings: as written (YAML, environment, flags) and as checked.
+//!
+//! Defaults < file < `PORTCULLIS_*` environment < flags. The file and each variable are documents
+//! of [`crate::yaml`], applied one after the other, so a mistake in a variable is told with the
+//! same care as one in the file.
+
+use crate::decide::guard::{Allow, Allowed, Brakes};
+use crate::decode::addr;
+use crate::decode::fields::Role;
+use crate::decode::time::{self, Micros, When, Zone};
+use crate::detect::condition::Limit;
+use crate::detect::rule::{self, Mode, Rule};
+use crate::pattern::filter::parse_net;
+use crate::pattern::load::DEFAULT_PACKS;
+use crate::sink::{Output, SinkConfig};
+use crate::yaml::{Checker, Document, Node, Problem, nearest};
+use ipnet::IpNet;
+use std::path::PathBuf;
+
+/// The example with every key, its default, unit and range; `portcullis config --example` prints it.
+pub const EXAMPLE: &str = include_str!("../portcullis.example.yaml");
+
+/// Where lines come from, if the configuration says so.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum SourceSpec {
+    /// Standard input.
+    #[default]
+    Stdin,
+    /// Files, perhaps followed.
+    Files {
+        /// Paths and globs.
+        files: Vec<String>,
+        /// Wait for more.
+        follow: bool,
+        /// Begin at the end of what is there.
+        from_end: bool,
+    },
+}
+
+/// A change to a pack's rule.
+#[derive(Debug, Clone)]
+pub struct Override {
+    id: String,
+    node: Node,
+    document: Document,
+    place: crate::yaml::Place,
+}
+
+/// Settings, checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Packs by name or path.
+    pub patterns: Vec<String>,
+    /// Where lines come from.
+    pub source: SourceSpec,
+    /// How late a record may be, microseconds.
+    pub lateness: Micros,
+    /// How far ahead of the clock a record may be, microseconds.
+    pub max_ahead: Micros,
+    /// The zone of times that name none.
+    pub timezone: Zone,
+    /// The year of the first time that names none.
+    pub year: Option<i32>,
+    /// Threads that decode and match.
+    pub threads: usize,
+    /// Longest line, bytes.
+    pub max_line: usize,
+    /// Ceiling of state, counted bytes.
+    pub memory_limit: usize,
+    /// Proxies whose word about an address is taken.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Bits of an IPv6 address that make a key.
+    pub ipv6_prefix: u8,
+    /// A MaxMind-format database.
+    pub geoip: Option<PathBuf>,
+    /// Names of fields that come before the well-known ones.
+    pub fields: Vec<(Role, Vec<String>)>,
+    /// Shadow for everything, or each rule's own mode.
+    pub mode: Mode,
+    /// Private ranges are never blocked.
+    pub never_private: bool,
+    /// 100.64.0.0/10 is never blocked.
+    pub never_cgnat: bool,
+    /// Further ranges that are never blocked.
+    pub never_extra: Vec<IpNet>,
+    /// The allowlist.
+    pub allow: Vec<Allow>,
+    /// The brakes.
+    pub brakes: Brakes,
+    /// How long baselines only learn, microseconds.
+    pub learn: Micros,
+    /// Put before a rule's `#anchor`.
+    pub runbook_url: Option<String>,
+    /// For locks of rules without a limit of their own.
+    pub max_locks: Option<Limit>,
+    /// Changes to rules.
+    pub overrides: Vec<Override>,
+    /// Where actions go; empty: standard output.
+    pub sinks: Vec<SinkConfig>,
+    /// Bytes read at once.
+    pub block: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        const SECOND: Micros = 1_000_000;
+        Self {
+            patterns: DEFAULT_PACKS.iter().map(|pack| (*pack).to_owned()).collect(),
+            source: SourceSpec::default(),
+            lateness: 60 * SECOND,
+            max_ahead: 86_400 * SECOND,
+            timezone: Zone::default(),
+            year: None,
+            threads: std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX),
+            max_line: 1 << 20,
+            memory_limit: 1 << 30,
+            trusted_proxies: Vec::new(),
+            ipv6_prefix: 64,
+            geoip: None,
+            fields: Vec::new(),
+            mode: Mode::Enforce,
+            never_private: true,
+            never_cgnat: true,
+            never_extra: Vec::new(),
+            allow: Vec::new(),
+            brakes: Brakes::default(),
+            learn: 86_400 * SECOND,
+            runbook_url: None,
+            max_locks: None,
+            overrides: Vec::new(),
+            sinks: Vec::new(),
+            block: 1 << 18,
+        }
+    }
+}
+
+/// More threads than this only wait for each other.
+pub const THREADS_MAX: usize = 64;
+
+const KEYS: [&str; 25] = [
+    "patterns",
+    "source",
+    "lateness",
+    "max_ahead",
+    "timezone",
+    "year",
+    "threads",
+    "max_line",
+    "memory_limit",
+    "trusted_proxies",
+    "ipv6_prefix",
+    "geoip",
+    "fields",
+    "mode",
+    "never_block",
+    "allow",
+    "brakes",
+    "learn",
+    "runbook_url",
+    "max_locks_per_user",
+    "rules",
+    "sinks",
+    "block",
+    "receivers",
+    "state_dir",
+];
+/// Keys of the next versions: known, so that the message can say so, but nothing would obey them.
+const LATER: [&str; 4] = ["receivers", "state_dir", "checkpoint", "serve"];
+
+/// The name of the variable that names the configuration file.
+pub const CONFIG_VARIABLE: &str = "PORTCULLIS_CONFIG";
+const PREFIX: &str = "PORTCULLIS_";
+
+impl Settings {
+    /// Applies a document: the file, or a variable of the environment.
+    pub fn apply(&mut self, document: &Document) -> Vec<Problem> {
+        let mut checker = Checker::new(document);
+        if let Some(root) = checker.parse() {
+            self.apply_root(&mut checker, &root);
+        }
+        checker.problems
+    }
+
+    /// Applies the variables that begin with `PORTCULLIS_`; `__` stands for nesting.
+    pub fn apply_environment(
+        &mut self,
+        variables: impl Iterator<Item = (String, String)>,
+    ) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut sorted: Vec<_> = variables
+            .filter(|(name, _)| name.starts_with(PREFIX) && name != CONFIG_VARIABLE)
+            .collect();
+        sorted.sort();
+        for (name, value) in sorted {
+            let path = name[PREFIX.len()..].to_lowercase();
+            let keys: Vec<&str> = path.split("__").collect();
+            let indent = |depth: usize| "  ".repeat(depth);
+            let mut text = String::new();
+            for (depth, key) in keys.iter().enumerate() {
+                if depth > 0 {
+                    text.push('\n');
+                }
+                text.push_str(&format!("{}{key}:", indent(depth)));
+            }
+            text.push_str(&format!(" {value}\n"));
+            let document = Document { name: format!("environment variable {name}"), text };
+            problems.extend(self.apply(&document));
+        }
+        problems
+    }
+
+    fn apply_root(&mut self, checker: &mut Checker<'_>, root: &Node) {
+        let known: Vec<&str> = KEYS.iter().chain(&LATER).copied().collect();
+        let members = checker.map(root, "the configuration", &known);
+        for (key, value) in members {
+            if LATER.contains(&key.name.as_str()) {
+                checker.key(
+                    key,
+                    format!("`{}` cannot be used yet in this version", key.name),
+                    Some("take it out; nothing would obey it".into()),
+                );
+                continue;
+            }
+            self.apply_key(checker, &key.name, value);
+        }
+    }
+
+    fn apply_key(&mut self, checker: &mut Checker<'_>, key: &str, value: &Node) {
+        let what = format!("`{key}`");
+        match key {
+            "patterns" => self.patterns = checker.texts(value, &what),
+            "source" => self.source(checker, value),
+            "lateness" => set(&mut self.lateness, checker.duration(value, &what, 0)),
+            "max_ahead" => set(&mut self.max_ahead, checker.duration(value, &what, 60_000_000)),
+            "learn" => set(&mut self.learn, checker.duration(value, &what, 0)),
+            "timezone" => {
+                if let Some(text) = checker.text(value, &what) {
+                    match text.parse() {
+                        Ok(zone) => self.timezone = zone,
+                        Err(error) => checker.node(
+                            value,
+                            format!("{what}: {error}"),
+                            Some("for example UTC, +02:00 or Europe/Berlin".into()),
+                        ),
+                    }
+                }
+            }
+            "year" => {
+                self.year =
+                    checker.int(value, &what, 1970..=2200).and_then(|n| i32::try_from(n).ok());
+            }
+            "threads" => set(
+                &mut self.threads,
+                checker.int(value, &what, 1..=64).and_then(|n| usize::try_from(n).ok()),
+            ),
+            "max_line" => set(&mut self.max_line, size(checker, value, &what, 256, 1 << 30)),
+            "memory_limit" => {
+                set(&mut self.memory_limit, size(checker, value, &what, 1 << 20, 1 << 40));
+            }
+            "block" => set(&mut self.block, size(checker, value, &what, 1, 1 << 26)),
+            "trusted_proxies" => self.trusted_proxies = nets(checker, value, &what),
+            "ipv6_prefix" => set(
+                &mut self.ipv6_prefix,
+                checker.int(value, &what, 16..=128).and_then(|n| u8::try_from(n).ok()),
+            ),
+            "geoip" => self.geoip = checker.text(value, &what).map(PathBuf::from),
+            "fields" => self.field_names(checker, value),
+            "mode" => set(&mut self.mode, checker.word(value, &what, &rule::MODES)),
+            "never_block" => {
+                for (key, value) in
+                    checker.map(value, "`never_block`", &["private", "cgnat", "extra"])
+                {
+                    let what = format!("`never_block.{}`", key.name);
+                    match key.name.as_str() {
+                        "private" => set(&mut self.never_private, checker.bool(value, &what)),
+                        "cgnat" => set(&mut self.never_cgnat, checker.bool(value, &what)),
+                        "extra" => self.never_extra = nets(checker, value, &what),
+                        _ => {}
+                    }
+                }
+            }
+            "allow" => {
+                self.allow =
+                    value.as_list().into_iter().filter_map(|entry| allow(checker, entry)).collect();
+            }
+            "brakes" => self.brakes(checker, value),
+            "runbook_url" => self.runbook_url = checker.text(value, &what),
+            "max_locks_per_user" => self.max_locks = rule::limit(checker, value),
+            "rules" => {
+                let document = Document { name: checker.name().to_owned(), text: String::new() };
+                let document = Document { text: checker.source_text().to_owned(), ..document };
+                for (key, node) in value.as_map().unwrap_or_default() {
+                    self.overrides.push(Override {
+                        id: key.name.clone(),
+                        node: node.clone(),
+                        document: document.clone(),
+                        place: key.place,
+                    });
+                }
+                if value.as_map().is_none() {
+                    checker.node(
+                        value,
+                        "`rules` must be a map from a rule's id to what changes",
+                        Some("rules of your own go into a pattern file".into()),
+                    );
+                }
+            }
+            "sinks" => {
+                self.sinks = value
+                    .as_list()
+                    .into_iter()
+                    .filter_map(|node| SinkConfig::parse(checker, node))
+                    .collect();
+            }
+            _ => {}
+        }
+    }
+
+    fn source(&mut self, checker: &mut Checker<'_>, value: &Node) {
+        let members =
+            checker.map(value, "`source`", &["stdin", "files", "follow", "from", "kafka"]);
+        let mut files = Vec::new();
+        let (mut follow, mut from_end) = (false, false);
+        for (key, value) in members {
+            match key.name.as_str() {
+                "files" => files = checker.texts(value, "`source.files`"),
+                "follow" => follow = checker.bool(value, "`source.follow`").unwrap_or(false),
+                "from" => {
+                    from_end = checker
+                        .word(value, "`source.from`", &[("beginning", false), ("end", true)])
+                        .unwrap_or(false);
+                }
+                "kafka" => {
+                    checker.key(key, "the source `kafka` cannot be used yet in this version", None);
+                }
+                _ => {}
+            }
+        }
+        self.source = if files.is_empty() {
+            SourceSpec::Stdin
+        } else {
+            SourceSpec::Files { files, follow, from_end }
+        };
+    }
+
+    fn field_names(&mut self, checker: &mut Checker<'_>, value: &Node) {
+        let roles: Vec<&str> = Role::ALL.iter().map(|(_, name)| *name).collect();
+        for (key, value) in checker.map(value, "`fields`", &roles) {
+            if let Some(role) = Role::named(&key.name) {
+                let names = checker.texts(value, &format!("`fields.{}`", key.name));
+                self.fields.retain(|(known, _)| *known != role);
+                self.fields.push((role, names));
+            }
+        }
+    }
+
+    fn brakes(&mut self, checker: &mut Checker<'_>, value: &Node) {
+        let keys = ["max_blocks_per_minute", "max_locks_per_minute", "max_2fa_per_minute"];
+        for (key, value) in checker.map(value, "`brakes`", &keys) {
+            let what = format!("`brakes.{}`", key.name);
+            let limit = if value.is_off() {
+                None
+            } else {
+                match checker.int(value, &what, 1..=1_000_000) {
+                    Some(n) => u32::try_from(n).ok(),
+                    None => continue,
+                }
+            };
+            match key.name.as_str() {
+                "max_blocks_per_minute" => self.brakes.blocks = limit,
+                "max_locks_per_minute" => self.brakes.locks = limit,
+                _ => self.brakes.require_2fa = limit,
+            }
+        }
+    }
+
+    /// Applies the configuration's changes to the loaded rules.
+    pub fn change_rules(&self, rules: &mut Vec<Rule>) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for change in &self.overrides {
+            let mut checker = Checker::new(&change.document);
+            let ids: Vec<String> = rules.iter().map(|rule| rule.id.clone()).collect();
+            let Some(index) = ids.iter().position(|id| *id == change.id) else {
+                let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+                let help = nearest(&change.id, &ids).map_or_else(
+                    || format!("loaded rules: {}", ids.join(", ")),
+                    |near| format!("did you mean `{near}`?"),
+                );
+                checker.at(
+                    change.place,
+                    change.id.len(),
+                    format!("no loaded rule is called `{}`", change.id),
+                    Some(help),
+                );
+                problems.append(&mut checker.problems);
+                continue;
+            };
+            if change.node.is_off() {
+                rules.remove(index);
+                continue;
+            }
+            let Some(rule) = rules.get_mut(index) else { continue };
+            let what = format!("a change to the rule {}", change.id);
+            for (key, value) in checker.map(&change.node, &what, &rule::OVERRIDE_KEYS) {
+                rule::apply(&mut checker, rule, &key.name, value);
+            }
+            rule::check_fit(&mut checker, &change.node, rule);
+            problems.append(&mut checker.problems);
+        }
+        problems
+    }
+}
+
+fn set<T>(slot: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *slot = value;
+    }
+}
+
+fn nets(checker: &mut Checker<'_>, value: &Node, what: &str) -> Vec<IpNet> {
+    let mut nets = Vec::new();
+    for item in value.as_list() {
+        let Some(text) = checker.text(item, what) else { continue };
+        match parse_net(&text) {
+            Some(net) => nets.push(net),
+            None => checker.node(
+                item,
+                format!("{what}: `{text}` is no network"),
+                Some("write it like 10.0.0.0/8, 2001:db8::/32 or 203.0.113.7".into()),
+            ),
+        }
+    }
+    nets
+}
+
+fn allow(checker: &mut Checker<'_>, node: &Node) -> Option<Allow> {
+    let mut who = None;
+    let mut comment = String::new();
+    let mut until = None;
+    let members = checker.map(node, "an allow entry", &["ip", "user", "comment", "until"]);
+    for (key, value) in members {
+        let Some(text) = checker.text(value, &format!("`{}`", key.name)) else { continue };
+        match key.name.as_str() {
+            "ip" => match parse_net(&text) {
+                Some(net) => who = Some(Allowed::Net(net)),
+                None => checker.node(
+                    value,
+                    format!("`{text}` is no address or network"),
+                    Some("write it like 198.51.100.7 or 198.51.100.0/24".into()),
+                ),
+            },
+            "user" => match addr::normalize_user(&text) {
+                Some(user) => who = Some(Allowed::User(user)),
+                None => checker.node(value, format!("`{text}` names no account"), None),
+            },
+            "comment" => comment = text,
+            "until" => match time::parse(&text, &Zone::default()) {
+                Some(When::At(at)) => until = Some(at),
+                _ => checker.node(
+                    value,
+                    format!("`{text}` is no time"),
+                    Some("write it like 2027-01-01T00:00:00Z".into()),
+                ),
+            },
+            _ => {}
+        }
+    }
+    if who.is_none()
+        && !members.is_empty()
+        && node.get("ip").is_none()
+        && node.get("user").is_none()
+    {
+        checker.at(node.place, 1, "an allow entry needs `ip` or `user`", None);
+    }
+    Some(Allow { who: who?, comment, until })
+}
+
+/// A size in bytes: a number, or a number with KiB, MiB, GiB, KB, MB, GB.
+fn size(
+    checker: &mut Checker<'_>,
+    value: &Node,
+    what: &str,
+    min: usize,
+    max: usize,
+) -> Option<usize> {
+    let text = checker.text(value, what)?;
+    let digits = text.trim().bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.trim().split_at(digits);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => Some(1usize),
+        "kib" | "k" => Some(1 << 10),
+        "mib" | "m" => Some(1 << 20),
+        "gib" | "g" => Some(1 << 30),
+        "kb" => Some(1000),
+        "mb" => Some(1_000_000),
+        "gb" => Some(1_000_000_000),
+        _ => None,
+    };
+    let size = factor.and_then(|factor| number.parse::<usize>().ok()?.checked_mul(factor));
+    match size {
+        Some(size) if (min..=max).contains(&size) => Some(size),
+        Some(_) => {
+            checker.node(value, format!("{what} must lie between {min} and {max} bytes"), None);
+            None
+        }
+        None => {
+            checker.node(
+                value,
+                format!("{what}: `{text}` is no size"),
+                Some("write it like 1MiB, 512KiB or 1GiB".into()),
+            );
+            None
+        }
+    }
+}
+
+/// Whether two settings files name the same output twice, for `check`.
+pub fn output_words() -> [(&'static str, Output); 3] {
+    [("json", Output::Json), ("ecs", Output::Ecs), ("text", Output::Text)]
+}

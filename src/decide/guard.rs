@@ -1,0 +1,190 @@
+//! What stands between a decision and the world: never-block ranges, the allowlist, brakes.
+
+use crate::action::Action;
+use crate::decode::addr::NeverBlock;
+use crate::decode::time::Micros;
+use crate::detect::condition::ActionKind;
+use crate::detect::detector::Firing;
+use crate::detect::rule::Mode;
+use crate::pattern::Standing;
+use crate::window::store::{Key, KeyKind};
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+/// Who is allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Allowed {
+    /// An address or a network.
+    Net(IpNet),
+    /// An account, canonical.
+    User(String),
+}
+
+/// An entry of the allowlist.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allow {
+    /// Who.
+    pub who: Allowed,
+    /// Why, for people.
+    pub comment: String,
+    /// Until when; without it, always.
+    pub until: Option<Micros>,
+}
+
+/// How many decisions may start in one minute of decision time; `None` is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Brakes {
+    /// Blocks.
+    pub blocks: Option<u32>,
+    /// Locks.
+    pub locks: Option<u32>,
+    /// Demands for a second factor.
+    pub require_2fa: Option<u32>,
+}
+
+impl Default for Brakes {
+    fn default() -> Self {
+        Self { blocks: Some(600), locks: Some(60), require_2fa: Some(60) }
+    }
+}
+
+/// Why a decision does not start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// A guard forbids it.
+    For(&'static str),
+    /// Too many in this minute.
+    Braked {
+        /// The first of its kind in this minute.
+        first: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Minute {
+    started: u32,
+    said: bool,
+}
+
+/// Minutes remembered per brake; older ones cannot come back within any lateness in use.
+const MINUTES_MAX: usize = 4096;
+
+/// The guards, with the brakes' counters.
+#[derive(Debug)]
+pub struct Guard {
+    never: NeverBlock,
+    allow: Vec<Allow>,
+    brakes: Brakes,
+    minutes: HashMap<ActionKind, BTreeMap<i64, Minute>>,
+}
+
+impl Guard {
+    /// Guards from the settings.
+    pub fn new(never: NeverBlock, allow: Vec<Allow>, brakes: Brakes) -> Self {
+        Self { never, allow, brakes, minutes: HashMap::new() }
+    }
+
+    /// Whether a start must be held back. Counts it against the brakes if not.
+    pub fn check(&mut self, firing: &Firing<'_>, kind: ActionKind, mode: Mode) -> Option<Held> {
+        if kind == ActionKind::Alert {
+            return None;
+        }
+        if let Some(guard) = self.forbids(firing.key, firing.span.standing, kind, firing.span.time)
+        {
+            return Some(Held::For(guard));
+        }
+        if mode == Mode::Enforce { self.brake(kind, firing.span.time) } else { None }
+    }
+
+    /// The guard that forbids `kind` on `key` at `at`; alerts lock nobody out and always pass.
+    pub fn forbids(
+        &self,
+        key: &Key,
+        standing: Standing,
+        kind: ActionKind,
+        at: Micros,
+    ) -> Option<&'static str> {
+        if let Key::Ip(net) = key
+            && kind == ActionKind::Block
+        {
+            if self.never.overlaps(net).is_some() {
+                return Some("never_block");
+            }
+            match standing {
+                Standing::Unproven => return Some("trusted_proxies"),
+                Standing::NoHost => return Some("no_single_host"),
+                Standing::Good => {}
+            }
+        }
+        self.allow
+            .iter()
+            .any(|entry| entry.covers(key) && entry.until.is_none_or(|until| at < until))
+            .then_some("allow")
+    }
+
+    fn brake(&mut self, kind: ActionKind, at: Micros) -> Option<Held> {
+        let limit = self.limit(kind)?;
+        let minutes = self.minutes.entry(kind).or_default();
+        if minutes.len() > MINUTES_MAX {
+            minutes.pop_first();
+        }
+        let minute = minutes.entry(at.div_euclid(60_000_000)).or_default();
+        if minute.started < limit {
+            minute.started += 1;
+            return None;
+        }
+        let first = !minute.said;
+        minute.said = true;
+        Some(Held::Braked { first })
+    }
+
+    fn limit(&self, kind: ActionKind) -> Option<u32> {
+        match kind {
+            ActionKind::Block => self.brakes.blocks,
+            ActionKind::Lock => self.brakes.locks,
+            ActionKind::Require2fa => self.brakes.require_2fa,
+            ActionKind::Alert => None,
+        }
+    }
+
+    /// The message that a brake has gripped.
+    pub fn brake_note(&self, kind: ActionKind, at: Micros) -> Action {
+        let limit = self.limit(kind).unwrap_or_default();
+        let key = match kind {
+            ActionKind::Block => "max_blocks_per_minute",
+            ActionKind::Lock => "max_locks_per_minute",
+            ActionKind::Require2fa | ActionKind::Alert => "max_2fa_per_minute",
+        };
+        let ordinal = match kind {
+            ActionKind::Block => 0,
+            ActionKind::Lock => 1,
+            ActionKind::Require2fa | ActionKind::Alert => 2,
+        };
+        let reason = format!(
+            "more than {limit} {} decisions in one minute: further ones are withheld until the next minute ({key})",
+            kind.name()
+        );
+        let minute = at.div_euclid(60_000_000).saturating_mul(60_000_000);
+        Action::note("brake", super::BRAKE.0, super::BRAKE.1, minute, ordinal, reason)
+    }
+}
+
+impl Allow {
+    /// Whether this entry speaks of `key`; of an IPv6 prefix, if it overlaps.
+    fn covers(&self, key: &Key) -> bool {
+        match (&self.who, key) {
+            (Allowed::Net(allowed), Key::Ip(net)) => allowed.contains(net) || net.contains(allowed),
+            (Allowed::User(user), Key::Text(KeyKind::User | KeyKind::UserId, value)) => {
+                **value == **user
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether this entry allows the address.
+    pub fn covers_ip(&self, ip: IpAddr) -> bool {
+        matches!(&self.who, Allowed::Net(net) if net.contains(&ip))
+    }
+}

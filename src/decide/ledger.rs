@@ -1,0 +1,171 @@
+//! What is active: one entry per mode, action and target (alerts: per rule too), with its end.
+
+use crate::action::Target;
+use crate::decode::time::Micros;
+use crate::detect::condition::{ActionKind, Escalate};
+use crate::detect::rule::{Mode, Rule};
+use crate::window::store::Key;
+use std::collections::{BTreeMap, HashMap};
+
+/// What can be active only once.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LedgerKey {
+    /// Shadow decisions have a ledger of their own.
+    pub mode: Mode,
+    /// The action.
+    pub kind: ActionKind,
+    /// For alerts, the rule; other decisions are shared by all rules.
+    pub rule: Option<String>,
+    /// At whom.
+    pub target: Key,
+}
+
+/// An active decision.
+#[derive(Debug, Clone)]
+pub struct Active {
+    /// The id of its start.
+    pub id: String,
+    /// The rule that started it.
+    pub rule: Rule,
+    /// The target as on the action line.
+    pub target: Target,
+    /// When it started.
+    pub start: Micros,
+    /// When it ends.
+    pub until: Micros,
+    /// The start's ordinal.
+    pub ordinal: u32,
+    /// Crossings so far.
+    pub crossings: u64,
+    /// The pattern that was counted.
+    pub pattern: String,
+}
+
+/// Earlier decisions of one key, for escalation and limits.
+#[derive(Debug, Clone, Default)]
+struct Past {
+    /// Starts in a row, none of them forgotten before the next.
+    streak: u32,
+    /// When the last one ends or ended.
+    until: Micros,
+    /// Times of the latest starts.
+    starts: Vec<Micros>,
+}
+
+/// Starts remembered per key, for limits per time.
+const STARTS_MAX: usize = 64;
+/// Keys whose past is remembered; past it, those that ended longest ago are forgotten first.
+const PAST_MAX: usize = 500_000;
+
+/// The ledger.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    active: HashMap<LedgerKey, (u64, Active)>,
+    /// Ends in order; the number makes equal ends come in the order of their starts.
+    ends: BTreeMap<(Micros, u64), LedgerKey>,
+    past: HashMap<LedgerKey, Past>,
+    started: u64,
+}
+
+impl Ledger {
+    /// Decisions that are active.
+    pub fn active(&self) -> usize {
+        self.active.len()
+    }
+
+    /// The active decision of `key`.
+    pub fn get(&self, key: &LedgerKey) -> Option<&Active> {
+        self.active.get(key).map(|(_, active)| active)
+    }
+
+    /// When the next decision ends.
+    pub fn next_end(&self) -> Option<Micros> {
+        self.ends.first_key_value().map(|((until, _), _)| *until)
+    }
+
+    /// Takes the first decision that is over at `clock`.
+    pub fn pop_due(&mut self, clock: Micros) -> Option<(LedgerKey, Active)> {
+        let ((until, _), _) = self.ends.first_key_value()?;
+        if *until > clock {
+            return None;
+        }
+        let (_, key) = self.ends.pop_first()?;
+        let (_, active) = self.active.remove(&key)?;
+        Some((key, active))
+    }
+
+    /// Takes the decision of `key` if it is over at `at`, whatever the clock says.
+    pub fn take_ended(&mut self, key: &LedgerKey, at: Micros) -> Option<Active> {
+        let (_, active) = self.active.get(key)?;
+        if active.until > at {
+            return None;
+        }
+        let (number, active) = self.active.remove(key)?;
+        self.ends.remove(&(active.until, number));
+        Some(active)
+    }
+
+    /// Begins a decision.
+    pub fn start(&mut self, key: LedgerKey, active: Active) {
+        self.started += 1;
+        if self.past.len() >= PAST_MAX {
+            let mut ends: Vec<Micros> = self.past.values().map(|past| past.until).collect();
+            let middle = ends.len() / 2;
+            let (_, cut, _) = ends.select_nth_unstable(middle);
+            let cut = *cut;
+            self.past.retain(|_, past| past.until > cut);
+        }
+        let past = self.past.entry(key.clone()).or_default();
+        past.streak = past.streak.saturating_add(1);
+        past.until = past.until.max(active.until);
+        if past.starts.len() >= STARTS_MAX {
+            past.starts.remove(0);
+        }
+        past.starts.push(active.start);
+        self.ends.insert((active.until, self.started), key.clone());
+        self.active.insert(key, (self.started, active));
+    }
+
+    /// Counts a crossing of an active decision and, with `until`, lets it end later; its id and
+    /// whether its end moved.
+    pub fn repeat(&mut self, key: &LedgerKey, until: Option<Micros>) -> Option<(String, bool)> {
+        let (number, active) = self.active.get_mut(key)?;
+        active.crossings += 1;
+        let Some(until) = until.filter(|until| *until > active.until) else {
+            return Some((active.id.clone(), false));
+        };
+        self.ends.remove(&(active.until, *number));
+        active.until = until;
+        self.ends.insert((until, *number), key.clone());
+        if let Some(past) = self.past.get_mut(key) {
+            past.until = past.until.max(until);
+        }
+        Some((active.id.clone(), true))
+    }
+
+    /// How long a start at `at` lasts: longer for each earlier start that is not forgotten.
+    pub fn escalated(
+        &mut self,
+        key: &LedgerKey,
+        at: Micros,
+        base: Micros,
+        escalate: Option<&Escalate>,
+    ) -> Micros {
+        let Some(escalate) = escalate else { return base };
+        let Some(past) = self.past.get_mut(key) else { return base };
+        if at.saturating_sub(past.until) > escalate.forget {
+            past.streak = 0;
+            return base;
+        }
+        let factor = i64::from(escalate.factor).saturating_pow(past.streak);
+        base.saturating_mul(factor).min(escalate.up_to.max(base))
+    }
+
+    /// Starts of `key` in (at - per, at].
+    pub fn recent_starts(&self, key: &LedgerKey, at: Micros, per: Micros) -> u32 {
+        let starts = self.past.get(key).map(|past| past.starts.as_slice()).unwrap_or_default();
+        let recent =
+            starts.iter().filter(|start| **start > at.saturating_sub(per) && **start <= at);
+        u32::try_from(recent.count()).unwrap_or(u32::MAX)
+    }
+}

@@ -1,0 +1,641 @@
+//! What a record travels in, taken off layer by layer.
+//!
+//! Only carriers that are known by their whole shape are opened. A record with a logger of its own
+//! is never opened: its message is text, and whoever writes into that text could otherwise forge a
+//! record. An envelope gives a time, a logger or a level where its content has none; it never
+//! says who the client was.
+
+use super::fields::{self, Field, Kind};
+use super::json::{self, Value};
+use super::level::Level;
+use super::text;
+use super::time::{self, When};
+use super::{DecodeConfig, Decoded, Record, Unread, assign_roles};
+use std::borrow::Cow;
+
+/// Layers that are followed; deeper ones are left as text.
+const LAYERS_MAX: usize = 6;
+
+type Members<'a> = [(Cow<'a, str>, Value<'a>)];
+
+/// What the envelopes around a text said.
+#[derive(Debug, Clone, Default)]
+struct Outer {
+    when: Option<When>,
+    level: Option<Level>,
+    logger: Option<String>,
+    fields: Vec<Field>,
+    layers: Vec<&'static str>,
+    bent: bool,
+    /// The text is a message already: no header is looked for in it.
+    message_only: bool,
+}
+
+impl Outer {
+    fn inside(&self, layer: &'static str) -> Self {
+        let mut inner = self.clone();
+        inner.layers.push(layer);
+        inner
+    }
+}
+
+/// A piece of a line that a container runtime cut, with what is needed to join it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fragment {
+    /// Pieces are joined per source and stream.
+    pub stream: String,
+    /// The bytes of the piece.
+    pub content: String,
+    /// Whether this piece ends its line.
+    pub last: bool,
+    /// What cut it.
+    pub carrier: &'static str,
+    /// The runtime's time for it.
+    pub when: Option<When>,
+}
+
+/// Reads a line of a container runtime as a piece; `None` if it is none.
+pub fn fragment(line: &[u8], config: &DecodeConfig) -> Option<Fragment> {
+    let text = String::from_utf8_lossy(line);
+    let text = clean(&text);
+    if let Some(cri) = text::cri(&text) {
+        return Some(Fragment {
+            stream: cri.stream.to_owned(),
+            content: cri.content.to_owned(),
+            last: cri.full,
+            carrier: "cri",
+            when: time::parse(cri.time, &config.zone),
+        });
+    }
+    if !text.starts_with('{') {
+        return None;
+    }
+    let document = json::read(&text).ok()?;
+    let [Value::Object(members)] = document.values.as_slice() else { return None };
+    let docker = docker(members)?;
+    Some(Fragment {
+        stream: docker.stream.unwrap_or_default().to_owned(),
+        content: docker.log.strip_suffix('\n').unwrap_or(docker.log).to_owned(),
+        last: docker.complete,
+        carrier: "docker",
+        when: docker.time.and_then(|t| time::parse(t, &config.zone)),
+    })
+}
+
+/// Decodes pieces that were joined; `first` is the first of them.
+pub fn joined(first: &Fragment, content: &str, config: &DecodeConfig) -> Decoded {
+    let outer = Outer { when: first.when, layers: vec![first.carrier], ..Outer::default() };
+    payload(content, &outer, config)
+}
+
+/// Decodes a whole line.
+pub(super) fn unwrap_line(line: &str, config: &DecodeConfig) -> Decoded {
+    payload(line, &Outer::default(), config)
+}
+
+/// A text without what transports leave around and in it: CR, LF, NUL, a byte order mark, colours.
+fn clean(text: &str) -> Cow<'_, str> {
+    let trimmed =
+        text.trim_matches(|c: char| c == '\u{feff}' || c == '\0' || c.is_ascii_whitespace());
+    let plain = text::strip_ansi(trimmed);
+    match plain {
+        Cow::Borrowed(_) => Cow::Borrowed(trimmed),
+        Cow::Owned(owned) => Cow::Owned(owned.trim().to_owned()),
+    }
+}
+
+fn payload(text: &str, outer: &Outer, config: &DecodeConfig) -> Decoded {
+    let text = clean(text);
+    if text.is_empty() {
+        return Decoded::Empty;
+    }
+    if outer.layers.len() < LAYERS_MAX
+        && let Some(cri) = text::cri(&text)
+    {
+        if !cri.full {
+            return Decoded::Partial;
+        }
+        let mut inner = outer.inside("cri");
+        inner.when = time::parse(cri.time, &config.zone).or(inner.when);
+        return payload(cri.content, &inner, config);
+    }
+    if !looks_like_json(&text) {
+        return Decoded::Records(vec![text_record(&text, outer, config)]);
+    }
+    match json::read(&text) {
+        Err(error) => {
+            let why = if error.truncated() { Unread::Truncated } else { Unread::Syntax };
+            Decoded::Unread(why, error.to_string())
+        }
+        Ok(document) => {
+            let mut outer = outer.clone();
+            outer.bent |= document.bent.any();
+            let mut records = Vec::new();
+            for value in &document.values {
+                if value_records(value, &outer, config, &mut records) == Piece::Partial {
+                    return Decoded::Partial;
+                }
+            }
+            let cut = document.bent.truncated && records.iter().all(|r| r.messages.is_empty());
+            if cut {
+                return Decoded::Unread(Unread::Truncated, "the text ends too early".to_owned());
+            }
+            Decoded::Records(records)
+        }
+    }
+}
+
+/// An object, or an array that holds objects: `[2026-11-23 15:07:35] ...` is text.
+fn looks_like_json(text: &str) -> bool {
+    text.starts_with('{')
+        || text
+            .strip_prefix('[')
+            .is_some_and(|rest| rest.trim_start().starts_with(['{', ']']) || rest.starts_with("[{"))
+}
+
+#[derive(PartialEq, Eq)]
+enum Piece {
+    Whole,
+    Partial,
+}
+
+fn value_records(
+    value: &Value<'_>,
+    outer: &Outer,
+    config: &DecodeConfig,
+    out: &mut Vec<Record>,
+) -> Piece {
+    match value {
+        Value::Object(members) => return object_records(members, outer, config, out),
+        Value::Array(items) => {
+            let inner = outer.inside("array");
+            for item in items {
+                match item {
+                    Value::Object(members) => {
+                        // One cut piece in an array has nothing that it could be joined with.
+                        let _ = object_records(members, &inner, config, out);
+                    }
+                    Value::String(text) => extend(out, payload(text, &inner, config)),
+                    _ => {}
+                }
+            }
+        }
+        _ => {}
+    }
+    Piece::Whole
+}
+
+fn extend(out: &mut Vec<Record>, decoded: Decoded) {
+    if let Decoded::Records(records) = decoded {
+        out.extend(records);
+    }
+}
+
+fn object_records(
+    members: &Members<'_>,
+    outer: &Outer,
+    config: &DecodeConfig,
+    out: &mut Vec<Record>,
+) -> Piece {
+    if outer.layers.len() < LAYERS_MAX {
+        if let Some(docker) = docker(members) {
+            if !docker.complete {
+                return Piece::Partial;
+            }
+            let mut inner = outer.inside("docker");
+            inner.when = docker.time.and_then(|t| time::parse(t, &config.zone)).or(inner.when);
+            push_payload(docker.log, &inner, config, out);
+            return Piece::Whole;
+        }
+        for open in [cloudwatch, loki, otlp, carrier, journald] {
+            if open(members, outer, config, out) {
+                return Piece::Whole;
+            }
+        }
+    }
+    out.push(object_record(members, outer, config));
+    Piece::Whole
+}
+
+/// Opens the text inside an envelope; what cannot be read there stays as text, so that the
+/// envelope itself is not lost.
+fn push_payload(text: &str, inner: &Outer, config: &DecodeConfig, out: &mut Vec<Record>) {
+    match payload(text, inner, config) {
+        Decoded::Records(records) => out.extend(records),
+        Decoded::Empty => {}
+        Decoded::Partial | Decoded::Unread(..) => {
+            out.push(text_record(&clean(text), inner, config));
+        }
+    }
+}
+
+fn object_record(members: &Members<'_>, outer: &Outer, config: &DecodeConfig) -> Record {
+    let mut fields = fields::flatten(members);
+    let own = fields.len();
+    fields.extend(outer.fields.iter().cloned());
+    let mut layers = outer.layers.clone();
+    layers.push("json");
+    let mut record = Record {
+        when: outer.when,
+        level: outer.level,
+        logger: outer.logger.clone(),
+        layers,
+        bent: outer.bent,
+        fields,
+        ..Record::default()
+    };
+    assign_roles(&mut record, own, config);
+    record
+}
+
+fn text_record(line: &str, outer: &Outer, config: &DecodeConfig) -> Record {
+    let head = if outer.message_only {
+        text::TextLine {
+            shape: "text",
+            time: None,
+            level: None,
+            logger: None,
+            message: line,
+            fields: Vec::new(),
+        }
+    } else {
+        text::read(line)
+    };
+    let mut fields: Vec<Field> = head
+        .fields
+        .iter()
+        .map(|(name, value)| Field {
+            path: fields::normalize(name),
+            shown: name.to_string(),
+            text: value.to_string(),
+            kind: Kind::Text,
+            listed: false,
+        })
+        .collect();
+    let named = |names: &[&str]| fields.iter().find(|field| names.contains(&field.path.as_str()));
+    let mut messages = vec![head.message.to_owned()];
+    let mut own = fields.len();
+    if head.shape == "logfmt" {
+        // Only a logger library writes level and message as pairs, and quotes what needs it. In
+        // any other line of pairs, each may have been written by whoever chose a value in it.
+        match (named(&["level", "lvl", "severity"]), named(&["msg", "message"])) {
+            (Some(_), Some(message)) => messages.insert(0, message.text.clone()),
+            _ => own = 0,
+        }
+    }
+    if !messages.iter().any(|message| message == line) {
+        messages.push(line.to_owned());
+    }
+    messages.dedup();
+    fields.extend(outer.fields.iter().cloned());
+    let mut layers = outer.layers.clone();
+    layers.push(head.shape);
+    let mut record = Record {
+        when: outer.when,
+        level: head.level.and_then(Level::parse).or(outer.level),
+        logger: head.logger.map(str::to_owned).or_else(|| outer.logger.clone()),
+        messages,
+        layers,
+        bent: outer.bent,
+        fields,
+        ..Record::default()
+    };
+    assign_roles(&mut record, own, config);
+    if let Some(when) = head.time.and_then(|t| time::parse(t, &config.zone)) {
+        record.when = Some(when);
+    }
+    record
+}
+
+struct Docker<'v> {
+    log: &'v str,
+    stream: Option<&'v str>,
+    time: Option<&'v str>,
+    complete: bool,
+}
+
+/// Docker's json-file: `log`, `stream`, `time` and perhaps `attrs`, nothing else.
+fn docker<'v>(members: &'v Members<'_>) -> Option<Docker<'v>> {
+    let known = |key: &str| matches!(key, "log" | "stream" | "time" | "attrs");
+    if members.len() < 2 || !members.iter().all(|(key, _)| known(key)) {
+        return None;
+    }
+    let log = string(members, "log")?;
+    let stream = string(members, "stream");
+    let time = string(members, "time");
+    // Docker cuts at 16 KiB and ends whole lines with a newline. Other writers of this shape drop
+    // that newline, so a short text or a whole document is taken as complete without it.
+    let complete = log.ends_with('\n')
+        || stream.is_none()
+        || if log.trim_start().starts_with('{') {
+            json::read(log).is_ok_and(|document| !document.bent.truncated)
+        } else {
+            log.len() < 16 * 1024
+        };
+    Some(Docker { log, stream, time, complete })
+}
+
+fn get<'v, 'a>(members: &'v Members<'a>, key: &str) -> Option<&'v Value<'a>> {
+    members.iter().find(|(k, _)| k == key).map(|(_, value)| value)
+}
+
+fn string<'v>(members: &'v Members<'_>, key: &str) -> Option<&'v str> {
+    match get(members, key) {
+        Some(Value::String(text)) => Some(text),
+        _ => None,
+    }
+}
+
+fn array<'v, 'a>(members: &'v Members<'a>, key: &str) -> Option<&'v [Value<'a>]> {
+    match get(members, key) {
+        Some(Value::Array(items)) => Some(items),
+        _ => None,
+    }
+}
+
+fn object<'v, 'a>(value: Option<&'v Value<'a>>) -> Option<&'v Members<'a>> {
+    match value {
+        Some(Value::Object(members)) => Some(members),
+        _ => None,
+    }
+}
+
+fn value_time(value: Option<&Value<'_>>, config: &DecodeConfig) -> Option<When> {
+    match value {
+        Some(Value::Number(number)) => time::parse_number(number).map(When::At),
+        Some(Value::String(text)) => time::parse(text, &config.zone),
+        _ => None,
+    }
+}
+
+/// AWS CloudWatch Logs subscription: one message for several events; probes hold none.
+fn cloudwatch(
+    members: &Members<'_>,
+    outer: &Outer,
+    config: &DecodeConfig,
+    out: &mut Vec<Record>,
+) -> bool {
+    let Some(events) = array(members, "logEvents") else { return false };
+    if get(members, "logGroup").is_none() && get(members, "messageType").is_none() {
+        return false;
+    }
+    if string(members, "messageType") == Some("CONTROL_MESSAGE") {
+        return true;
+    }
+    for event in events.iter().filter_map(|event| object(Some(event))) {
+        let mut inner = outer.inside("cloudwatch");
+        inner.when = value_time(get(event, "timestamp"), config).or(inner.when);
+        if let Some(message) = string(event, "message") {
+            push_payload(message, &inner, config, out);
+        }
+    }
+    true
+}
+
+/// Loki push: streams with labels, each a list of `[nanoseconds, text, attributes?]`.
+fn loki(
+    members: &Members<'_>,
+    outer: &Outer,
+    config: &DecodeConfig,
+    out: &mut Vec<Record>,
+) -> bool {
+    let Some(streams) = array(members, "streams") else { return false };
+    let streams: Vec<_> = streams.iter().filter_map(|stream| object(Some(stream))).collect();
+    if streams.is_empty() || streams.iter().any(|stream| array(stream, "values").is_none()) {
+        return false;
+    }
+    for stream in streams {
+        let labels = object(get(stream, "stream")).map(fields::flatten).unwrap_or_default();
+        for entry in array(stream, "values").unwrap_or_default() {
+            let Value::Array(entry) = entry else { continue };
+            let mut inner = outer.inside("loki");
+            inner.when = value_time(entry.first(), config).or(inner.when);
+            let level = labels.iter().find(|f| matches!(f.path.as_str(), "level" | "severity"));
+            inner.level = level.and_then(|field| Level::parse(&field.text)).or(inner.level);
+            inner.fields.extend(labels.iter().cloned());
+            let Some(Value::String(text)) = entry.get(1) else { continue };
+            match object(entry.get(2)) {
+                // Attributes beside the text are the record's own fields.
+                Some(attributes) if !text.trim_start().starts_with('{') => {
+                    let mut own = attributes.to_vec();
+                    own.push((Cow::Borrowed("message"), Value::String(text.clone())));
+                    out.push(object_record(&own, &inner, config));
+                }
+                _ => push_payload(text, &inner, config, out),
+            }
+        }
+    }
+    true
+}
+
+/// OTLP/JSON: `resourceLogs[].scopeLogs[].logRecords[]`, attributes as key/value lists.
+fn otlp(
+    members: &Members<'_>,
+    outer: &Outer,
+    config: &DecodeConfig,
+    out: &mut Vec<Record>,
+) -> bool {
+    let Some(resources) = array(members, "resourceLogs") else { return false };
+    for resource in resources.iter().filter_map(|value| object(Some(value))) {
+        for scope in array(resource, "scopeLogs").unwrap_or_default() {
+            let Some(scope) = object(Some(scope)) else { continue };
+            let name = object(get(scope, "scope")).and_then(|s| string(s, "name"));
+            for record in array(scope, "logRecords").unwrap_or_default() {
+                if let Some(record) = object(Some(record)) {
+                    otlp_record(record, name, outer, config, out);
+                }
+            }
+        }
+    }
+    true
+}
+
+fn otlp_record(
+    record: &Members<'_>,
+    scope: Option<&str>,
+    outer: &Outer,
+    config: &DecodeConfig,
+    out: &mut Vec<Record>,
+) {
+    let mut inner = outer.inside("otlp");
+    inner.logger = scope.filter(|name| !name.is_empty()).map(str::to_owned).or(inner.logger);
+    inner.when = value_time(get(record, "observedTimeUnixNano"), config).or(inner.when);
+    inner.when = value_time(get(record, "timeUnixNano"), config).or(inner.when);
+    let attributes = key_values(array(record, "attributes").unwrap_or_default());
+    let body = object(get(record, "body")).and_then(|body| string(body, "stringValue"));
+    let transport = |key: &str| key.starts_with("log.") || key.starts_with("k8s.");
+    if let Some(body) = body
+        && body.trim_start().starts_with('{')
+        && attributes.iter().all(|(key, _)| transport(key))
+    {
+        push_payload(body, &inner, config, out);
+        return;
+    }
+    let mut own: Vec<(Cow<'_, str>, Value<'_>)> =
+        record.iter().filter(|(key, _)| key != "attributes").cloned().collect();
+    own.extend(attributes);
+    out.push(object_record(&own, &inner, config));
+}
+
+fn key_values<'a>(items: &[Value<'a>]) -> Vec<(Cow<'a, str>, Value<'a>)> {
+    items
+        .iter()
+        .filter_map(|item| {
+            let item = object(Some(item))?;
+            let Some(Value::String(key)) = get(item, "key") else { return None };
+            Some((key.clone(), get(item, "value")?.clone()))
+        })
+        .collect()
+}
+
+/// Keys that shippers of container output write beside the line they carry.
+const CARRIER_KEYS: [&str; 44] = [
+    "log",
+    "message",
+    "shortmessage",
+    "date",
+    "timestamp",
+    "time",
+    "timens",
+    "stream",
+    "logtag",
+    "p",
+    "tag",
+    "kubernetes",
+    "docker",
+    "container",
+    "containerid",
+    "containername",
+    "containercreatedat",
+    "image",
+    "imageid",
+    "imagename",
+    "label",
+    "labels",
+    "source",
+    "sourcetype",
+    "host",
+    "hostname",
+    "file",
+    "offset",
+    "partition",
+    "topic",
+    "messagekey",
+    "headers",
+    "agent",
+    "ecs",
+    "input",
+    "version",
+    "command",
+    "created",
+    "metadata",
+    "podname",
+    "namespace",
+    "level",
+    "levelname",
+    "node",
+];
+
+/// Keys of which one must be there to believe that a `message` is a carried line; a bare `log`
+/// holding a document is Fluent Bit's own mark.
+const CARRIER_MARKS: [&str; 13] = [
+    "sourcetype",
+    "kubernetes",
+    "docker",
+    "container",
+    "containerid",
+    "containername",
+    "logtag",
+    "stream",
+    "agent",
+    "input",
+    "topic",
+    "tag",
+    "file",
+];
+
+/// Fluent Bit, Vector, Filebeat, Docker's GELF driver: `log` or `message` holds the line.
+fn carrier(
+    members: &Members<'_>,
+    outer: &Outer,
+    config: &DecodeConfig,
+    out: &mut Vec<Record>,
+) -> bool {
+    let keys: Vec<String> = members.iter().map(|(key, _)| fields::normalize(key)).collect();
+    let gelf = keys.iter().any(|key| key == "shortmessage");
+    if !keys.iter().all(|key| {
+        CARRIER_KEYS.contains(&key.as_str())
+            && (gelf || !matches!(key.as_str(), "level" | "levelname"))
+    }) {
+        return false;
+    }
+    let marked = keys.iter().any(|key| CARRIER_MARKS.contains(&key.as_str()));
+    let text_of = |name: &str| {
+        members.iter().zip(&keys).find_map(|((_, value), key)| match value {
+            Value::String(text) if key == name => Some(text.as_ref()),
+            _ => None,
+        })
+    };
+    let line = match (text_of("log"), text_of("message"), text_of("shortmessage")) {
+        (Some(log), ..) => log,
+        (None, Some(message), _) if marked => message,
+        (None, None, Some(short)) if marked => short,
+        _ => return false,
+    };
+    let trimmed = line.trim_start();
+    if !(trimmed.starts_with('{') || text::cri(line.trim_end()).is_some() || marked) {
+        return false;
+    }
+    let mut inner = outer.inside("carrier");
+    let all = fields::flatten(members);
+    let time = ["time", "timestamp", "date"].iter().find_map(|name| {
+        let field = all.iter().find(|field| field.path == *name)?;
+        super::read_time(field, &config.zone)
+    });
+    inner.when = time.or(inner.when);
+    inner.fields.extend(
+        all.into_iter().filter(|f| !matches!(f.path.as_str(), "log" | "message" | "shortmessage")),
+    );
+    push_payload(line, &inner, config, out);
+    true
+}
+
+/// systemd's journal as JSON: `MESSAGE`, a string or, if it is not UTF-8, an array of bytes.
+fn journald(
+    members: &Members<'_>,
+    outer: &Outer,
+    config: &DecodeConfig,
+    out: &mut Vec<Record>,
+) -> bool {
+    if get(members, "__REALTIME_TIMESTAMP").is_none() {
+        return false;
+    }
+    let text = match get(members, "MESSAGE") {
+        Some(Value::String(text)) => text.to_string(),
+        Some(Value::Array(bytes)) => {
+            let bytes: Vec<u8> = bytes
+                .iter()
+                .filter_map(|byte| match byte {
+                    Value::Number(number) => number.parse().ok(),
+                    _ => None,
+                })
+                .collect();
+            String::from_utf8_lossy(&bytes).into_owned()
+        }
+        _ => return false,
+    };
+    let mut inner = outer.inside("journald");
+    inner.when = value_time(get(members, "__REALTIME_TIMESTAMP"), config).or(inner.when);
+    inner.logger = string(members, "SYSLOG_IDENTIFIER").map(str::to_owned).or(inner.logger);
+    inner.level = string(members, "PRIORITY")
+        .and_then(|p| p.parse().ok())
+        .and_then(Level::from_syslog)
+        .or(inner.level);
+    // What a program gave to syslog is its message; only what it printed has a header of its own.
+    inner.message_only = string(members, "_TRANSPORT").is_none_or(|t| t != "stdout");
+    inner
+        .fields
+        .extend(fields::flatten(members).into_iter().filter(|field| field.path != "message"));
+    push_payload(&text, &inner, config, out);
+    true
+}

@@ -1,0 +1,6 @@
+//! Rules over events: which crossing fires which rule for which key. Pure; time is an argument.
+
+pub mod baseline;
+pub mod condition;
+pub mod detector;
+pub mod rule;

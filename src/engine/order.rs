@@ -1,0 +1,597 @@
+//! The ordered half: items in canonical order go through the clock, the detector and the ledger.
+
+use super::clock::{Arrival, Clock};
+use super::scan::{Found, Item, Scanned, Scanner, What};
+use super::summary::{Outcome, Summary};
+use crate::action::Action;
+use crate::decide::Decider;
+use crate::decode::envelope::Fragment;
+use crate::decode::time::{Micros, When, Zone};
+use crate::detect::detector::{self, Detector, StreamTime};
+use crate::detect::rule::{Severity, Urgency};
+use crate::pattern::{Event, PATTERN_NEAR_MISS};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+/// Records that may be held aside because they lie too far ahead.
+const HELD_MAX: usize = 1000;
+/// Longest line that is put together from pieces, as a multiple of nothing: bytes.
+const JOINED_MAX: usize = 16 * 1024 * 1024;
+/// Streams per source whose pieces are joined at the same time.
+const STREAMS_MAX: usize = 64;
+
+/// What the ordered half needs of the settings.
+#[derive(Debug, Clone, Default)]
+pub struct OrderConfig {
+    /// How late a record may be, microseconds.
+    pub lateness: Micros,
+    /// How far ahead of the clock a record may be, microseconds.
+    pub max_ahead: Micros,
+    /// The zone of times that name none.
+    pub zone: Zone,
+    /// The year of the first time that names none.
+    pub year: Option<i32>,
+    /// Longest line, bytes; for messages.
+    pub max_line: usize,
+}
+
+#[derive(Debug, Default)]
+struct SourceState {
+    name: String,
+    lines: u64,
+    /// Time of its last matched record that was applied.
+    last: Option<Micros>,
+    /// Where to look for the year of its first time without one.
+    year_near: Option<Micros>,
+    pieces: BTreeMap<String, Pieces>,
+}
+
+#[derive(Debug)]
+struct Pieces {
+    first: Fragment,
+    content: String,
+    /// Too long: the rest is dropped.
+    full: bool,
+}
+
+#[derive(Debug)]
+struct HeldBack {
+    time: Micros,
+    events: Vec<Event>,
+    source: u32,
+    /// Number of its line, over all sources.
+    line: u64,
+    /// Its line was counted as `future`, to be corrected when it is applied.
+    carries_line: bool,
+}
+
+/// A batch on its way through the ordered half.
+#[derive(Debug)]
+pub struct Cursor {
+    scanned: Scanned,
+    items: std::iter::Peekable<std::vec::IntoIter<Item>>,
+    /// The next line to look at.
+    line: u64,
+}
+
+/// The ordered half.
+#[derive(Debug)]
+pub struct Engine {
+    scanner: Arc<Scanner>,
+    config: OrderConfig,
+    clock: Clock,
+    detector: Detector,
+    decider: Decider,
+    key_names: Vec<String>,
+    sources: HashMap<u32, SourceState>,
+    held: VecDeque<HeldBack>,
+    /// Number of the line that is being applied, and whether one of its records was held and then
+    /// applied while it was.
+    line: u64,
+    line_released: bool,
+    /// The accounting.
+    pub summary: Summary,
+    /// Said once each: limits that were hit, by what and minute.
+    said: HashMap<&'static str, i64>,
+    /// Kinds of messages that were given; see [`Engine::forget_told`].
+    told: std::collections::HashSet<String>,
+    notes: u32,
+    countries_seen: bool,
+    /// Messages for the log, not for sinks.
+    pub messages: Vec<String>,
+}
+
+impl Engine {
+    /// An engine at the beginning of a stream.
+    pub fn new(
+        scanner: Arc<Scanner>,
+        detector: Detector,
+        decider: Decider,
+        config: OrderConfig,
+    ) -> Self {
+        Self {
+            clock: Clock::new(config.lateness, config.max_ahead),
+            key_names: detector.key_names(),
+            scanner,
+            config,
+            detector,
+            decider,
+            sources: HashMap::new(),
+            held: VecDeque::new(),
+            line: 0,
+            line_released: false,
+            summary: Summary::default(),
+            said: HashMap::new(),
+            told: std::collections::HashSet::new(),
+            notes: 0,
+            countries_seen: false,
+            messages: Vec::new(),
+        }
+    }
+
+    /// Names a source, for messages; `year_near` is a time from which to take the year of a time
+    /// without one.
+    pub fn name_source(&mut self, source: u32, name: &str, year_near: Option<Micros>) {
+        let state = self.sources.entry(source).or_default();
+        name.clone_into(&mut state.name);
+        state.year_near = year_near;
+    }
+
+    /// The lines that are due.
+    pub fn take_actions(&mut self) -> Vec<Action> {
+        let actions = std::mem::take(&mut self.decider.out);
+        for action in &actions {
+            self.summary.acted(action);
+        }
+        actions
+    }
+
+    /// The stream's clock.
+    pub fn clock(&self) -> Option<Micros> {
+        self.clock.now()
+    }
+
+    /// When the next decision ends.
+    pub fn next_end(&self) -> Option<Micros> {
+        self.decider.next_end()
+    }
+
+    /// Lets decisions end although the stream is idle; touches nothing else.
+    pub fn idle_until(&mut self, clock: Micros) {
+        self.decider.advance(clock);
+    }
+
+    /// Lets every kind of message be given once more; `run` does so every minute.
+    pub fn forget_told(&mut self) {
+        self.told.clear();
+    }
+
+    /// Whether any event had a country.
+    pub fn countries_seen(&self) -> bool {
+        self.countries_seen
+    }
+
+    /// The detector, for looking at.
+    pub fn detector(&self) -> &Detector {
+        &self.detector
+    }
+
+    /// Takes a batch in; what needs no order is counted at once.
+    pub fn open(&mut self, mut scanned: Scanned) -> Cursor {
+        let lines = &mut self.summary.lines;
+        lines.add(Outcome::Empty, scanned.empty);
+        lines.add(Outcome::Unmatched, scanned.skipped);
+        self.summary.bytes += u64::try_from(scanned.batch.bytes.len()).unwrap_or(0);
+        let items = std::mem::take(&mut scanned.items).into_iter().peekable();
+        Cursor { scanned, items, line: 0 }
+    }
+
+    /// The time by which a batch's next item is put in order among sources: that of its first named
+    /// record. `None` keeps the source's place.
+    pub fn order_time(&self, cursor: &mut Cursor) -> Option<Micros> {
+        let source = cursor.scanned.batch.source;
+        if self.joining(source) {
+            return None;
+        }
+        let What::Records(records) = &cursor.items.peek()?.what else { return None };
+        let when = records.iter().find(|found| found.matched.named)?.when?;
+        Some(self.resolve(source, when))
+    }
+
+    /// Applies the next item of a batch, together with the lines that are joined to it; `false`
+    /// when the batch is done.
+    pub fn step(&mut self, cursor: &mut Cursor, arrival: Option<Micros>) -> bool {
+        let source = cursor.scanned.batch.source;
+        let piece = cursor.items.peek().is_some_and(|item| matches!(item.what, What::Piece));
+        if self.joining(source) && cursor.line < cursor.scanned.lines {
+            self.join(cursor, arrival);
+            return true;
+        }
+        if piece {
+            cursor.line = cursor.items.peek().map_or(0, |item| item.line);
+            self.join(cursor, arrival);
+            return true;
+        }
+        match cursor.items.next() {
+            Some(item) => {
+                cursor.line = item.line + 1;
+                self.apply(&cursor.scanned, item, arrival);
+                true
+            }
+            None => {
+                self.sources.entry(source).or_default().lines += cursor.scanned.lines;
+                false
+            }
+        }
+    }
+
+    /// Applies a whole batch.
+    pub fn apply_batch(&mut self, scanned: Scanned, arrival: Option<Micros>) {
+        let mut cursor = self.open(scanned);
+        while self.step(&mut cursor, arrival) {}
+    }
+
+    /// Whether a source waits for the rest of a line.
+    fn joining(&self, source: u32) -> bool {
+        self.sources.get(&source).is_some_and(|state| !state.pieces.is_empty())
+    }
+
+    /// Walks line by line while pieces wait for their rest.
+    fn join(&mut self, cursor: &mut Cursor, arrival: Option<Micros>) {
+        let Cursor { scanned, items, line } = cursor;
+        let source = scanned.batch.source;
+        let from = *line;
+        let lines = crate::source::lines::split_lines(&scanned.batch.bytes).zip(0u64..);
+        for (text, number) in lines.skip_while(|(_, n)| *n < from) {
+            let item = items.next_if(|item| item.line == number);
+            *line = number + 1;
+            let fragment = if scanned.batch.oversized { None } else { self.scanner.fragment(text) };
+            let state = self.sources.entry(source).or_default();
+            let waits = fragment.as_ref().is_some_and(|f| state.pieces.contains_key(&f.stream));
+            match (fragment, item) {
+                (Some(fragment), item) if waits || !fragment.last => {
+                    match item {
+                        Some(_) => self.summary.lines.add(Outcome::Joined, 1),
+                        // The prefilter had counted it already.
+                        None => self.summary.lines.change(Outcome::Unmatched, Outcome::Joined),
+                    }
+                    self.piece(source, fragment, number, arrival);
+                }
+                (_, Some(item)) => self.apply(scanned, item, arrival),
+                (_, None) => {}
+            }
+            if !self.joining(source) {
+                return;
+            }
+        }
+        *line = scanned.lines;
+    }
+
+    fn piece(&mut self, source: u32, fragment: Fragment, line: u64, arrival: Option<Micros>) {
+        let state = self.sources.entry(source).or_default();
+        let stream = fragment.stream.clone();
+        let last = fragment.last;
+        match state.pieces.get_mut(&stream) {
+            Some(pieces) => {
+                pieces.full |= pieces.content.len() + fragment.content.len() > JOINED_MAX;
+                if !pieces.full {
+                    pieces.content.push_str(&fragment.content);
+                }
+            }
+            None => {
+                if state.pieces.len() >= STREAMS_MAX {
+                    state.pieces.pop_first();
+                }
+                let content = fragment.content.clone();
+                state
+                    .pieces
+                    .insert(stream.clone(), Pieces { first: fragment, content, full: false });
+            }
+        }
+        if last && let Some(pieces) = state.pieces.remove(&stream) {
+            self.joined(source, &pieces, line, arrival);
+        }
+    }
+
+    /// Applies a line that was put together. Its pieces are counted as lines; its records are new.
+    fn joined(&mut self, source: u32, pieces: &Pieces, line: u64, arrival: Option<Micros>) {
+        match self.scanner.clone().joined(&pieces.first, &pieces.content) {
+            Some(What::Records(records)) => {
+                self.line += 1;
+                for found in records {
+                    let outcome = self.record(source, line, found, arrival);
+                    self.summary.records.add(outcome, 1);
+                }
+            }
+            Some(What::Unread(why, _)) => {
+                // The line that ended it carries the outcome.
+                self.summary.lines.change(Outcome::Joined, Outcome::Unreadable);
+                *self.summary.unreadable.entry(why.to_string()).or_default() += 1;
+            }
+            Some(What::Piece) | None => {}
+        }
+    }
+
+    /// Applies one item.
+    pub fn apply(&mut self, scanned: &Scanned, item: Item, arrival: Option<Micros>) {
+        let source = scanned.batch.source;
+        let outcome = match item.what {
+            What::Unread(why, error) => {
+                *self.summary.unreadable.entry(why.to_string()).or_default() += 1;
+                if self.told.insert(format!("unreadable {why}")) {
+                    let at = self.place(source, item.line);
+                    self.messages.push(format!("{at}: unreadable line ({why}): {error}"));
+                }
+                Outcome::Unreadable
+            }
+            What::Piece => Outcome::Joined,
+            What::Records(records) => {
+                self.line += 1;
+                self.line_released = false;
+                let mut best = Outcome::Unmatched;
+                for found in records {
+                    let outcome = self.record(source, item.line, found, arrival);
+                    self.summary.records.add(outcome, 1);
+                    best = best.min(outcome);
+                }
+                if self.line_released {
+                    best = Outcome::Matched;
+                }
+                let line = self.line;
+                if best == Outcome::Future
+                    && !scanned.batch.oversized
+                    && let Some(held) = self.held.iter_mut().find(|held| held.line == line)
+                {
+                    held.carries_line = true;
+                }
+                best
+            }
+        };
+        let outcome = if scanned.batch.oversized {
+            self.oversized(source, item.line);
+            Outcome::Oversized
+        } else {
+            outcome
+        };
+        self.summary.lines.add(outcome, 1);
+    }
+
+    /// Applies one record.
+    fn record(&mut self, source: u32, line: u64, found: Found, arrival: Option<Micros>) -> Outcome {
+        let Found { when, matched, sample } = found;
+        let marks = &mut self.summary.marks;
+        marks.ambiguous += u64::from(matched.ambiguous);
+        marks.conflict += u64::from(matched.conflict);
+        marks.proxy_hidden += u64::from(matched.proxy_hidden);
+        self.note_near_misses(
+            source,
+            line,
+            &matched.near_misses,
+            sample.as_deref().unwrap_or_default(),
+        );
+        if matched.events.is_empty() {
+            return Outcome::Unmatched;
+        }
+        if matched.named && matched.proxy_hidden {
+            self.say_proxy_hidden();
+        }
+        let time = when.map(|when| self.resolve(source, when));
+        if !matched.named {
+            let last = self.sources.get(&source).and_then(|state| state.last);
+            let fallback = self.clock.now().or(last).or(arrival);
+            if let Some(time) = time.map(|t| self.clock.clamp(t)).or(fallback) {
+                self.events(&matched.events, time);
+            }
+            return Outcome::NearMiss;
+        }
+        let Some(time) = time else {
+            self.summary.marks.untimed += 1;
+            let last = self.sources.get(&source).and_then(|state| state.last);
+            let Some(time) = arrival.or(last) else { return Outcome::NoTime };
+            self.summary.saw(time);
+            self.events(&matched.events, time);
+            return Outcome::Matched;
+        };
+        let before = self.clock.now();
+        let (arrived, restarted) = self.clock.observe(time);
+        if restarted {
+            self.note_restart();
+        }
+        if self.clock.now() != before {
+            self.clock_moved();
+        }
+        match arrived {
+            Arrival::Late => Outcome::Late,
+            Arrival::Ahead => {
+                self.hold(HeldBack {
+                    time,
+                    events: matched.events,
+                    source,
+                    line: self.line,
+                    carries_line: false,
+                });
+                Outcome::Future
+            }
+            Arrival::OnTime => {
+                self.sources.entry(source).or_default().last = Some(time);
+                self.summary.saw(time);
+                self.events(&matched.events, time);
+                Outcome::Matched
+            }
+        }
+    }
+
+    fn hold(&mut self, held: HeldBack) {
+        if self.held.len() >= HELD_MAX {
+            // The oldest stays what it was counted as: future.
+            self.held.pop_front();
+        }
+        self.held.push_back(held);
+    }
+
+    fn clock_moved(&mut self) {
+        let Some(now) = self.clock.now() else { return };
+        if !self.held.is_empty() {
+            let held = std::mem::take(&mut self.held);
+            for held in held {
+                if self.clock.is_ahead(held.time) {
+                    self.held.push_back(held);
+                    continue;
+                }
+                self.line_released |= held.line == self.line;
+                self.summary.records.change(Outcome::Future, Outcome::Matched);
+                if held.carries_line {
+                    self.summary.lines.change(Outcome::Future, Outcome::Matched);
+                }
+                self.sources.entry(held.source).or_default().last = Some(held.time);
+                self.summary.saw(held.time);
+                self.events(&held.events, held.time);
+            }
+        }
+        self.decider.advance(now);
+    }
+
+    fn events(&mut self, events: &[Event], time: Micros) {
+        let stream = StreamTime { clock: self.clock.now(), start: self.clock.start() };
+        for event in events {
+            self.countries_seen |= event.country.is_some();
+            let name = self.scanner.set.name(event.pattern);
+            match self.summary.events.get_mut(name) {
+                Some(count) => *count += 1,
+                None => {
+                    self.summary.events.insert(name.to_owned(), 1);
+                }
+            }
+            let Self { detector, decider, key_names, .. } = self;
+            detector.observe(event, time, stream, &mut |firing| {
+                let target = detector::describe(firing.key, key_names);
+                decider.fire(&firing, target)
+            });
+        }
+        let evicted = self.detector.enforce_ceiling(self.clock.now());
+        if evicted > 0 {
+            self.limit("memory_limit", time, |n| {
+                format!("state reached memory_limit: {evicted} keys were given up, those with one event and the quietest first{n}")
+            });
+        }
+    }
+
+    fn note_near_misses(&mut self, source: u32, line: u64, ids: &[u16], sample: &str) {
+        for id in ids {
+            let name = self.scanner.set.name(*id).to_owned();
+            let at = self.place(source, line);
+            let near = self.summary.near_misses.entry(name.clone()).or_default();
+            near.count += 1;
+            if near.count == 1 {
+                near.sample = sample.to_owned();
+                near.at = at.clone();
+            }
+            if self.told.insert(format!("near {name}")) {
+                let shown = crate::action::escape(sample);
+                self.messages.push(format!(
+                    "{at}: {PATTERN_NEAR_MISS}: begins like {name} and is none: {shown}"
+                ));
+            }
+        }
+    }
+
+    fn say_proxy_hidden(&mut self) {
+        if self.said.insert("proxy_hidden", 0).is_none() {
+            self.messages.push(
+                "the only address of a record belongs to a proxy or a private network, so it counts per user and globally only: \
+                 log the address that your edge sets (on Railway the header X-Real-IP) as ip_address, or name your proxies in trusted_proxies"
+                    .to_owned(),
+            );
+        }
+    }
+
+    fn oversized(&mut self, source: u32, line: u64) {
+        let at = self.place(source, line);
+        let max = self.config.max_line;
+        let time = self.clock.now().or(self.sources.get(&source).and_then(|s| s.last)).unwrap_or(0);
+        self.limit("max_line", time, |_| {
+            format!("{at}: a line longer than max_line ({max} bytes): only its beginning was read")
+        });
+    }
+
+    /// One message a minute per limit.
+    fn limit(&mut self, what: &'static str, time: Micros, reason: impl FnOnce(&str) -> String) {
+        let minute = time.div_euclid(60_000_000);
+        if self.said.insert(what, minute) == Some(minute) {
+            return;
+        }
+        self.notes += 1;
+        let note =
+            Action::note("limit", Severity::P1, Urgency::Warning, time, self.notes, reason(""));
+        self.decider.out.push(note);
+    }
+
+    fn note_restart(&mut self) {
+        let now = self.clock.now().unwrap_or_default();
+        self.notes += 1;
+        let reason = format!(
+            "fifty late records in a row agreed on another time: the clock was set to {}",
+            crate::decode::time::format(now)
+        );
+        self.decider.out.push(Action::note(
+            "clock",
+            Severity::P2,
+            Urgency::Warning,
+            now,
+            self.notes,
+            reason,
+        ));
+    }
+
+    fn resolve(&self, source: u32, when: When) -> Micros {
+        match when {
+            When::At(time) => time,
+            When::Yearless(yearless) => {
+                let zone = &self.config.zone;
+                let state = self.sources.get(&source);
+                if let Some(reference) = state.and_then(|s| s.last).or(self.clock.now()) {
+                    return yearless.nearest(reference, zone);
+                }
+                if let Some(time) = self.config.year.and_then(|year| yearless.in_year(year, zone)) {
+                    return time;
+                }
+                yearless.nearest(state.and_then(|s| s.year_near).unwrap_or(0), zone)
+            }
+        }
+    }
+
+    fn place(&self, source: u32, line: u64) -> String {
+        match self.sources.get(&source) {
+            Some(state) => format!("{}:{}", state.name, state.lines + line + 1),
+            None => format!("line {}", line + 1),
+        }
+    }
+
+    /// Says what is left to say when the input has ended.
+    pub fn finish(&mut self) {
+        // Lines whose end never came are read as far as they are.
+        let sources: Vec<u32> = self.sources.keys().copied().collect();
+        let mut sources = sources;
+        sources.sort_unstable();
+        for source in sources {
+            let pieces = self
+                .sources
+                .get_mut(&source)
+                .map(|s| std::mem::take(&mut s.pieces))
+                .unwrap_or_default();
+            for pieces in pieces.into_values() {
+                self.joined(source, &pieces, 0, None);
+            }
+        }
+        let (keys, bytes) = self.detector.held();
+        self.summary.keys_held = u64::try_from(keys).unwrap_or(0);
+        self.summary.state_bytes = u64::try_from(bytes).unwrap_or(0);
+        self.summary.keys_evicted = self.detector.evicted();
+        self.summary.decisions_active = u64::try_from(self.decider.active()).unwrap_or(0);
+        for (rule, count) in self.detector.rules().iter().zip(&self.detector.keyless) {
+            if *count > 0 {
+                self.summary.keyless.insert(rule.id.clone(), *count);
+            }
+        }
+    }
+}

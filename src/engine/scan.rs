@@ -1,0 +1,144 @@
+//! The parallel half: a batch of lines becomes items, without any shared state.
+
+use crate::decode::envelope::Fragment;
+use crate::decode::time::When;
+use crate::decode::{DecodeConfig, Decoded, Record, Unread, decode, envelope};
+use crate::pattern::set::{Matched, PatternSet};
+use crate::source::Batch;
+use std::ops::Range;
+
+/// What every thread shares, read-only.
+#[derive(Debug)]
+pub struct Scanner {
+    /// The patterns.
+    pub set: PatternSet,
+    /// How lines are decoded.
+    pub decode: DecodeConfig,
+}
+
+/// A batch, scanned.
+#[derive(Debug)]
+pub struct Scanned {
+    /// The batch; its bytes are needed again where pieces of lines are joined.
+    pub batch: Batch,
+    /// Lines in it.
+    pub lines: u64,
+    /// Lines without text.
+    pub empty: u64,
+    /// Lines that the prefilter proved to match nothing.
+    pub skipped: u64,
+    /// The other lines, in order.
+    pub items: Vec<Item>,
+}
+
+/// A line that was looked at.
+#[derive(Debug)]
+pub struct Item {
+    /// Its number in the batch, from 0.
+    pub line: u64,
+    /// Its bytes in the batch, without the newline.
+    pub bytes: Range<usize>,
+    /// What it was.
+    pub what: What,
+}
+
+/// What a line was.
+#[derive(Debug)]
+pub enum What {
+    /// Its records.
+    Records(Vec<Found>),
+    /// It could not be read.
+    Unread(Unread, String),
+    /// A piece of a line.
+    Piece,
+}
+
+/// What a record was to the patterns.
+#[derive(Debug)]
+pub struct Found {
+    /// Its time, by its own word.
+    pub when: Option<When>,
+    /// Its events and marks.
+    pub matched: Matched,
+    /// Its message, if it is a near miss: one sample goes into the summary.
+    pub sample: Option<String>,
+}
+
+/// Longest sample kept, in bytes.
+const SAMPLE_MAX: usize = 200;
+
+impl Scanner {
+    /// Scans a batch.
+    pub fn scan(&self, batch: Batch) -> Scanned {
+        let mut scanned = Scanned {
+            batch: Batch { bytes: Vec::new(), ..batch },
+            lines: 0,
+            empty: 0,
+            skipped: 0,
+            items: Vec::new(),
+        };
+        let bytes = batch.bytes;
+        let mut start = 0;
+        while start < bytes.len() {
+            let end = match memchr::memchr(b'\n', &bytes[start..]) {
+                Some(offset) if !batch.oversized => start + offset,
+                _ => bytes.len(),
+            };
+            let line = &bytes[start..end];
+            let number = scanned.lines;
+            scanned.lines += 1;
+            if line.iter().all(u8::is_ascii_whitespace) {
+                scanned.empty += 1;
+            } else if !batch.oversized && !self.set.prefilter().candidate(line) {
+                scanned.skipped += 1;
+            } else {
+                match self.line(line) {
+                    Some(what) => {
+                        scanned.items.push(Item { line: number, bytes: start..end, what });
+                    }
+                    None => scanned.empty += 1,
+                }
+            }
+            start = end + 1;
+        }
+        scanned.batch.bytes = bytes;
+        scanned
+    }
+
+    /// Decodes and matches one line; `None` if it turns out to hold no text.
+    pub fn line(&self, line: &[u8]) -> Option<What> {
+        self.what(decode(line, &self.decode))
+    }
+
+    /// Matches pieces that were joined.
+    pub fn joined(&self, first: &Fragment, content: &str) -> Option<What> {
+        self.what(envelope::joined(first, content, &self.decode))
+    }
+
+    /// Reads a line as a piece, if it is one.
+    pub fn fragment(&self, line: &[u8]) -> Option<Fragment> {
+        envelope::fragment(line, &self.decode)
+    }
+
+    fn what(&self, decoded: Decoded) -> Option<What> {
+        match decoded {
+            Decoded::Empty => None,
+            Decoded::Unread(why, error) => Some(What::Unread(why, error)),
+            Decoded::Partial => Some(What::Piece),
+            Decoded::Records(records) => {
+                Some(What::Records(records.iter().map(|r| self.found(r)).collect()))
+            }
+        }
+    }
+
+    fn found(&self, record: &Record) -> Found {
+        let matched = self.set.matches(record);
+        let sample = (!matched.near_misses.is_empty()).then(|| {
+            let message = record.message();
+            let end =
+                (0..=SAMPLE_MAX.min(message.len())).rev().find(|i| message.is_char_boundary(*i));
+            message[..end.unwrap_or(0)].to_owned()
+        });
+        Found { when: record.when, matched, sample }
+    }
+}

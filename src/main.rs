@@ -1,0 +1,29 @@
+//! Arguments -> settings -> command -> exit code.
+
+#![forbid(unsafe_code)]
+
+use portcullis::cli::{self, Command};
+use portcullis::{command, telemetry};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = cli::parse();
+    telemetry::init(cli.common.quiet, cli.common.verbose);
+    let result = match cli.command {
+        Some(Command::Run(run)) => command::run::run(&cli.common, &run),
+        Some(Command::Replay(replay)) => command::replay::replay(&cli.common, &replay),
+        Some(Command::Check(check)) => command::check::check(&cli.common, &check),
+        Some(Command::Explain(explain)) => command::explain::explain(&cli.common, &explain),
+        Some(Command::Config(config)) => command::print_config(&config),
+        None if std::io::stdin().is_terminal() => {
+            cli::print_help();
+            Ok(ExitCode::SUCCESS)
+        }
+        None => command::run::run(&cli.common, &cli::Run::default()),
+    };
+    result.unwrap_or_else(|error| {
+        command::say(&format!("{error:#}"));
+        ExitCode::from(2)
+    })
+}

@@ -1,0 +1,573 @@
+//! All loaded patterns together: a record in, its events out.
+
+use super::load::{Pattern, Reading};
+use super::prefilter::Prefilter;
+use super::template::{CaptureKind, Stop};
+use super::{
+    BUILT_IN, Event, EventIp, Evidence, LOG_INJECTION, PATTERN_NEAR_MISS, PatternId, Standing,
+    WEIGHT_MAX,
+};
+use crate::decode::addr::{self, NeverBlock};
+use crate::decode::fields::{FieldMap, Role, normalize};
+use crate::decode::{IpFact, Record};
+use crate::detect::rule::Rule;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// The number of [`LOG_INJECTION`].
+pub const INJECTION_ID: PatternId = 0;
+/// The number of [`PATTERN_NEAR_MISS`].
+pub const NEAR_MISS_ID: PatternId = 1;
+
+/// Says in which country an address is. The database behind it is read before the stream begins.
+pub trait Countries: Send + Sync {
+    /// The country's code, upper case.
+    fn country(&self, ip: IpAddr) -> Option<String>;
+}
+
+/// The loaded patterns, and what loaded rules want to know of their events.
+pub struct PatternSet {
+    patterns: Vec<Pattern>,
+    prefilter: Prefilter,
+    /// By pattern number: the rules that count it, with the tests by which they narrow it.
+    rules: Vec<Vec<u16>>,
+    narrowing: Vec<Rule>,
+    counted: Vec<String>,
+    roles: RoleNames,
+    never: NeverBlock,
+    countries: Option<Box<dyn Countries>>,
+}
+
+impl std::fmt::Debug for PatternSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PatternSet").field("patterns", &self.patterns.len()).finish_non_exhaustive()
+    }
+}
+
+/// What a capture's name says about identity.
+#[derive(Debug)]
+struct RoleNames(HashMap<String, Role>);
+
+impl RoleNames {
+    fn of(&self, name: &str) -> Option<Role> {
+        self.0.get(name).copied()
+    }
+}
+
+/// What a record was.
+#[derive(Debug, Default, PartialEq)]
+pub struct Matched {
+    /// Its events: those of patterns first, in their order, then what Portcullis raised.
+    pub events: Vec<Event>,
+    /// Some pattern named it.
+    pub named: bool,
+    /// The patterns it begins like without being them.
+    pub near_misses: Vec<PatternId>,
+    /// A capture could be read in two ways.
+    pub ambiguous: bool,
+    /// Structure and text disagreed, and structure won.
+    pub conflict: bool,
+    /// The only address belongs to a proxy.
+    pub proxy_hidden: bool,
+}
+
+/// How one pattern met a record, for people.
+#[derive(Debug, PartialEq)]
+pub enum Verdict {
+    /// It is that event; captures by name, `None` where two readings differ.
+    Matches(Vec<(String, Option<String>)>),
+    /// The message fits, this field does not.
+    FieldDiffers(String),
+    /// The message stops fitting.
+    MessageStops(Stop),
+    /// A regular expression finds nothing.
+    RegexFails,
+}
+
+struct Identity {
+    ip: Option<EventIp>,
+    user: Option<Arc<str>>,
+    user_id: Option<Arc<str>>,
+}
+
+struct Capture<'t> {
+    name: Cow<'t, str>,
+    /// `None`: two readings differ.
+    value: Option<Cow<'t, str>>,
+}
+
+impl PatternSet {
+    /// The set for `patterns` and the rules that count their events.
+    ///
+    /// # Errors
+    /// When the prefilter's automaton would grow past its limits.
+    pub fn new(
+        patterns: Vec<Pattern>,
+        rules: &[Rule],
+        never: NeverBlock,
+        countries: Option<Box<dyn Countries>>,
+    ) -> Result<Self, aho_corasick::BuildError> {
+        let prefilter = Prefilter::new(&patterns)?;
+        let mut names: Vec<&str> = BUILT_IN.to_vec();
+        names.extend(patterns.iter().map(|pattern| pattern.name.as_str()));
+        let by_pattern = names
+            .iter()
+            .map(|name| {
+                (0u16..)
+                    .zip(rules)
+                    .filter(|(_, rule)| rule.on.iter().any(|on| on == name))
+                    .map(|(number, _)| number)
+                    .collect()
+            })
+            .collect();
+        let mut counted: Vec<String> = rules
+            .iter()
+            .flat_map(Rule::counted_fields)
+            .filter(|name| !is_role(name))
+            .map(str::to_owned)
+            .collect();
+        counted.sort();
+        counted.dedup();
+        Ok(Self {
+            roles: RoleNames(role_names(&patterns)),
+            prefilter,
+            rules: by_pattern,
+            narrowing: rules.to_vec(),
+            counted,
+            never,
+            countries,
+            patterns,
+        })
+    }
+
+    /// The test of raw lines.
+    pub fn prefilter(&self) -> &Prefilter {
+        &self.prefilter
+    }
+
+    /// The loaded patterns; their numbers begin behind the built-in ones.
+    pub fn patterns(&self) -> &[Pattern] {
+        &self.patterns
+    }
+
+    /// Fields beyond roles whose values events carry.
+    pub fn counted(&self) -> &[String] {
+        &self.counted
+    }
+
+    /// A pattern's name.
+    pub fn name(&self, id: PatternId) -> &str {
+        let id = usize::from(id);
+        match id.checked_sub(BUILT_IN.len()) {
+            None => BUILT_IN.get(id).copied().unwrap_or_default(),
+            Some(index) => self.patterns.get(index).map_or("", |pattern| &pattern.name),
+        }
+    }
+
+    /// A pattern's number.
+    pub fn id(&self, name: &str) -> Option<PatternId> {
+        let built_in = BUILT_IN.iter().position(|known| *known == name);
+        let index = built_in.or_else(|| {
+            let index = self.patterns.iter().position(|pattern| pattern.name == name)?;
+            Some(index + BUILT_IN.len())
+        })?;
+        PatternId::try_from(index).ok()
+    }
+
+    /// The events of a record.
+    pub fn matches(&self, record: &Record) -> Matched {
+        let mut matched = Matched::default();
+        let mut read = false;
+        for (index, pattern) in self.patterns.iter().enumerate() {
+            let id = PatternId::try_from(index + BUILT_IN.len()).unwrap_or(PatternId::MAX);
+            let captures = match self.read(pattern, record) {
+                Some(captures) => captures,
+                None => {
+                    if claims(pattern, record) {
+                        matched.near_misses.push(id);
+                    }
+                    continue;
+                }
+            };
+            if !pattern.filter.holds(&|name| record.lookup(name)) {
+                let lookup = |name: &str| record.lookup(name);
+                if !pattern.readings.is_empty() && pattern.filter.holds_but_logger(&lookup) {
+                    matched.near_misses.push(id);
+                }
+                continue;
+            }
+            matched.named = true;
+            read |= !pattern.readings.is_empty();
+            let event = self.event(id, pattern, record, &captures, &mut matched);
+            matched.events.push(event);
+        }
+        // What another pattern has read is explained, however it begins.
+        if read {
+            matched.near_misses.clear();
+        }
+        if matched.named && (matched.ambiguous || record.doubts.any()) {
+            let of = matched.events.first().map(|event| event.pattern);
+            matched.events.push(self.raise(INJECTION_ID, of, record));
+        }
+        for near in matched.near_misses.clone() {
+            matched.events.push(self.raise(NEAR_MISS_ID, Some(near), record));
+        }
+        matched
+    }
+
+    /// How `pattern` meets a record, for people.
+    pub fn verdict(&self, pattern: &Pattern, record: &Record) -> Verdict {
+        if let Some(captures) = self.read(pattern, record) {
+            return match pattern.filter.first_failing(&|name| record.lookup(name)) {
+                Some(field) => Verdict::FieldDiffers(field),
+                None => Verdict::Matches(
+                    captures
+                        .into_iter()
+                        .map(|c| (c.name.into_owned(), c.value.map(Cow::into_owned)))
+                        .collect(),
+                ),
+            };
+        }
+        let stops = pattern.readings.iter().filter_map(|reading| match reading {
+            Reading::Template(template) => Some(template.stop(record.message())),
+            Reading::Regex { .. } => None,
+        });
+        stops.max_by_key(|stop| stop.at).map_or(Verdict::RegexFails, Verdict::MessageStops)
+    }
+
+    /// The captures of the first reading that fits one of the record's messages.
+    fn read<'t>(&self, pattern: &'t Pattern, record: &'t Record) -> Option<Vec<Capture<'t>>> {
+        if pattern.readings.is_empty() {
+            return Some(Vec::new());
+        }
+        record.messages.iter().find_map(|message| {
+            pattern.readings.iter().find_map(|reading| self.read_one(reading, message))
+        })
+    }
+
+    fn read_one<'t>(&self, reading: &'t Reading, message: &'t str) -> Option<Vec<Capture<'t>>> {
+        match reading {
+            Reading::Template(template) => {
+                let found = template.matches(message)?;
+                let specs = template.captures().iter();
+                let mut captures = Vec::with_capacity(specs.len());
+                for ((spec, early), late) in specs.zip(found.earliest).zip(found.latest) {
+                    let text = &message[early.clone()];
+                    let other = &message[late.clone()];
+                    let same = early == late || self.same(&spec.name, text, other);
+                    if same && matches!(spec.kind, CaptureKind::Json | CaptureKind::PyDict) {
+                        captures.extend(nested(&spec.name, text));
+                    }
+                    let value = same.then_some(Cow::Borrowed(text));
+                    captures.push(Capture { name: Cow::Borrowed(&spec.name), value });
+                }
+                Some(captures)
+            }
+            Reading::Regex { greedy, swapped, .. } => {
+                let found = greedy.captures(message)?;
+                let other = swapped.captures(message);
+                let names = greedy.capture_names().flatten();
+                Some(
+                    names
+                        .filter_map(|name| {
+                            let text = found.name(name)?.as_str();
+                            let other =
+                                other.as_ref().and_then(|o| o.name(name)).map(|m| m.as_str());
+                            let same = other.is_some_and(|other| self.same(name, text, other));
+                            let value = same.then_some(Cow::Borrowed(text));
+                            Some(Capture { name: Cow::Borrowed(name), value })
+                        })
+                        .collect(),
+                )
+            }
+        }
+    }
+
+    /// Whether two readings of a capture mean the same.
+    fn same(&self, name: &str, a: &str, b: &str) -> bool {
+        a == b
+            || match self.roles.of(name) {
+                Some(Role::Ip) => addr::parse_ip(a).is_some_and(|ip| addr::parse_ip(b) == Some(ip)),
+                Some(Role::User | Role::UserId) => {
+                    let a = addr::normalize_user(a);
+                    a.is_some() && a == addr::normalize_user(b)
+                }
+                _ => false,
+            }
+    }
+
+    /// Who an event speaks of: structure before text, and nothing where something is in doubt.
+    fn identify(
+        &self,
+        record: &Record,
+        captures: &[Capture<'_>],
+        matched: &mut Matched,
+    ) -> Identity {
+        let captured = |role: Role| {
+            let of_role = captures.iter().filter(|c| self.roles.of(&c.name) == Some(role));
+            of_role.map(|c| c.value.as_deref()).next()
+        };
+        let ambiguous = captures.iter().any(|c| {
+            let matters =
+                matches!(self.roles.of(&c.name), Some(Role::Ip | Role::User | Role::UserId))
+                    || self.counted.iter().any(|counted| *counted == *c.name);
+            c.value.is_none() && matters
+        });
+        matched.ambiguous |= ambiguous;
+        let core = record.doubts.core;
+        let mut settle = |structured: Option<String>, text: Option<String>, doubt: bool| {
+            if core || doubt {
+                return None;
+            }
+            match (structured, text) {
+                (Some(structured), Some(text)) => {
+                    matched.conflict |= structured != text;
+                    Some(structured)
+                }
+                (structured, text) => structured.or(text),
+            }
+        };
+        let text_of = |role: Role| captured(role).flatten();
+        let user: Option<Arc<str>> = settle(
+            record.user.as_ref().map(|fact| fact.value.clone()),
+            text_of(Role::User).and_then(addr::normalize_user),
+            record.doubts.user,
+        )
+        .map(Into::into);
+        let user_id: Option<Arc<str>> = settle(
+            record.user_id.as_ref().map(|fact| fact.value.clone()),
+            text_of(Role::UserId).and_then(|text| addr::canonical_id(text, false)),
+            record.doubts.user_id,
+        )
+        .map(Into::into);
+        let text_ip = text_of(Role::Ip).and_then(addr::parse_ip);
+        if let (Some(fact), Some(text)) = (&record.ip, text_ip) {
+            matched.conflict |= fact.ip != text && !core && !record.doubts.ip;
+        }
+        let ip = if core || record.doubts.ip {
+            None
+        } else {
+            let text = text_ip.map(|ip| IpFact { ip, proven: true, from: String::new() });
+            record.ip.clone().or(text)
+        };
+        let ip = ip.and_then(|fact| {
+            if self.never.covers(fact.ip).is_some() {
+                matched.proxy_hidden = true;
+                return None;
+            }
+            let standing = if !fact.proven {
+                Standing::Unproven
+            } else if addr::alert_only(fact.ip) {
+                Standing::NoHost
+            } else {
+                Standing::Good
+            };
+            Some(EventIp { ip: fact.ip, standing })
+        });
+        Identity { ip, user, user_id }
+    }
+
+    fn event(
+        &self,
+        id: PatternId,
+        pattern: &Pattern,
+        record: &Record,
+        captures: &[Capture<'_>],
+        matched: &mut Matched,
+    ) -> Event {
+        let Identity { ip, user, user_id } = self.identify(record, captures, matched);
+        let named =
+            |name: &str| captures.iter().find(|c| c.name == name).and_then(|c| c.value.as_deref());
+        let country = record.country.as_ref().map(|fact| fact.value.clone());
+        let country = country
+            .or_else(|| named("country").map(str::to_uppercase))
+            .or_else(|| self.countries.as_ref()?.country(ip.as_ref()?.ip));
+        let request_id = record.request_id.as_ref().map(|fact| fact.value.as_str());
+        let request_id: Option<Arc<str>> =
+            request_id.or_else(|| named("request_id")).map(Into::into);
+        let weight = pattern.weight.as_deref().and_then(named).and_then(|n| n.parse::<i64>().ok());
+        let weight = weight.map_or(1, |n| u32::try_from(n).unwrap_or(1).clamp(1, WEIGHT_MAX));
+        let values = (0u16..)
+            .zip(&self.counted)
+            .filter_map(|(slot, name)| {
+                let capture = captures.iter().find(|c| *c.name == **name);
+                let value = match capture {
+                    Some(capture) => capture.value.as_deref().map(Cow::Borrowed),
+                    None => record.lookup(name),
+                };
+                value.filter(|v| !v.is_empty()).map(|v| (slot, Arc::from(v.as_ref())))
+            })
+            .collect();
+        let evidence = Evidence {
+            ip: ip.map(|ip| ip.ip),
+            user: user.clone().or_else(|| user_id.clone()),
+            reason: named("reason")
+                .map(Into::into)
+                .or_else(|| record.lookup("reason").map(|text| Arc::from(text.as_ref()))),
+            request_id,
+            standing: ip.map_or(Standing::Good, |ip| ip.standing),
+        };
+        let lookup = |name: &str| -> Option<Cow<'_, str>> {
+            match name {
+                "ip" => ip.map(|ip| Cow::Owned(ip.ip.to_string())),
+                "user" => user.as_deref().map(Cow::Borrowed),
+                "user_id" => user_id.as_deref().map(Cow::Borrowed),
+                "country" => country.as_deref().map(Cow::Borrowed),
+                "pattern" => Some(Cow::Borrowed(self.name(id))),
+                _ => match captures.iter().find(|c| c.name == name) {
+                    Some(capture) => capture.value.as_deref().map(Cow::Borrowed),
+                    None => record.lookup(name),
+                },
+            }
+        };
+        let rules = self.narrowed(id, &lookup);
+        Event {
+            pattern: id,
+            weight,
+            ip,
+            user: user.clone(),
+            user_id: user_id.clone(),
+            country: country.as_deref().map(Into::into),
+            values,
+            rules,
+            evidence: Arc::new(evidence),
+        }
+    }
+
+    /// The rules on pattern `id` whose own tests hold.
+    pub fn narrowed(&self, id: PatternId, lookup: super::filter::Lookup<'_>) -> Vec<u16> {
+        let rules = self.rules.get(usize::from(id)).map(Vec::as_slice).unwrap_or_default();
+        rules
+            .iter()
+            .copied()
+            .filter(|number| {
+                self.narrowing.get(usize::from(*number)).is_none_or(|rule| {
+                    rule.filter.holds(lookup)
+                        && (rule.unless.is_empty() || !rule.unless.holds(lookup))
+                })
+            })
+            .collect()
+    }
+
+    /// An event about a record rather than of it: nobody is to be held responsible, since what it
+    /// tells is that somebody tampers with who that would be.
+    fn raise(&self, id: PatternId, about: Option<PatternId>, record: &Record) -> Event {
+        let about = about.map(|of| self.name(of)).unwrap_or_default();
+        let values = (0u16..)
+            .zip(&self.counted)
+            .filter(|(_, name)| *name == "pattern" && !about.is_empty())
+            .map(|(slot, _)| (slot, Arc::from(about)))
+            .collect();
+        let request_id = record.request_id.as_ref().map(|fact| Arc::from(fact.value.as_str()));
+        let lookup = |name: &str| match name {
+            "pattern" => Some(Cow::Borrowed(about)),
+            "level" | "logger" | "message" => record.lookup(name),
+            _ => None,
+        };
+        Event {
+            pattern: id,
+            weight: 1,
+            ip: None,
+            user: None,
+            user_id: None,
+            country: None,
+            values,
+            rules: self.narrowed(id, &lookup),
+            evidence: Arc::new(Evidence { request_id, ..Evidence::default() }),
+        }
+    }
+}
+
+/// Names that are fields of the event itself.
+pub fn is_role(name: &str) -> bool {
+    matches!(name, "ip" | "user" | "user_id" | "country" | "request_id")
+}
+
+/// Whether a message begins like `pattern`.
+fn claims(pattern: &Pattern, record: &Record) -> bool {
+    pattern.leads().any(|lead| record.message().starts_with(lead))
+}
+
+fn role_names(patterns: &[Pattern]) -> HashMap<String, Role> {
+    let map = FieldMap::default();
+    let mut roles = HashMap::new();
+    for name in patterns.iter().flat_map(Pattern::capture_names) {
+        if let Some(role) = map.role_of(&normalize(name)) {
+            roles.insert(name.to_owned(), role);
+        }
+    }
+    roles
+}
+
+/// The scalars inside a captured document, by `name.path`.
+fn nested(name: &str, text: &str) -> Vec<Capture<'static>> {
+    let json = pydict_to_json(text);
+    let Ok(document) = crate::decode::json::read(&json) else { return Vec::new() };
+    let Some(crate::decode::json::Value::Object(members)) = document.values.first() else {
+        return Vec::new();
+    };
+    crate::decode::fields::flatten(members)
+        .into_iter()
+        .map(|field| Capture {
+            name: Cow::Owned(format!("{name}.{}", field.shown)),
+            value: Some(Cow::Owned(field.text)),
+        })
+        .collect()
+}
+
+/// Python's dict as JSON, as far as its scalars go: quotes, `True`, `False`, `None`, tuples.
+fn pydict_to_json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 8);
+    let mut chars = text.chars().peekable();
+    let mut word = String::new();
+    let flush = |word: &mut String, out: &mut String| {
+        match word.as_str() {
+            "True" => out.push_str("true"),
+            "False" => out.push_str("false"),
+            "None" => out.push_str("null"),
+            other => out.push_str(other),
+        }
+        word.clear();
+    };
+    while let Some(c) = chars.next() {
+        if c.is_alphanumeric() || matches!(c, '_' | '.' | '+' | '-') {
+            word.push(c);
+            continue;
+        }
+        flush(&mut word, &mut out);
+        match c {
+            '\'' | '"' => {
+                out.push('"');
+                while let Some(inner) = chars.next() {
+                    match inner {
+                        '\\' => match chars.next() {
+                            Some('\'') => out.push('\''),
+                            Some(next) => out.extend(['\\', next]),
+                            None => {}
+                        },
+                        _ if inner == c => break,
+                        '"' => out.push_str("\\\""),
+                        _ => out.push(inner),
+                    }
+                }
+                out.push('"');
+            }
+            '(' => out.push('['),
+            ')' => out.push(']'),
+            _ => out.push(c),
+        }
+    }
+    flush(&mut word, &mut out);
+    out
+}
+
+/// The names of the built-in events with what they tell, for `check` and the documentation.
+pub const BUILT_IN_TITLES: [(&str, &str); 2] = [
+    (LOG_INJECTION, "A message or record can be read in two ways: somebody writes into the log"),
+    (
+        PATTERN_NEAR_MISS,
+        "A message begins like a pattern and is none: a format drifted, or is forged",
+    ),
+];

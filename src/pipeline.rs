@@ -1,0 +1,711 @@
+//! Wiring: threads, bounded queues, order and shutdown. The only file that starts threads.
+//!
+//! A reader thread per input cuts it into batches; a pool of workers scans them in any order; each
+//! batch carries the promise of its result in an ordered queue, so that the one thread that
+//! applies them sees input order whatever the workers do. With one thread everything happens in
+//! turn on it. Every queue is bounded: a slow end holds the beginning back.
+
+use crate::action::Action;
+use crate::assembly::Assembly;
+use crate::config::Settings;
+use crate::decode::time::{Micros, When};
+use crate::decode::{Decoded, decode};
+use crate::engine::order::{Cursor, Engine};
+use crate::engine::scan::{Scanned, Scanner};
+use crate::engine::summary::Summary;
+use crate::sink::{Delivered, Sink};
+use crate::source::file::{self, Input, InputError};
+use crate::source::follow::{FollowNote, FollowSettings, follow};
+use crate::source::lines::LineReader;
+use crate::source::{Batch, stdin};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tracing::{debug, info, warn};
+
+/// Files of one replay that are open at the same time.
+const OPEN_MAX: usize = 64;
+/// How much of a file is read to find its first time, bytes.
+const PEEK_MAX: usize = 1 << 20;
+/// How often an idle stream looks at its ends and at signals.
+const TICK: Duration = Duration::from_millis(20);
+/// How long a stream may go on draining after it was told to stop.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
+/// Batches that wait between reader and applier, per input and worker.
+const QUEUE_PER_WORKER: usize = 2;
+
+/// Told by signals: 0 go on, else the signal's number.
+pub type Stop = Arc<AtomicUsize>;
+
+/// What is shown while a replay runs.
+pub trait Progress {
+    /// Bytes taken from disk, lines read and actions so far.
+    fn show(&mut self, bytes: u64, lines: u64, actions: u64);
+}
+
+/// Says what a stream came to.
+#[derive(Debug)]
+pub struct Ended {
+    /// The accounting.
+    pub summary: Summary,
+    /// The signal that ended it, if one did.
+    pub signal: Option<usize>,
+    /// Standard input ended and looked like Railway's.
+    pub railway_input: bool,
+}
+
+/// Lines to their sinks; errors are told once per sink and counted.
+struct Delivery {
+    sinks: Vec<(Sink, bool)>,
+    closed: bool,
+    sent: u64,
+}
+
+impl Delivery {
+    fn new(sinks: Vec<Sink>) -> Self {
+        Self {
+            sinks: sinks.into_iter().map(|sink| (sink, false)).collect(),
+            closed: false,
+            sent: 0,
+        }
+    }
+
+    fn send(&mut self, actions: &[Action], summary: &mut Summary) {
+        for action in actions {
+            self.sent += 1;
+            for (sink, failed) in &mut self.sinks {
+                let delivered = sink.deliver(action);
+                note(sink, failed, delivered, &mut self.closed, summary);
+            }
+        }
+    }
+
+    fn flush(&mut self, summary: &mut Summary) {
+        for (sink, failed) in &mut self.sinks {
+            let delivered = sink.flush();
+            note(sink, failed, delivered, &mut self.closed, summary);
+        }
+    }
+}
+
+fn note(
+    sink: &Sink,
+    failed: &mut bool,
+    delivered: io::Result<Delivered>,
+    closed: &mut bool,
+    summary: &mut Summary,
+) {
+    match delivered {
+        Ok(Delivered::Yes) => {}
+        Ok(Delivered::Closed) => *closed = true,
+        Err(error) => {
+            if !std::mem::replace(failed, true) {
+                warn!("sink {}: {error}; its lines are lost until it works again", sink.name());
+                summary.errors.push(format!("sink {}: {error}", sink.name()));
+            }
+        }
+    }
+}
+
+/// A batch on its way through the workers.
+struct Job {
+    batch: Batch,
+    reply: SyncSender<Scanned>,
+}
+
+/// The workers; none with one thread.
+struct Pool {
+    jobs: Option<SyncSender<Job>>,
+    depth: usize,
+}
+
+impl Pool {
+    fn new(scanner: &Arc<Scanner>, threads: usize) -> Self {
+        let depth = threads * QUEUE_PER_WORKER;
+        if threads <= 1 {
+            return Self { jobs: None, depth };
+        }
+        let (jobs, queue) = sync_channel::<Job>(depth);
+        let queue = Arc::new(Mutex::new(queue));
+        for _ in 0..threads {
+            let (scanner, queue) = (Arc::clone(scanner), Arc::clone(&queue));
+            thread::spawn(move || {
+                loop {
+                    let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok(Job { batch, reply }) = job else { return };
+                    // The applier may have gone; then nobody needs the result.
+                    let _gone = reply.send(scanner.scan(batch));
+                }
+            });
+        }
+        Self { jobs: Some(jobs), depth }
+    }
+}
+
+/// The scanned batches of one input, in its order.
+enum Stream {
+    Inline { reader: LineReader<Box<dyn Read + Send>>, scanner: Arc<Scanner> },
+    Pooled(Receiver<io::Result<Receiver<Scanned>>>),
+}
+
+impl Stream {
+    fn new(reader: LineReader<Box<dyn Read + Send>>, scanner: &Arc<Scanner>, pool: &Pool) -> Self {
+        let Some(jobs) = pool.jobs.clone() else {
+            return Stream::Inline { reader, scanner: Arc::clone(scanner) };
+        };
+        let (order, results) = sync_channel(pool.depth);
+        let mut reader = reader;
+        thread::spawn(move || {
+            loop {
+                let batch = match reader.next_batch() {
+                    Ok(Some(batch)) => batch,
+                    Ok(None) => return,
+                    Err(error) => {
+                        let _gone = order.send(Err(error));
+                        return;
+                    }
+                };
+                let (reply, result) = sync_channel(1);
+                if order.send(Ok(result)).is_err() || jobs.send(Job { batch, reply }).is_err() {
+                    return;
+                }
+            }
+        });
+        Stream::Pooled(results)
+    }
+
+    fn next(&mut self) -> io::Result<Option<Scanned>> {
+        match self {
+            Stream::Inline { reader, scanner } => {
+                Ok(reader.next_batch()?.map(|batch| scanner.scan(batch)))
+            }
+            Stream::Pooled(results) => match results.recv() {
+                Ok(Ok(result)) => Ok(result.recv().ok()),
+                Ok(Err(error)) => Err(error),
+                Err(_) => Ok(None),
+            },
+        }
+    }
+}
+
+/// An input of a replay before it is opened.
+struct Waiting {
+    input: Input,
+    first: Micros,
+    order: usize,
+}
+
+struct Open {
+    name: String,
+    stream: Stream,
+    cursor: Cursor,
+    newest: Micros,
+}
+
+/// Replays finite inputs, merged by event time.
+///
+/// # Errors
+/// When an input cannot be opened at all.
+pub fn replay(
+    assembly: &Assembly,
+    settings: &Settings,
+    inputs: Vec<Input>,
+    sinks: Vec<Sink>,
+    stop: &Stop,
+    progress: &mut dyn Progress,
+) -> Result<Ended, InputError> {
+    let started = Instant::now();
+    let scanner = &assembly.scanner;
+    let pool = Pool::new(scanner, settings.threads);
+    let mut engine = assembly.engine();
+    let mut delivery = Delivery::new(sinks);
+    let mut merge = Merge {
+        waiting: waiting(inputs, assembly, settings)?,
+        open: Vec::new(),
+        heap: BinaryHeap::new(),
+        read: Vec::new(),
+    };
+    let block = if merge.waiting.len() > 4 { settings.block.min(1 << 16) } else { settings.block };
+    loop {
+        merge.open_due(&mut engine, |waiting, source, engine| {
+            open(waiting, source, engine, settings, block, scanner, &pool)
+        });
+        let Some((index, alone)) = merge.next() else { break };
+        merge.advance(index, alone, &mut engine);
+        let actions = engine.take_actions();
+        delivery.send(&actions, &mut engine.summary);
+        tell(&mut engine);
+        progress.show(merge.bytes(), engine.summary.lines.total, delivery.sent);
+        if delivery.closed || stop.load(Ordering::Relaxed) != 0 {
+            break;
+        }
+    }
+    Ok(ended(engine, delivery, assembly, stop, started))
+}
+
+/// The inputs in the order in which they are to be opened.
+fn waiting(
+    inputs: Vec<Input>,
+    assembly: &Assembly,
+    settings: &Settings,
+) -> Result<Vec<Waiting>, InputError> {
+    let several = inputs.len() > 1;
+    let mut waiting = Vec::new();
+    for input in inputs {
+        let first = match &input {
+            Input::File(path) if several => first_time(path, assembly, settings)?,
+            Input::File(path) => {
+                // Opened once now, so that a missing or unreadable file is told before anything runs.
+                file::open(path)?;
+                Micros::MIN
+            }
+            Input::Stdin => Micros::MIN,
+        };
+        waiting.push(Waiting { input, first, order: 0 });
+    }
+    let bytes = |input: &Input| match input {
+        Input::File(path) => path.as_os_str().as_encoded_bytes().to_vec(),
+        Input::Stdin => Vec::new(),
+    };
+    waiting
+        .sort_by(|a, b| a.first.cmp(&b.first).then_with(|| bytes(&a.input).cmp(&bytes(&b.input))));
+    for (order, waiting) in waiting.iter_mut().enumerate() {
+        waiting.order = order;
+    }
+    waiting.reverse();
+    Ok(waiting)
+}
+
+/// The first time that can be read in a file.
+fn first_time(
+    path: &std::path::Path,
+    assembly: &Assembly,
+    settings: &Settings,
+) -> Result<Micros, InputError> {
+    let opened = file::open(path)?;
+    let near = modified(opened.modified);
+    let mut reader =
+        LineReader::new(opened.reader.take(PEEK_MAX as u64), 0, settings.max_line, 1 << 14);
+    // A damaged file is told when it is read for good.
+    while let Ok(Some(batch)) = reader.next_batch() {
+        for line in batch.lines() {
+            if let Decoded::Records(records) = decode(line, &assembly.scanner.decode) {
+                match records.iter().find_map(|record| record.when) {
+                    Some(When::At(time)) => return Ok(time),
+                    Some(When::Yearless(yearless)) => {
+                        let zone = &settings.timezone;
+                        let year = settings.year.and_then(|year| yearless.in_year(year, zone));
+                        return Ok(
+                            year.unwrap_or_else(|| yearless.nearest(near.unwrap_or(0), zone))
+                        );
+                    }
+                    None => {}
+                }
+            }
+        }
+    }
+    Ok(Micros::MIN)
+}
+
+fn modified(time: Option<SystemTime>) -> Option<Micros> {
+    let since = time?.duration_since(UNIX_EPOCH).ok()?;
+    Micros::try_from(since.as_micros()).ok()
+}
+
+fn open(
+    waiting: &Waiting,
+    source: u32,
+    engine: &mut Engine,
+    settings: &Settings,
+    block: usize,
+    scanner: &Arc<Scanner>,
+    pool: &Pool,
+) -> Result<(String, Stream, Arc<AtomicU64>), String> {
+    let (name, opened) = match &waiting.input {
+        Input::File(path) => (path.display().to_string(), file::open(path)),
+        Input::Stdin => ("standard input".to_owned(), stdin::open_archive_stdin()),
+    };
+    let opened = opened.map_err(|error| error.to_string())?;
+    engine.name_source(source, &name, modified(opened.modified));
+    let reader = LineReader::new(opened.reader, source, settings.max_line, block);
+    Ok((name, Stream::new(reader, scanner, pool), opened.read))
+}
+
+struct Merge {
+    /// The next to open stands last.
+    waiting: Vec<Waiting>,
+    open: Vec<Option<Open>>,
+    /// The open inputs by the time of their next item, then by their order.
+    heap: BinaryHeap<Reverse<(Micros, usize)>>,
+    read: Vec<Arc<AtomicU64>>,
+}
+
+impl Merge {
+    fn bytes(&self) -> u64 {
+        self.read.iter().map(|read| read.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Opens inputs whose time has come.
+    fn open_due(
+        &mut self,
+        engine: &mut Engine,
+        mut open: impl FnMut(
+            &Waiting,
+            u32,
+            &mut Engine,
+        ) -> Result<(String, Stream, Arc<AtomicU64>), String>,
+    ) {
+        while let Some(next) = self.waiting.last() {
+            let due = match self.heap.peek() {
+                None => true,
+                Some(Reverse((time, _))) => next.first <= *time && self.heap.len() < OPEN_MAX,
+            };
+            if !due {
+                return;
+            }
+            let Some(waiting) = self.waiting.pop() else { return };
+            let source = u32::try_from(waiting.order).unwrap_or(u32::MAX);
+            match open(&waiting, source, engine) {
+                Ok((name, stream, read)) => {
+                    self.read.push(read);
+                    while self.open.len() <= waiting.order {
+                        self.open.push(None);
+                    }
+                    self.fill(waiting.order, name, stream, Micros::MIN, engine);
+                }
+                Err(error) => fail(engine, error),
+            }
+        }
+    }
+
+    /// Puts the next batch of an input in place, or lets go of the input.
+    fn fill(
+        &mut self,
+        index: usize,
+        name: String,
+        mut stream: Stream,
+        newest: Micros,
+        engine: &mut Engine,
+    ) {
+        match stream.next() {
+            Ok(Some(scanned)) => {
+                let cursor = engine.open(scanned);
+                let mut open = Open { name, stream, cursor, newest };
+                let time = key(&mut open, engine);
+                self.heap.push(Reverse((time, index)));
+                if let Some(slot) = self.open.get_mut(index) {
+                    *slot = Some(open);
+                }
+            }
+            Ok(None) => debug!("{name}: read to its end"),
+            Err(error) => fail(engine, format!("{name}: {error}")),
+        }
+    }
+
+    /// The input whose turn it is, and whether it is the only one left.
+    fn next(&mut self) -> Option<(usize, bool)> {
+        let Reverse((_, index)) = self.heap.pop()?;
+        Some((index, self.heap.is_empty() && self.waiting.is_empty()))
+    }
+
+    /// Applies the next item of an input, or, if it is alone, its whole batch.
+    fn advance(&mut self, index: usize, alone: bool, engine: &mut Engine) {
+        let Some(mut open) = self.open.get_mut(index).and_then(Option::take) else { return };
+        loop {
+            if !engine.step(&mut open.cursor, None) {
+                let Open { name, stream, newest, .. } = open;
+                self.fill(index, name, stream, newest, engine);
+                return;
+            }
+            if !alone {
+                break;
+            }
+        }
+        let time = key(&mut open, engine);
+        self.heap.push(Reverse((time, index)));
+        if let Some(slot) = self.open.get_mut(index) {
+            *slot = Some(open);
+        }
+    }
+}
+
+/// The time by which an input is merged: the newest it has shown, its next item included.
+fn key(open: &mut Open, engine: &Engine) -> Micros {
+    if let Some(time) = engine.order_time(&mut open.cursor) {
+        open.newest = open.newest.max(time);
+    }
+    open.newest
+}
+
+fn fail(engine: &mut Engine, error: String) {
+    warn!("{error}");
+    engine.summary.errors.push(error);
+}
+
+fn tell(engine: &mut Engine) {
+    for message in engine.messages.drain(..) {
+        warn!("{message}");
+    }
+}
+
+fn ended(
+    mut engine: Engine,
+    mut delivery: Delivery,
+    assembly: &Assembly,
+    stop: &Stop,
+    started: Instant,
+) -> Ended {
+    engine.finish();
+    let actions = engine.take_actions();
+    delivery.send(&actions, &mut engine.summary);
+    delivery.flush(&mut engine.summary);
+    tell(&mut engine);
+    if !engine.countries_seen() {
+        for rule in assembly.need_country() {
+            let why = "no record had a country and `geoip` names no database".to_owned();
+            engine.summary.inactive_rules.insert(rule.to_owned(), why);
+        }
+    }
+    let mut summary = engine.summary;
+    summary.finish(started.elapsed().as_secs_f64(), crate::telemetry::cpu_seconds());
+    let signal = Some(stop.load(Ordering::Relaxed)).filter(|signal| *signal != 0);
+    Ended { summary, signal, railway_input: false }
+}
+
+/// What a live source hands over.
+enum Incoming {
+    Batch(Batch),
+    Scanned(Receiver<Scanned>),
+    Opened(u32, String),
+    Failed(String),
+}
+
+/// Where a stream comes from.
+#[derive(Debug)]
+pub enum Live {
+    /// Standard input.
+    Stdin,
+    /// Files that are followed.
+    Follow(FollowSettings),
+}
+
+/// Streams until the source ends or a signal comes.
+///
+/// # Errors
+/// When the source cannot be opened at all.
+pub fn run(
+    assembly: &Assembly,
+    settings: &Settings,
+    live: &Live,
+    sinks: Vec<Sink>,
+    stop: &Stop,
+) -> Result<Ended, InputError> {
+    let started = Instant::now();
+    let pool = Pool::new(&assembly.scanner, settings.threads);
+    let (send, incoming) = sync_channel::<Incoming>(pool.depth.max(4));
+    let stopping = Arc::new(AtomicBool::new(false));
+    let mut engine = assembly.engine();
+    match live {
+        Live::Stdin => {
+            engine.name_source(0, "standard input", arrival());
+            let mut reader = stdin::open_stdin(0, settings.max_line, settings.block)?;
+            thread::spawn(move || {
+                loop {
+                    match reader.next_batch() {
+                        Ok(Some(batch)) => {
+                            if !hand_over(&send, &pool, batch) {
+                                return;
+                            }
+                        }
+                        Ok(None) => return,
+                        Err(error) => {
+                            let _gone =
+                                send.send(Incoming::Failed(format!("standard input: {error}")));
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+        Live::Follow(follow_settings) => {
+            let (settings, stopping) = (follow_settings.clone(), Arc::clone(&stopping));
+            thread::spawn(move || {
+                let notes = send.clone();
+                let mut on_note = |note: FollowNote| {
+                    info!("{note}");
+                    let told = match note {
+                        FollowNote::Opened { path, source } => {
+                            Incoming::Opened(source, path.display().to_string())
+                        }
+                        FollowNote::Failed { .. } => Incoming::Failed(note.to_string()),
+                        _ => return,
+                    };
+                    let _gone = notes.send(told);
+                };
+                let ended = follow(
+                    &settings,
+                    &stopping,
+                    &mut |batch| hand_over(&send, &pool, batch),
+                    &mut on_note,
+                );
+                if let Err(error) = ended {
+                    let _gone = send.send(Incoming::Failed(error.to_string()));
+                }
+            });
+        }
+    }
+    let mut stream = LiveStream {
+        engine,
+        delivery: Delivery::new(sinks),
+        scanner: Arc::clone(&assembly.scanner),
+        last: Instant::now(),
+        railway: RailwayLook::default(),
+    };
+    stream.serve(&incoming, stop, &stopping);
+    let railway_input = matches!(live, Live::Stdin)
+        && stop.load(Ordering::Relaxed) == 0
+        && stream.railway.is_railway();
+    let LiveStream { engine, delivery, .. } = stream;
+    Ok(Ended { railway_input, ..ended(engine, delivery, assembly, stop, started) })
+}
+
+fn hand_over(send: &SyncSender<Incoming>, pool: &Pool, batch: Batch) -> bool {
+    let Some(jobs) = &pool.jobs else {
+        return send.send(Incoming::Batch(batch)).is_ok();
+    };
+    let (reply, result) = sync_channel(1);
+    send.send(Incoming::Scanned(result)).is_ok() && jobs.send(Job { batch, reply }).is_ok()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place where a record without a time gets that of its arrival"
+)]
+fn arrival() -> Option<Micros> {
+    modified(Some(SystemTime::now()))
+}
+
+struct LiveStream {
+    engine: Engine,
+    delivery: Delivery,
+    scanner: Arc<Scanner>,
+    /// When something last arrived.
+    last: Instant,
+    railway: RailwayLook,
+}
+
+impl LiveStream {
+    fn serve(&mut self, incoming: &Receiver<Incoming>, stop: &Stop, stopping: &AtomicBool) {
+        let mut told = Instant::now();
+        let mut draining: Option<Instant> = None;
+        loop {
+            match incoming.recv_timeout(TICK) {
+                Ok(incoming) => self.take(incoming),
+                Err(RecvTimeoutError::Timeout) => {
+                    if draining.is_some() {
+                        return;
+                    }
+                    self.idle();
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let actions = self.engine.take_actions();
+            if !actions.is_empty() {
+                self.delivery.send(&actions, &mut self.engine.summary);
+                self.delivery.flush(&mut self.engine.summary);
+            }
+            tell(&mut self.engine);
+            if told.elapsed() >= Duration::from_secs(60) {
+                told = Instant::now();
+                self.engine.forget_told();
+            }
+            if self.delivery.closed {
+                return;
+            }
+            if stop.load(Ordering::Relaxed) != 0 {
+                stopping.store(true, Ordering::Relaxed);
+                let since = draining.get_or_insert_with(Instant::now);
+                if since.elapsed() > DRAIN_MAX {
+                    warn!(
+                        "the source goes on after {DRAIN_MAX:?}: what it has written since is not read"
+                    );
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, incoming: Incoming) {
+        let scanned = match incoming {
+            Incoming::Batch(batch) => self.scanner.scan(batch),
+            Incoming::Scanned(result) => match result.recv() {
+                Ok(scanned) => scanned,
+                Err(_) => return,
+            },
+            Incoming::Opened(source, name) => {
+                self.engine.name_source(source, &name, arrival());
+                return;
+            }
+            Incoming::Failed(error) => {
+                fail(&mut self.engine, error);
+                return;
+            }
+        };
+        self.railway.look(&scanned.batch);
+        self.engine.apply_batch(scanned, arrival());
+        self.last = Instant::now();
+    }
+
+    /// The stream is idle: decisions still end in time.
+    fn idle(&mut self) {
+        let (Some(clock), Some(end)) = (self.engine.clock(), self.engine.next_end()) else {
+            return;
+        };
+        let elapsed = Micros::try_from(self.last.elapsed().as_micros()).unwrap_or(0);
+        if clock.saturating_add(elapsed) >= end {
+            self.engine.idle_until(clock.saturating_add(elapsed));
+        }
+    }
+}
+
+/// Whether the first lines of standard input look as the Railway CLI prints them: flat objects
+/// with message, timestamp and a level in Railway's own four spellings.
+#[derive(Debug, Default)]
+struct RailwayLook {
+    seen: u32,
+    fits: u32,
+}
+
+impl RailwayLook {
+    const LINES: u32 = 20;
+
+    fn look(&mut self, batch: &Batch) {
+        for line in batch.lines() {
+            if self.seen >= Self::LINES {
+                return;
+            }
+            self.seen += 1;
+            self.fits += u32::from(Self::fits(line));
+        }
+    }
+
+    fn fits(line: &[u8]) -> bool {
+        let Ok(serde_json::Value::Object(object)) = serde_json::from_slice(line) else {
+            return false;
+        };
+        let text = |key: &str| object.get(key).and_then(|value| value.as_str());
+        let http = text("srcIp").is_some() && object.contains_key("edgeRegion");
+        let level =
+            text("level").is_some_and(|level| matches!(level, "debug" | "info" | "warn" | "error"));
+        http || (text("message").is_some() && text("timestamp").is_some() && level)
+    }
+
+    fn is_railway(&self) -> bool {
+        self.fits > 0 && self.fits * 2 >= self.seen
+    }
+}

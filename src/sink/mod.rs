@@ -1,0 +1,165 @@
+//! Sinks carry action lines out. A sink knows only actions.
+//!
+//! The contract: lines are delivered in order; what cannot be delivered is an error, told once and
+//! counted, and never stops detection; `flush` returns only when what was delivered has left the
+//! process. A closed standard output is a normal end, not an error.
+
+pub mod file;
+pub mod stdout;
+
+use crate::action::Action;
+use crate::yaml::{Checker, Node};
+
+/// How a line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Schema 1, one JSON object per line.
+    Json,
+    /// The Elastic Common Schema, one JSON object per line.
+    Ecs,
+    /// A sentence for people.
+    Text,
+}
+
+impl Output {
+    /// The action as a line, without its newline.
+    pub fn render(self, action: &Action, colour: bool) -> String {
+        match self {
+            Output::Json => action.json(),
+            Output::Ecs => action.ecs(),
+            Output::Text => action.text(colour),
+        }
+    }
+}
+
+/// A sink as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SinkConfig {
+    /// Standard output; without a form, text on a terminal and JSON elsewhere.
+    Stdout {
+        /// The form.
+        output: Option<Output>,
+    },
+    /// A file, appended to.
+    File {
+        /// Its path.
+        path: String,
+        /// The form.
+        output: Output,
+    },
+}
+
+const KINDS: [&str; 2] = ["stdout", "file"];
+/// Sinks of the next versions.
+const LATER: [&str; 9] = [
+    "kafka",
+    "webhook",
+    "nftables",
+    "supabase",
+    "railway",
+    "crowdsec",
+    "command",
+    "mail",
+    "alertmanager",
+];
+
+impl SinkConfig {
+    /// Reads one entry of `sinks`.
+    pub fn parse(checker: &mut Checker<'_>, node: &Node) -> Option<Self> {
+        let known: Vec<&str> = KINDS.iter().chain(&LATER).copied().collect();
+        let members = checker.map(node, "a sink", &known);
+        let [(key, value)] = members else {
+            checker.at(
+                node.place,
+                1,
+                "a sink is one kind with its options",
+                Some("for example  - file: { path: actions.jsonl }".into()),
+            );
+            return None;
+        };
+        if LATER.contains(&key.name.as_str()) {
+            checker.key(
+                key,
+                format!("the sink `{}` cannot be used yet in this version", key.name),
+                Some("take it out; nothing would be sent".into()),
+            );
+            return None;
+        }
+        let options = if key.name == "file" { &["path", "output"][..] } else { &["output"][..] };
+        let mut output = None;
+        let mut path = None;
+        for (key, value) in checker.map(value, &format!("the sink `{}`", key.name), options) {
+            match key.name.as_str() {
+                "output" => {
+                    output = checker.word(value, "`output`", &crate::config::output_words());
+                }
+                _ => path = checker.text(value, "`path`"),
+            }
+        }
+        match (key.name.as_str(), path) {
+            ("stdout", _) => Some(SinkConfig::Stdout { output }),
+            (_, Some(path)) => {
+                Some(SinkConfig::File { path, output: output.unwrap_or(Output::Json) })
+            }
+            (_, None) => {
+                checker.at(node.place, 1, "the sink `file` needs `path`", None);
+                None
+            }
+        }
+    }
+}
+
+/// What delivering came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivered {
+    /// It is out.
+    Yes,
+    /// Nobody reads any more: a normal end.
+    Closed,
+}
+
+/// A sink at work.
+#[derive(Debug)]
+pub enum Sink {
+    /// See [`stdout`].
+    Stdout(stdout::StdoutSink),
+    /// See [`file`].
+    File(file::FileSink),
+}
+
+impl Sink {
+    /// Delivers one action.
+    ///
+    /// # Errors
+    /// What the system says when a line cannot be written.
+    pub fn deliver(&mut self, action: &Action) -> std::io::Result<Delivered> {
+        match self {
+            Sink::Stdout(sink) => sink.deliver(action),
+            Sink::File(sink) => sink.deliver(action),
+        }
+    }
+
+    /// Sends out what was delivered.
+    ///
+    /// # Errors
+    /// What the system says when it cannot be written.
+    pub fn flush(&mut self) -> std::io::Result<Delivered> {
+        match self {
+            Sink::Stdout(sink) => sink.flush(),
+            Sink::File(sink) => sink.flush(),
+        }
+    }
+
+    /// Its name, for messages.
+    pub fn name(&self) -> String {
+        match self {
+            Sink::Stdout(_) => "stdout".to_owned(),
+            Sink::File(sink) => format!("file {}", sink.path()),
+        }
+    }
+}
+
+/// A write to somebody who has gone is a normal end.
+fn closed(error: std::io::Error) -> std::io::Result<Delivered> {
+    if error.kind() == std::io::ErrorKind::BrokenPipe { Ok(Delivered::Closed) } else { Err(error) }
+}

@@ -1,0 +1,1428 @@
+//! Files that are read as they grow, through every way in which logs are rotated.
+//!
+//! A plain-thread polling loop, not file-system events: events are missing on network and overlay
+//! file systems, get lost under load, and still need a poll behind them. One `stat` of a file's
+//! name per poll tells growth, truncation and rotation at once.
+//!
+//! A file is its device and inode, not its name: a rename never makes it new, so nothing is read
+//! twice. Since an inode can be used again and a file can be rewritten in place, that alone proves
+//! nothing: a [`Trace`] of what was read (its first bytes, and its last before the position) must
+//! still be there, and is checked after every read, before the bytes count. A log that was copied
+//! before it was truncated (copytruncate under a glob that fits the copy) is known by the same
+//! trace.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::fs::{self, File, Metadata};
+use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use memchr::memrchr;
+
+use super::file::{self, InputError};
+use super::lines::{Batch, LineSplitter};
+
+/// Polls without growth after which a file that lost its name is taken as complete: its unfinished
+/// line is handed over and its successor is read. 20 ms at the default poll; the successor's lines
+/// wait that long, so it must be short.
+const GRACE_POLLS: u32 = 5;
+/// Polls without growth after which a file without a name is closed: 2 s at the default poll.
+/// Programs write to a renamed log until they are told to reopen it.
+const LINGER_POLLS: u32 = 500;
+/// Bytes taken from one file before the others have their turn.
+const TURN_BYTES: u64 = 1 << 20;
+/// Files kept open at once, well below the usual limit of 1,024. Of more, the quietest are closed
+/// and opened again when they grow.
+const OPEN_MAX: usize = 256;
+/// Polls without growth after which a file counts as quiet.
+const QUIET_POLLS: u32 = 250;
+/// Quiet files looked at in one poll. With more of them each is looked at every second, third ...
+/// poll: a thousand old logs delay their own next line a little and cost no processor time.
+const QUIET_PER_POLL: usize = 64;
+/// Files out of sight of which the position is kept in case they come back; the oldest is forgotten
+/// first, and would then be read from its beginning.
+const KNOWN_MAX: usize = 64;
+/// Bytes kept of the beginning and of the end of what was read.
+const TRACE_LEN: usize = 256;
+/// A beginning shorter than this is no evidence that two files are the same.
+const COPY_HEAD_MIN: usize = 32;
+/// Scans for which a new file that has been, so far, a copy of a followed one waits for what comes.
+const COPY_SCANS: u32 = 5;
+
+/// What to follow, and how closely.
+#[derive(Debug, Clone)]
+pub struct FollowSettings {
+    /// Files, folders and globs, as for [`file::expand`]; none of them has to exist yet.
+    pub patterns: Vec<String>,
+    /// Files that exist at the start are read from their end (from the beginning of a line that is
+    /// being written) instead of from their beginning. Later files are always read whole.
+    pub from_end: bool,
+    /// Longest line in bytes, newline excluded; a longer one becomes an oversized batch.
+    pub max_line: usize,
+    /// Bytes per read, at least 1.
+    pub block: usize,
+    /// Pause between two looks at the files when there is nothing to read.
+    pub poll: Duration,
+    /// Pause between two searches for new names under folders and globs.
+    pub rescan: Duration,
+}
+
+impl Default for FollowSettings {
+    fn default() -> Self {
+        Self {
+            patterns: Vec::new(),
+            from_end: false,
+            max_line: 1 << 20,
+            block: 256 << 10,
+            poll: Duration::from_millis(4),
+            rescan: Duration::from_millis(200),
+        }
+    }
+}
+
+/// Something an operator may want to know about a followed file. None of these ends the following.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FollowNote {
+    /// Reading begins (or goes on, if a known file came back); batches carry this `source`.
+    Opened {
+        /// Its name.
+        path: PathBuf,
+        /// Its number, in the order of first opening.
+        source: u32,
+    },
+    /// The file of this name was moved away or replaced. What is left in it is read first.
+    Rotated {
+        /// The name it had.
+        path: PathBuf,
+    },
+    /// The file was emptied or rewritten in place; it is read from its beginning.
+    Truncated {
+        /// Its name.
+        path: PathBuf,
+        /// Bytes that had been read of the old content.
+        at: u64,
+    },
+    /// The file was deleted, and read to its end before it was let go.
+    Gone {
+        /// The name it had.
+        path: PathBuf,
+    },
+    /// It cannot be read now; this is tried again. Said once until it works.
+    Failed {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong, with the path.
+        error: String,
+    },
+    /// Nothing fits this pattern at the start; it is waited for. Said once.
+    Missing {
+        /// The pattern as written.
+        pattern: String,
+    },
+    /// A compressed file is not followed: it is finished, and `replay` reads it.
+    Compressed {
+        /// Its name.
+        path: PathBuf,
+    },
+    /// A copy of a file that was read already (copytruncate): only what follows `at` is read.
+    Copied {
+        /// The copy.
+        path: PathBuf,
+        /// The file it was copied from.
+        of: PathBuf,
+        /// Bytes of the copy that are known from the other.
+        at: u64,
+    },
+}
+
+impl fmt::Display for FollowNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Opened { path, .. } => write!(f, "{}: following", path.display()),
+            Self::Rotated { path } => write!(f, "{}: rotated", path.display()),
+            Self::Truncated { path, at } => {
+                write!(f, "{}: truncated at {at} bytes, reading it anew", path.display())
+            }
+            Self::Gone { path } => write!(f, "{}: deleted, read to its end", path.display()),
+            Self::Failed { error, .. } => write!(f, "{error}; trying again"),
+            Self::Missing { pattern } => write!(f, "{pattern}: no such file yet, waiting for it"),
+            Self::Compressed { path } => write!(
+                f,
+                "{}: compressed, not followed; read it with `portcullis replay`",
+                path.display()
+            ),
+            Self::Copied { path, of, at } => write!(
+                f,
+                "{}: a copy of {}, its first {at} bytes are not read again",
+                path.display(),
+                of.display()
+            ),
+        }
+    }
+}
+
+/// Reads what fits `settings.patterns` as it grows, until `stop` is set or `on_batch` returns false.
+///
+/// Batches come in order per file; files take turns. Files that exist at the start are first read
+/// to the length they then have, one after the other by path. When `stop` is set every file is read
+/// once more, at most 1 MiB each, and whole lines are handed over; an unfinished line is not.
+///
+/// # Errors
+///
+/// If there is no pattern, or one is not a valid glob. What goes wrong with a file later is a
+/// [`FollowNote::Failed`], and the file is tried again.
+pub fn follow(
+    settings: &FollowSettings,
+    stop: &AtomicBool,
+    on_batch: &mut dyn FnMut(Batch) -> bool,
+    on_note: &mut dyn FnMut(FollowNote),
+) -> Result<(), InputError> {
+    if settings.patterns.is_empty() {
+        return Err(InputError::Nothing);
+    }
+    for pattern in &settings.patterns {
+        file::check_pattern(pattern)?;
+    }
+    let outlet = Outlet { on_batch, on_note, done: false };
+    let mut follower = Follower::new(settings, outlet);
+    follower.start(stop);
+    let polls_per_scan = (settings.rescan.as_nanos() / settings.poll.as_nanos().max(1)).max(1);
+    let mut polls = 0;
+    while !stop.load(Ordering::Acquire) && !follower.outlet.done {
+        let more = follower.turn();
+        polls += 1;
+        if polls >= polls_per_scan {
+            polls = 0;
+            follower.scan(false);
+        }
+        if !more {
+            thread::sleep(settings.poll);
+        }
+    }
+    follower.end();
+    Ok(())
+}
+
+/// Which file it is, whatever its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    fn of(meta: &Metadata) -> Self {
+        Self { device: meta.dev(), inode: meta.ino() }
+    }
+}
+
+/// How far a file was read, and enough of what was read there to know it again.
+#[derive(Debug, Clone, Default)]
+struct Trace {
+    /// Bytes read so far.
+    offset: u64,
+    /// The first bytes of the file, at most [`TRACE_LEN`].
+    head: Vec<u8>,
+    /// The last bytes before `offset`, at most [`TRACE_LEN`].
+    last: Vec<u8>,
+}
+
+/// What a file shows where a [`Trace`] was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Likeness {
+    Same,
+    /// The same as far as it goes, but it ends too early.
+    Shorter,
+    Different,
+}
+
+impl Trace {
+    /// The trace of a file as if it had been read up to `offset`.
+    fn at(file: &File, offset: u64) -> io::Result<Self> {
+        let len = offset.min(TRACE_LEN as u64);
+        let (mut head, mut last) = (vec![0; len as usize], vec![0; len as usize]);
+        file.read_exact_at(&mut head, 0)?;
+        file.read_exact_at(&mut last, offset - len)?;
+        Ok(Self { offset, head, last })
+    }
+
+    /// `fresh` was read at the offset.
+    fn extend(&mut self, fresh: &[u8]) {
+        let missing = (TRACE_LEN - self.head.len()).min(fresh.len());
+        self.head.extend(fresh.iter().take(missing));
+        let old = (self.last.len() + fresh.len()).saturating_sub(TRACE_LEN);
+        self.last.drain(..old.min(self.last.len()));
+        self.last.extend(fresh.iter().skip(fresh.len().saturating_sub(TRACE_LEN)));
+        self.offset += fresh.len() as u64;
+    }
+
+    fn compare(&self, file: &File) -> io::Result<Likeness> {
+        let head = likeness(file, &self.head, 0)?;
+        if head == Likeness::Different {
+            return Ok(head);
+        }
+        let last = likeness(file, &self.last, self.offset - self.last.len() as u64)?;
+        Ok(if last == Likeness::Same { head } else { last })
+    }
+
+    /// The head is long enough to mean something, and `file` begins with it.
+    fn begins(&self, file: &File) -> io::Result<bool> {
+        Ok(self.head.len() >= COPY_HEAD_MIN && likeness(file, &self.head, 0)? == Likeness::Same)
+    }
+}
+
+/// Whether `file` has the bytes `expected` at `offset`. Zero bytes fit anything: some file systems
+/// show them for a moment where a write has not arrived yet.
+fn likeness(file: &File, expected: &[u8], offset: u64) -> io::Result<Likeness> {
+    let mut found = [0; TRACE_LEN];
+    let count = read_up_to(file, found.get_mut(..expected.len()).unwrap_or_default(), offset)?;
+    let fits =
+        expected.iter().zip(found.iter().take(count)).all(|(one, two)| one == two || *one == 0);
+    Ok(match fits {
+        false => Likeness::Different,
+        true if count < expected.len() => Likeness::Shorter,
+        true => Likeness::Same,
+    })
+}
+
+/// Fills `buf` from `offset` on, short only at the end of the file.
+fn read_up_to(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut count = 0;
+    while let Some(rest) = buf.get_mut(count..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + count as u64) {
+            Ok(0) => break,
+            Ok(more) => count += more,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(count)
+}
+
+/// Where the last line of a file of `len` bytes begins: `len` if it ends with a newline, `None` if
+/// that line is longer than `max_line`.
+fn last_line_start(file: &File, len: u64, max_line: usize) -> io::Result<Option<u64>> {
+    let mut end = len;
+    let mut buf = [0; 16 * 1024];
+    while end > 0 && len - end <= max_line as u64 {
+        let begin = end.saturating_sub(buf.len() as u64);
+        let count = read_up_to(file, &mut buf, begin)?.min((end - begin) as usize);
+        if let Some(newline) = memrchr(b'\n', buf.get(..count).unwrap_or_default()) {
+            let start = begin + newline as u64 + 1;
+            return Ok(Some(start).filter(|start| len - start <= max_line as u64));
+        }
+        end = begin;
+    }
+    Ok((end == 0 && len <= max_line as u64).then_some(0))
+}
+
+/// Where batches and notes go.
+struct Outlet<'a> {
+    on_batch: &'a mut dyn FnMut(Batch) -> bool,
+    on_note: &'a mut dyn FnMut(FollowNote),
+    /// Nobody wants batches any more.
+    done: bool,
+}
+
+impl Outlet<'_> {
+    fn give(&mut self, batches: impl IntoIterator<Item = Batch>) {
+        for batch in batches {
+            self.done = self.done || !(self.on_batch)(batch);
+        }
+    }
+
+    fn note(&mut self, note: FollowNote) {
+        (self.on_note)(note);
+    }
+}
+
+/// A file that is followed.
+#[derive(Debug)]
+struct Tracked {
+    source: u32,
+    id: FileId,
+    /// The fitting name it has now; none once it was moved out of sight, replaced or deleted.
+    name: Option<PathBuf>,
+    /// The name it had last, for notes and to know its successor.
+    last_name: PathBuf,
+    /// Closed while there are too many files; see [`OPEN_MAX`]. An open file keeps its inode, so
+    /// only the inode of a closed one can be used again.
+    handle: Option<File>,
+    trace: Trace,
+    splitter: LineSplitter,
+    /// Looks without growth since it last grew or lost its name.
+    quiet: u32,
+    stage: Stage,
+    /// The file that had this name before, as long as it is not read to its end.
+    after: Option<u32>,
+    /// A writer without O_APPEND leaves zeros before its next line when its file is truncated.
+    skip_zeros: bool,
+    /// A failure was reported and has not been followed by a success.
+    failing: bool,
+}
+
+/// How far the life of a followed file has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It is what its name stands for.
+    Current,
+    /// It lost its name; late writes are waited for.
+    Leaving { deleted: bool },
+    /// Its unfinished line was handed over. Further lines are still read, under any name it has.
+    Settled,
+}
+
+/// What a look at a file found.
+#[derive(Debug)]
+enum Look {
+    /// Nothing to read.
+    Quiet,
+    /// Lines were read; there may be more to read at once.
+    Grew { more: bool },
+    /// It is read anew from its beginning; the trace is of the old content.
+    Restarted(Trace),
+    /// Its name stands for another file or for none.
+    LostName,
+    /// Its first bytes say that it is compressed.
+    Compressed,
+}
+
+impl Tracked {
+    /// Reads what is new in the file, at most [`TURN_BYTES`].
+    fn look(&mut self, block: usize, outlet: &mut Outlet<'_>) -> Look {
+        let result = match self.length() {
+            Ok(None) => return Look::LostName,
+            Ok(Some(len)) if len < self.trace.offset => Ok(self.restart(outlet)),
+            Ok(Some(len)) if len > self.trace.offset => self.read(len, block, outlet),
+            Ok(Some(_)) => Ok(Look::Quiet),
+            Err(error) => Err(error),
+        };
+        match &result {
+            Ok(Look::Quiet) | Err(_) => self.quiet = self.quiet.saturating_add(1),
+            Ok(_) => self.quiet = 0,
+        }
+        match result {
+            Ok(look) => {
+                self.failing = false;
+                look
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.failing, true) {
+                    let path = self.last_name.clone();
+                    let error = InputError::from_io(&path, error).to_string();
+                    outlet.note(FollowNote::Failed { path, error });
+                }
+                Look::Quiet
+            }
+        }
+    }
+
+    /// Its length in bytes; `None` if its name does not stand for it any more.
+    fn length(&self) -> io::Result<Option<u64>> {
+        let Some(name) = &self.name else {
+            let open = self.handle.as_ref().map(File::metadata).transpose()?;
+            return Ok(Some(open.map_or(self.trace.offset, |meta| meta.len())));
+        };
+        match fs::metadata(name) {
+            Ok(meta) if FileId::of(&meta) == self.id => Ok(Some(meta.len())),
+            Ok(_) => Ok(None),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read(&mut self, len: u64, block: usize, outlet: &mut Outlet<'_>) -> io::Result<Look> {
+        if self.handle.is_none() {
+            let file = File::open(self.name.as_ref().unwrap_or(&self.last_name))?;
+            if FileId::of(&file.metadata()?) != self.id {
+                return Ok(Look::LostName);
+            }
+            self.handle = Some(file);
+        }
+        let Some(file) = &self.handle else { return Ok(Look::LostName) };
+        if self.trace.offset == 0 {
+            let mut first = [0; file::MAGIC_LEN];
+            let count = read_up_to(file, &mut first, 0)?;
+            let first = first.get(..count).unwrap_or_default();
+            if file::packing(first).is_some() {
+                return Ok(Look::Compressed);
+            }
+            if file::may_become_packed(first) {
+                return Ok(Look::Quiet);
+            }
+        }
+        let begin = self.trace.offset;
+        let goal = len.min(begin + TURN_BYTES);
+        while self.trace.offset < goal && !outlet.done {
+            let want = usize::try_from(goal - self.trace.offset).unwrap_or(block).min(block.max(1));
+            let room = self.splitter.room(want);
+            let count = read_up_to(file, room, self.trace.offset)?;
+            if count == 0 {
+                break;
+            }
+            // Only now: were the file rewritten before this read, the trace would be broken too.
+            if self.trace.compare(file)? == Likeness::Different {
+                return Ok(self.restart(outlet));
+            }
+            let fresh = room.get(..count).unwrap_or_default();
+            self.trace.extend(fresh);
+            let zeros = fresh.iter().take_while(|byte| self.skip_zeros && **byte == 0).count();
+            let batches = if zeros == 0 {
+                self.skip_zeros = false;
+                self.splitter.absorb(count)
+            } else {
+                let text = fresh.get(zeros..).unwrap_or_default().to_vec();
+                self.splitter.push(&text)
+            };
+            outlet.give(batches);
+        }
+        let grew = self.trace.offset > begin;
+        Ok(if grew { Look::Grew { more: self.trace.offset < len } } else { Look::Quiet })
+    }
+
+    /// The old content is gone: its unfinished line is handed over, the new is read from the start.
+    fn restart(&mut self, outlet: &mut Outlet<'_>) -> Look {
+        let old = std::mem::take(&mut self.trace);
+        outlet.note(FollowNote::Truncated { path: self.last_name.clone(), at: old.offset });
+        outlet.give(self.splitter.finish());
+        self.skip_zeros = true;
+        Look::Restarted(old)
+    }
+
+    /// A scan found it under the name `new`, or under none; `replaced`: its old name stands for
+    /// another file.
+    fn rename(&mut self, new: Option<PathBuf>, replaced: bool, outlet: &mut Outlet<'_>) {
+        let links = self.handle.as_ref().and_then(|file| file.metadata().ok());
+        let links = links.map_or(0, |meta| meta.nlink());
+        let had_name = self.name.take().is_some();
+        if had_name {
+            let deleted = new.is_none() && !replaced && links == 0;
+            if !deleted && self.stage == Stage::Current {
+                outlet.note(FollowNote::Rotated { path: self.last_name.clone() });
+            }
+            if self.stage == Stage::Current || new.is_none() {
+                self.stage = Stage::Leaving { deleted };
+                self.quiet = 0;
+            }
+        }
+        // A leaving file keeps the name it left: its successor is known by that.
+        if let (Some(new), Stage::Settled) = (&new, self.stage) {
+            // Moved on in a chain of old logs it stays settled; back from out of sight it is current.
+            if !had_name {
+                self.stage = Stage::Current;
+            }
+            self.last_name.clone_from(new);
+        }
+        self.name = new;
+    }
+
+    /// Its name stands for it no longer, and no late writes came: it is complete for now.
+    fn settle(&mut self, outlet: &mut Outlet<'_>) {
+        let Stage::Leaving { deleted } = self.stage else { return };
+        if self.quiet < GRACE_POLLS && self.handle.is_some() {
+            return;
+        }
+        outlet.give(self.splitter.finish());
+        self.stage = Stage::Settled;
+        if deleted {
+            outlet.note(FollowNote::Gone { path: self.last_name.clone() });
+        }
+        if let Some(name) = &self.name {
+            self.last_name.clone_from(name);
+        }
+    }
+
+    /// Without a name, complete, and nothing came for long.
+    fn is_over(&self) -> bool {
+        self.name.is_none()
+            && self.stage == Stage::Settled
+            && (self.quiet >= LINGER_POLLS || self.handle.is_none())
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.quiet >= QUIET_POLLS && self.name.is_some() && !self.is_leaving()
+    }
+
+    fn is_leaving(&self) -> bool {
+        matches!(self.stage, Stage::Leaving { .. })
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+/// A file or content that is not followed now, but would be known again.
+#[derive(Debug)]
+struct Known {
+    source: u32,
+    id: FileId,
+    path: PathBuf,
+    trace: Trace,
+    /// It was overwritten in place; only a copy of it can turn up.
+    overwritten: bool,
+}
+
+/// Where reading a new file begins.
+#[derive(Debug)]
+enum Start {
+    Beginning,
+    /// Not decided: it looks like a copy that is still being made.
+    Later,
+    /// It is a copy of `of`, of which this many bytes are known.
+    After {
+        at: u64,
+        of: PathBuf,
+    },
+}
+
+/// All that is followed.
+struct Follower<'a> {
+    settings: &'a FollowSettings,
+    outlet: Outlet<'a>,
+    /// In order of opening.
+    files: Vec<Tracked>,
+    known: VecDeque<Known>,
+    /// Compressed files, with the name and time under which they were last looked at.
+    compressed: BTreeMap<FileId, (PathBuf, Option<SystemTime>)>,
+    /// Possible copies: their length when it last changed, and the scans since then.
+    suspects: BTreeMap<FileId, (u64, u32)>,
+    /// Failures said in the last scan, so as not to say them in every scan.
+    failures: BTreeSet<String>,
+    next_source: u32,
+    turns: usize,
+}
+
+impl<'a> Follower<'a> {
+    fn new(settings: &'a FollowSettings, outlet: Outlet<'a>) -> Self {
+        Self {
+            settings,
+            outlet,
+            files: Vec::new(),
+            known: VecDeque::new(),
+            compressed: BTreeMap::new(),
+            suspects: BTreeMap::new(),
+            failures: BTreeSet::new(),
+            next_source: 0,
+            turns: 0,
+        }
+    }
+
+    /// Opens what is there and reads each file, in order of paths, to the end it has now.
+    fn start(&mut self, stop: &AtomicBool) {
+        for pattern in &self.settings.patterns {
+            if file::list(pattern, &mut |_| {}).is_empty() {
+                self.outlet.note(FollowNote::Missing { pattern: pattern.clone() });
+            }
+        }
+        self.scan(true);
+        for index in 0..self.files.len() {
+            let goal = self.files.get(index).and_then(|file| file.length().ok().flatten());
+            while !stop.load(Ordering::Acquire)
+                && !self.outlet.done
+                && self.files.get(index).is_some_and(|file| Some(file.trace.offset) < goal)
+                && self.visit(index)
+            {}
+        }
+    }
+
+    /// Looks at every file whose turn it is. True if there is more to read at once.
+    fn turn(&mut self) -> bool {
+        self.turns = self.turns.wrapping_add(1);
+        let quiet = self.files.iter().filter(|file| file.is_quiet()).count();
+        let stride = quiet.div_ceil(QUIET_PER_POLL).max(1);
+        let mut place = self.turns;
+        let mut more = false;
+        for index in 0..self.files.len() {
+            let Some(file) = self.files.get(index) else { break };
+            if file.is_quiet() {
+                place = place.wrapping_add(1);
+                if !place.is_multiple_of(stride) {
+                    continue;
+                }
+            }
+            more |= !self.must_wait(index) && self.visit(index) && !self.outlet.done;
+        }
+        for file in &mut self.files {
+            if !self.outlet.done {
+                file.settle(&mut self.outlet);
+            }
+        }
+        self.let_go();
+        more
+    }
+
+    /// `stop` was set: what was written before it is read, successors without delay.
+    fn end(&mut self) {
+        for scan in [true, false] {
+            for index in 0..self.files.len() {
+                if !self.outlet.done && (!scan || !self.must_wait(index)) {
+                    self.visit(index);
+                }
+            }
+            if scan && !self.outlet.done {
+                self.scan(false);
+            }
+        }
+    }
+
+    /// Whether the file that had this one's name before must be read to its end first.
+    fn must_wait(&mut self, index: usize) -> bool {
+        let Some(before) = self.files.get(index).and_then(|file| file.after) else { return false };
+        let waits = self.files.iter().any(|file| file.source == before && file.is_leaving());
+        if let Some(file) = self.files.get_mut(index).filter(|_| !waits) {
+            file.after = None;
+        }
+        waits
+    }
+
+    /// Looks at one file. True if there is more to read in it at once.
+    fn visit(&mut self, index: usize) -> bool {
+        let block = self.settings.block;
+        let Some(file) = self.files.get_mut(index) else { return false };
+        let was_open = file.handle.is_some();
+        let mut look = file.look(block, &mut self.outlet);
+        if matches!(look, Look::LostName) {
+            // Its successor is opened at once (not read yet), before it can be rotated as well.
+            self.scan(false);
+            let Some(file) = self.files.get_mut(index) else { return false };
+            look = file.look(block, &mut self.outlet);
+        }
+        if !was_open {
+            self.close_quietest();
+        }
+        match look {
+            Look::Quiet | Look::LostName => false,
+            Look::Grew { more } => more,
+            Look::Restarted(trace) => {
+                if let Some(file) = self.files.get(index) {
+                    let (source, id, path) = (file.source, file.id, file.last_name.clone());
+                    self.remember(Known { source, id, path, trace, overwritten: true });
+                }
+                true
+            }
+            Look::Compressed => {
+                if let Some(file) = self.files.get_mut(index) {
+                    let path = file.last_name.clone();
+                    self.compressed.insert(file.id, (path.clone(), None));
+                    // Without a name and settled, it is let go at the end of this turn.
+                    (file.name, file.handle, file.stage) = (None, None, Stage::Settled);
+                    self.outlet.note(FollowNote::Compressed { path });
+                }
+                false
+            }
+        }
+    }
+
+    /// Closes the quietest files while too many are open.
+    fn close_quietest(&mut self) {
+        let open = self.files.iter().filter(|file| file.handle.is_some()).count();
+        for _ in OPEN_MAX..open {
+            let closable =
+                self.files.iter_mut().filter(|file| file.handle.is_some() && !file.is_leaving());
+            if let Some(file) = closable.max_by_key(|file| (file.quiet, file.trace.offset)) {
+                file.handle = None;
+            }
+        }
+    }
+
+    /// Drops files that are over; keeps the position of those that still exist somewhere.
+    fn let_go(&mut self) {
+        let over: Vec<Tracked> = self.files.extract_if(.., |file| file.is_over()).collect();
+        for file in over {
+            let meta = file.handle.as_ref().and_then(|handle| handle.metadata().ok());
+            if meta.is_none_or(|meta| meta.nlink() > 0) && file.trace.offset > 0 {
+                let Tracked { source, id, last_name: path, trace, .. } = file;
+                self.remember(Known { source, id, path, trace, overwritten: false });
+            }
+        }
+    }
+
+    fn remember(&mut self, known: Known) {
+        if self.known.len() >= KNOWN_MAX {
+            self.known.pop_front();
+        }
+        self.known.push_back(known);
+    }
+
+    /// Finds out which names there are now: follows renames, opens what is new.
+    fn scan(&mut self, first: bool) {
+        let names = self.names();
+        let by_name: BTreeMap<&Path, FileId> =
+            names.iter().map(|(path, meta)| (path.as_path(), FileId::of(meta))).collect();
+        let by_id: BTreeMap<FileId, &PathBuf> =
+            names.iter().rev().map(|(path, meta)| (FileId::of(meta), path)).collect();
+        for file in &mut self.files {
+            let holder = file.name.as_ref().and_then(|name| by_name.get(name.as_path()));
+            if holder != Some(&file.id) {
+                let new = by_id.get(&file.id).map(|path| (*path).clone());
+                file.rename(new, holder.is_some(), &mut self.outlet);
+            }
+        }
+        self.suspects.retain(|id, _| by_id.contains_key(id));
+        self.compressed.retain(|id, _| by_id.contains_key(id));
+        let mut tracked: BTreeSet<FileId> = self.files.iter().map(|file| file.id).collect();
+        for (path, meta) in &names {
+            if tracked.insert(FileId::of(meta))
+                && let Err(error) = self.admit(path, meta, first)
+                && !is_gone(&error)
+            {
+                self.fail(&InputError::from_io(path, error), path);
+            }
+        }
+    }
+
+    /// The regular files that fit now, in order of paths.
+    fn names(&mut self) -> Vec<(PathBuf, Metadata)> {
+        let mut errors = Vec::new();
+        let mut paths = BTreeMap::new();
+        for pattern in &self.settings.patterns {
+            for path in file::list(pattern, &mut |error| errors.push(error)) {
+                if let Some(meta) = fs::metadata(&path).ok().filter(Metadata::is_file) {
+                    paths.insert(path.as_os_str().as_bytes().to_vec(), (path, meta));
+                }
+            }
+        }
+        let before = std::mem::take(&mut self.failures);
+        for error in errors {
+            // That there is nothing yet is what following is for.
+            if let InputError::Denied { path } | InputError::Unreadable { path, .. } = &error {
+                let path = path.clone();
+                self.failures.extend(before.get(&error.to_string()).cloned());
+                self.fail(&error, &path);
+            }
+        }
+        for text in before {
+            // A file that could not be opened stays told as long as it has its name.
+            if paths.values().any(|(path, _)| text.starts_with(&format!("{}: ", path.display()))) {
+                self.failures.insert(text);
+            }
+        }
+        paths.into_values().collect()
+    }
+
+    fn fail(&mut self, error: &InputError, path: &Path) {
+        let error = error.to_string();
+        if self.failures.insert(error.clone()) {
+            self.outlet.note(FollowNote::Failed { path: path.to_owned(), error });
+        }
+    }
+
+    /// Opens a file that is not followed yet and decides where reading it begins.
+    fn admit(&mut self, path: &Path, meta: &Metadata, first: bool) -> io::Result<()> {
+        let told = self.compressed.get(&FileId::of(meta));
+        if told.is_some_and(|(name, time)| name == path && *time == meta.modified().ok()) {
+            return Ok(());
+        }
+        let handle = File::open(path)?;
+        let meta = handle.metadata()?;
+        let id = FileId::of(&meta);
+        if !meta.is_file() || self.files.iter().any(|file| file.id == id) {
+            return Ok(());
+        }
+        let mut magic = [0; file::MAGIC_LEN];
+        let count = read_up_to(&handle, &mut magic, 0)?;
+        if file::packing(magic.get(..count).unwrap_or_default()).is_some() {
+            let seen = (path.to_owned(), meta.modified().ok());
+            if self.compressed.insert(id, seen).is_none() {
+                self.outlet.note(FollowNote::Compressed { path: path.to_owned() });
+            }
+            return Ok(());
+        }
+        self.compressed.remove(&id);
+        let after = self.files.iter().filter(|file| file.is_leaving() && file.last_name == path);
+        let after = after.map(|file| file.source).next_back();
+        let (mut source, mut trace, mut inside_line) = (None, Trace::default(), false);
+        if let Some(known) = self.known_again(id, &handle)? {
+            (source, trace) = (Some(known.source), known.trace);
+        } else if first && self.settings.from_end {
+            let start = last_line_start(&handle, meta.len(), self.settings.max_line)?;
+            inside_line = start.is_none();
+            trace = Trace::at(&handle, start.unwrap_or(meta.len()))?;
+        } else if !first && after.is_none() {
+            match self.judge_copy(path, &handle, &meta)? {
+                Start::Beginning => {}
+                Start::Later => return Ok(()),
+                Start::After { at, of } => {
+                    trace = Trace::at(&handle, at)?;
+                    self.outlet.note(FollowNote::Copied { path: path.to_owned(), of, at });
+                }
+            }
+        }
+        let source = source.unwrap_or(self.next_source);
+        self.next_source = self.next_source.max(source.saturating_add(1));
+        self.outlet.note(FollowNote::Opened { path: path.to_owned(), source });
+        let mut splitter = LineSplitter::new(source, self.settings.max_line);
+        if inside_line {
+            splitter.skip_line();
+        }
+        self.files.push(Tracked {
+            source,
+            id,
+            name: Some(path.to_owned()),
+            last_name: path.to_owned(),
+            handle: Some(handle),
+            trace,
+            splitter,
+            quiet: 0,
+            stage: Stage::Current,
+            after,
+            skip_zeros: false,
+            failing: false,
+        });
+        self.close_quietest();
+        Ok(())
+    }
+
+    /// A file that was followed before and came back with the content it had.
+    fn known_again(&mut self, id: FileId, file: &File) -> io::Result<Option<Known>> {
+        let place = self.known.iter().position(|known| known.id == id && !known.overwritten);
+        let Some(known) = place.and_then(|place| self.known.remove(place)) else {
+            return Ok(None);
+        };
+        Ok(Some(known).filter(|known| {
+            known.trace.compare(file).is_ok_and(|likeness| likeness == Likeness::Same)
+        }))
+    }
+
+    /// Whether a new file is the copy that copytruncate makes: same folder, a name that begins like
+    /// the original's, and the same content where it was read. A copy is seen before the original
+    /// is truncated, often before it is complete; so what begins like a followed file waits for one
+    /// scan, and as long as it is no more than a copy, for [`COPY_SCANS`].
+    fn judge_copy(&mut self, path: &Path, file: &File, meta: &Metadata) -> io::Result<Start> {
+        let mut original = None;
+        for other in &self.files {
+            if is_relative(path, &other.last_name) && other.trace.begins(file)? {
+                let reopened;
+                let handle = if let Some(handle) = &other.handle {
+                    handle
+                } else {
+                    reopened = File::open(&other.last_name)?;
+                    &reopened
+                };
+                let same = Trace::at(file, meta.len())?.compare(handle)? == Likeness::Same;
+                original = Some((same, other.last_name.clone()));
+                if same {
+                    break;
+                }
+            }
+        }
+        // Content that is there no more; but a copy of a copy that is still there is that one's.
+        let past = self.known.iter().filter(|known| known.overwritten);
+        for known in past.filter(|_| !matches!(original, Some((true, _)))) {
+            if is_relative(path, &known.path)
+                && known.trace.begins(file)?
+                && known.trace.compare(file)? == Likeness::Same
+            {
+                let (at, of) = (known.trace.offset, known.path.clone());
+                return Ok(Start::After { at, of });
+            }
+        }
+        let Some((same, of)) = original else { return Ok(Start::Beginning) };
+        let (len, scans) = self.suspects.entry(FileId::of(meta)).or_insert((meta.len(), 0));
+        *scans = if *len == meta.len() { *scans + 1 } else { 1 };
+        *len = meta.len();
+        Ok(match (*scans, same) {
+            (0..=1, _) | (2..COPY_SCANS, true) => Start::Later,
+            (_, true) => Start::After { at: *len, of },
+            (_, false) => Start::Beginning,
+        })
+    }
+}
+
+/// Same folder, and the name begins with the original's up to its first dot.
+fn is_relative(path: &Path, original: &Path) -> bool {
+    let name = |path: &Path| path.file_name().map(|name| name.as_bytes().to_vec());
+    let (Some(name), Some(original_name)) = (name(path), name(original)) else { return false };
+    let stem = original_name.split(|byte| *byte == b'.').next().unwrap_or_default();
+    path.parent() == original.parent() && name.starts_with(stem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::fs::OpenOptions;
+    use std::io::Write;
+    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+    use std::thread::JoinHandle;
+    use std::time::Instant;
+    use tempfile::TempDir;
+
+    #[derive(Default)]
+    struct Seen {
+        /// Lines with their source; an oversized one ends with `~`.
+        lines: Vec<(u32, String)>,
+        notes: Vec<String>,
+    }
+
+    /// A temp folder that is followed on a thread of its own.
+    struct Scene {
+        dir: TempDir,
+        seen: Arc<Mutex<Seen>>,
+        stop: Arc<AtomicBool>,
+        thread: Option<JoinHandle<()>>,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let (seen, stop) = Default::default();
+            Self { dir: tempfile::tempdir().unwrap(), seen, stop, thread: None }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.dir.path().join(name)
+        }
+
+        fn start(&mut self, pattern: &str, change: impl Fn(&mut FollowSettings)) {
+            let mut settings = FollowSettings {
+                patterns: vec![self.path(pattern).to_str().unwrap().to_owned()],
+                poll: Duration::from_millis(1),
+                rescan: Duration::from_millis(10),
+                block: 64,
+                ..FollowSettings::default()
+            };
+            change(&mut settings);
+            let (seen, stop, root) =
+                (Arc::clone(&self.seen), Arc::clone(&self.stop), self.dir.path().to_owned());
+            self.thread = Some(thread::spawn(move || {
+                let mut on_batch = |batch: Batch| {
+                    let mark = if batch.oversized { "~" } else { "" };
+                    let text = |line| format!("{}{mark}", String::from_utf8_lossy(line));
+                    let lines = batch.lines().map(|line| (batch.source, text(line)));
+                    lock(&seen).lines.extend(lines);
+                    true
+                };
+                let mut on_note = |note| {
+                    let name = |path: &Path| {
+                        path.strip_prefix(&root).unwrap_or(path).display().to_string()
+                    };
+                    let text = match note {
+                        FollowNote::Opened { path, source } => {
+                            format!("opened {} {source}", name(&path))
+                        }
+                        FollowNote::Rotated { path } => format!("rotated {}", name(&path)),
+                        FollowNote::Truncated { path, at } => {
+                            format!("truncated {} {at}", name(&path))
+                        }
+                        FollowNote::Gone { path } => format!("gone {}", name(&path)),
+                        FollowNote::Failed { path, .. } => format!("failed {}", name(&path)),
+                        FollowNote::Missing { pattern } => {
+                            format!("missing {}", name(Path::new(&pattern)))
+                        }
+                        FollowNote::Compressed { path } => format!("compressed {}", name(&path)),
+                        FollowNote::Copied { path, of, at } => {
+                            format!("copied {} {} {at}", name(&path), name(&of))
+                        }
+                    };
+                    lock(&seen).notes.push(text);
+                };
+                follow(&settings, &stop, &mut on_batch, &mut on_note).unwrap();
+            }));
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            let file = OpenOptions::new().create(true).append(true).open(self.path(name));
+            file.unwrap().write_all(text.as_bytes()).unwrap();
+        }
+
+        fn rename(&self, from: &str, to: &str) {
+            fs::rename(self.path(from), self.path(to)).unwrap();
+        }
+
+        #[track_caller]
+        fn wait(&self, what: &str, reached: impl Fn(&Seen) -> bool) {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while !reached(&lock(&self.seen)) {
+                if Instant::now() > deadline {
+                    let seen = lock(&self.seen);
+                    panic!("no {what}; lines {:?}, notes {:?}", seen.lines, seen.notes);
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+
+        #[track_caller]
+        fn wait_note(&self, note: &str) {
+            self.wait(note, |seen| seen.notes.iter().any(|have| have == note));
+        }
+
+        #[track_caller]
+        fn wait_lines(&self, expected: &[&str]) {
+            let text = format!("{expected:?}");
+            self.wait(&text, |seen| seen.lines.iter().map(|(_, line)| line).eq(expected));
+        }
+
+        fn finish(&mut self) -> (Vec<(u32, String)>, Vec<String>) {
+            self.stop.store(true, Ordering::Release);
+            if let Some(thread) = self.thread.take() {
+                thread.join().unwrap();
+            }
+            let mut seen = lock(&self.seen);
+            (std::mem::take(&mut seen.lines), std::mem::take(&mut seen.notes))
+        }
+    }
+
+    impl Drop for Scene {
+        fn drop(&mut self) {
+            self.stop.store(true, Ordering::Release);
+        }
+    }
+
+    fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+        seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[test]
+    fn a_missing_file_is_waited_for_and_a_partial_line_too() {
+        let mut scene = Scene::new();
+        scene.start("app.log", |_| {});
+        scene.wait_note("missing app.log");
+        scene.write("app.log", "one\ntw");
+        scene.wait_lines(&["one"]);
+        scene.write("app.log", "o\nthr");
+        scene.wait_lines(&["one", "two"]);
+        let (lines, notes) = scene.finish();
+        assert_eq!(lines.len(), 2, "an unfinished line is not handed over: {lines:?}");
+        assert_eq!(notes, ["missing app.log", "opened app.log 0"]);
+    }
+
+    #[test]
+    fn a_line_arrives_within_milliseconds() {
+        let mut scene = Scene::new();
+        scene.write("app.log", "");
+        scene.start("app.log", |settings| settings.poll = Duration::from_millis(4));
+        scene.wait_note("opened app.log 0");
+        let mut delays = Vec::new();
+        for count in 1..=20 {
+            let begin = Instant::now();
+            scene.write("app.log", "line\n");
+            scene.wait("the line", |seen| seen.lines.len() == count);
+            delays.push(begin.elapsed());
+        }
+        delays.sort();
+        // Generous: the machine may be busy. The rescan pause, 10 ms here, plays no part.
+        assert!(delays[10] < Duration::from_millis(100), "{delays:?}");
+    }
+
+    #[test]
+    fn rename_and_create_reads_late_writes_first() {
+        let mut scene = Scene::new();
+        scene.write("app.log", "one\n");
+        scene.start("app.log", |settings| settings.poll = Duration::from_millis(10));
+        scene.wait_lines(&["one"]);
+        let mut old = OpenOptions::new().append(true).open(scene.path("app.log")).unwrap();
+        scene.rename("app.log", "moved");
+        scene.write("app.log", "new\n");
+        old.write_all(b"late\ntail").unwrap();
+        scene.wait_lines(&["one", "late", "tail", "new"]);
+        old.write_all(b"very late\n").unwrap();
+        scene.wait_lines(&["one", "late", "tail", "new", "very late"]);
+        let (lines, notes) = scene.finish();
+        let sources: Vec<u32> = lines.iter().map(|(source, _)| *source).collect();
+        assert_eq!(sources, [0, 0, 0, 1, 0]);
+        assert_eq!(notes, ["opened app.log 0", "rotated app.log", "opened app.log 1"]);
+    }
+
+    #[test]
+    fn a_rotated_name_under_the_same_glob_is_not_read_twice() {
+        let mut scene = Scene::new();
+        scene.write("app.log", "one\n");
+        scene.start("app.log*", |_| {});
+        scene.wait_lines(&["one"]);
+        for (line, expected) in [("two", &["one", "two"][..]), ("three", &["one", "two", "three"])]
+        {
+            if scene.path("app.log.1").exists() {
+                scene.rename("app.log.1", "app.log.2");
+            }
+            scene.rename("app.log", "app.log.1");
+            scene.write("app.log", &format!("{line}\n"));
+            scene.wait_lines(expected);
+        }
+        scene.write("app.log.2", "late\n");
+        scene.wait_lines(&["one", "two", "three", "late"]);
+        fs::remove_file(scene.path("app.log.2")).unwrap();
+        scene.wait_note("gone app.log.2");
+        let (lines, _) = scene.finish();
+        assert_eq!(lines.last(), Some(&(0, "late".to_owned())), "the number stays with the file");
+    }
+
+    #[test]
+    fn copytruncate_restarts_even_if_the_new_content_is_longer() {
+        let mut scene = Scene::new();
+        scene.write("app.log", "first line\ntail");
+        scene.start("app.log", |_| {});
+        scene.wait_lines(&["first line"]);
+        fs::write(scene.path("app.log"), "").unwrap();
+        scene.wait_note("truncated app.log 15");
+        scene.write("app.log", "second\n");
+        scene.wait_lines(&["first line", "tail", "second"]);
+        // Rewritten in place, longer than before: only the content tells.
+        fs::write(scene.path("app.log"), "other content\nand more\n").unwrap();
+        scene.wait_lines(&["first line", "tail", "second", "other content", "and more"]);
+        let (lines, notes) = scene.finish();
+        assert!(lines.iter().all(|(source, _)| *source == 0));
+        assert_eq!(notes.iter().filter(|note| note.starts_with("truncated")).count(), 2);
+    }
+
+    #[test]
+    fn zeros_left_by_a_writer_without_append_are_skipped() {
+        let mut scene = Scene::new();
+        let mut writer = File::create(scene.path("app.log")).unwrap();
+        writer.write_all(&b"0123456789\n".repeat(30)).unwrap();
+        scene.start("app.log", |settings| settings.max_line = 50);
+        scene.wait("30 lines", |seen| seen.lines.len() == 30);
+        writer.set_len(0).unwrap();
+        writer.write_all(b"after\n").unwrap();
+        scene.wait("the line", |seen| seen.lines.len() > 30);
+        let (lines, _) = scene.finish();
+        assert_eq!(lines[30..], [(0, "after".to_owned())]);
+    }
+
+    #[test]
+    fn a_copy_made_by_copytruncate_is_not_read_again() {
+        let mut scene = Scene::new();
+        let old: String = (0..100).map(|n| format!("2025-08-03 line {n}\n")).collect();
+        scene.write("app.log", &old);
+        scene.start("app.log*", |_| {});
+        scene.wait("100 lines", |seen| seen.lines.len() == 100);
+        fs::copy(scene.path("app.log"), scene.path("app.log.1")).unwrap();
+        // Written between copy and truncation, and read by nobody: it is in the copy only.
+        fs::write(scene.path("app.log"), "new\n").unwrap();
+        scene.write("app.log.1", "in between\n");
+        scene.wait("both", |seen| seen.lines.len() >= 102);
+        // A copy without truncation brings nothing, but is followed from then on.
+        fs::copy(scene.path("app.log.1"), scene.path("app.log.2")).unwrap();
+        scene.wait_note(&format!("copied app.log.2 app.log.1 {}", old.len() + 11));
+        scene.write("app.log.2", "more\n");
+        scene.wait("more", |seen| seen.lines.len() >= 103);
+        let (lines, notes) = scene.finish();
+        let mut rest: Vec<&str> = lines[100..].iter().map(|(_, line)| line.as_str()).collect();
+        rest.sort();
+        assert_eq!(rest, ["in between", "more", "new"], "{notes:?}");
+    }
+
+    #[test]
+    fn new_files_under_a_glob_are_read_whole_even_from_end() {
+        let mut scene = Scene::new();
+        scene.write("b-1.log", "old\nhalf");
+        scene.write("a-1.log", "old\n");
+        scene.write("c-1.log", &"x".repeat(300));
+        scene.start("*.log", |settings| (settings.from_end, settings.max_line) = (true, 100));
+        scene.wait_note("opened c-1.log 2");
+        scene.write("b-1.log", " a line\n");
+        scene.wait_lines(&["half a line"]);
+        scene.write("c-1.log", "xxx\nc\n");
+        scene.wait_lines(&["half a line", "c"]);
+        scene.write("a-2.log", "new\n");
+        scene.wait_lines(&["half a line", "c", "new"]);
+        let (_, notes) = scene.finish();
+        let expected =
+            ["opened a-1.log 0", "opened b-1.log 1", "opened c-1.log 2", "opened a-2.log 3"];
+        assert_eq!(notes, expected);
+    }
+
+    #[test]
+    fn an_oversized_line_is_cut_and_the_next_one_is_whole() {
+        let mut scene = Scene::new();
+        scene.start("app.log", |settings| settings.max_line = 10);
+        scene.write("app.log", &"y".repeat(500));
+        scene.wait_lines(&["yyyyyyyyyy~"]);
+        scene.write("app.log", "yy\nnext\n");
+        scene.wait_lines(&["yyyyyyyyyy~", "next"]);
+    }
+
+    #[test]
+    fn a_deleted_file_is_read_to_its_end_and_its_successor_is_new() {
+        let mut scene = Scene::new();
+        scene.write("app.log", "one\n");
+        scene.start("app.log", |_| {});
+        scene.wait_lines(&["one"]);
+        let mut old = OpenOptions::new().append(true).open(scene.path("app.log")).unwrap();
+        fs::remove_file(scene.path("app.log")).unwrap();
+        old.write_all(b"last\ntail").unwrap();
+        drop(old);
+        scene.wait_note("gone app.log");
+        scene.wait_lines(&["one", "last", "tail"]);
+        // Deleted and created between two polls.
+        scene.write("app.log", "again\n");
+        scene.wait_lines(&["one", "last", "tail", "again"]);
+        fs::remove_file(scene.path("app.log")).unwrap();
+        scene.write("app.log", "again\n");
+        scene.wait_lines(&["one", "last", "tail", "again", "again"]);
+    }
+
+    #[test]
+    fn a_file_that_comes_back_goes_on_unless_its_inode_holds_something_else() {
+        let mut scene = Scene::new();
+        scene.write("a.log", "a1\n");
+        scene.write("b.log", "b1\n");
+        scene.start("*.log", |_| {});
+        scene.wait_lines(&["a1", "b1"]);
+        scene.rename("a.log", "a.away");
+        scene.rename("b.log", "b.away");
+        scene.wait_note("rotated b.log");
+        // Past the linger time both are closed; what happens to them then is not seen.
+        thread::sleep(Duration::from_millis(2 * u64::from(LINGER_POLLS)));
+        scene.write("a.away", "a2\n");
+        fs::write(scene.path("b.away"), "other\nfile\n").unwrap();
+        scene.rename("a.away", "a.log");
+        scene.wait_lines(&["a1", "b1", "a2"]);
+        scene.rename("b.away", "b.log");
+        scene.wait_lines(&["a1", "b1", "a2", "other", "file"]);
+        let (lines, _) = scene.finish();
+        let sources: Vec<u32> = lines.iter().map(|(source, _)| *source).collect();
+        assert_eq!(sources, [0, 1, 0, 2, 2]);
+    }
+
+    #[test]
+    fn compressed_files_are_skipped_with_one_note() {
+        let mut scene = Scene::new();
+        fs::write(scene.path("old.gz"), [0x1f, 0x8b, 8, 0, b'\n']).unwrap();
+        scene.start("*", |_| {});
+        scene.wait_note("compressed old.gz");
+        // Seen empty first, as gzip creates it.
+        scene.write("app.1.gz", "");
+        scene.wait_note("opened app.1.gz 0");
+        fs::write(scene.path("app.1.gz"), [0x1f]).unwrap();
+        fs::write(scene.path("app.1.gz"), [0x1f, 0x8b, 8, 0, b'\n']).unwrap();
+        scene.wait_note("compressed app.1.gz");
+        scene.write("app.log", "text\n");
+        scene.wait_lines(&["text"]);
+        let (_, notes) = scene.finish();
+        assert_eq!(notes.iter().filter(|note| note.starts_with("comp")).count(), 2, "{notes:?}");
+    }
+
+    #[test]
+    fn many_files_are_followed_with_few_open() {
+        let mut scene = Scene::new();
+        for n in 0..OPEN_MAX + 100 {
+            scene.write(&format!("{n:04}.log"), &format!("a{n}\n"));
+        }
+        scene.start("*.log", |_| {});
+        scene.wait("first lines", |seen| seen.lines.len() == OPEN_MAX + 100);
+        for n in 0..OPEN_MAX + 100 {
+            scene.write(&format!("{n:04}.log"), &format!("b{n}\n"));
+        }
+        scene.wait("second lines", |seen| seen.lines.len() == 2 * (OPEN_MAX + 100));
+        let (lines, notes) = scene.finish();
+        let first: Vec<u32> =
+            lines.iter().take(OPEN_MAX + 100).map(|(source, _)| *source).collect();
+        assert!(first.is_sorted(), "the first reading goes by path");
+        assert_eq!(notes.len(), OPEN_MAX + 100, "{notes:?}");
+    }
+
+    #[test]
+    fn a_stop_takes_what_was_written_and_an_unwilling_taker_ends_it() {
+        let mut scene = Scene::new();
+        scene.write("app.log", "one\n");
+        scene.start("app.log*", |settings| settings.poll = Duration::from_millis(50));
+        scene.wait_lines(&["one"]);
+        scene.rename("app.log", "app.log.1");
+        scene.write("app.log", "two\nhalf");
+        let (lines, _) = scene.finish();
+        assert_eq!(lines.last(), Some(&(1, "two".to_owned())));
+
+        let settings = FollowSettings {
+            patterns: vec![scene.path("*").to_str().unwrap().to_owned()],
+            ..FollowSettings::default()
+        };
+        let mut batches = 0;
+        let mut unwilling = |_| {
+            batches += 1;
+            false
+        };
+        follow(&settings, &AtomicBool::new(false), &mut unwilling, &mut |_| {}).unwrap();
+        assert_eq!(batches, 1);
+    }
+
+    #[test]
+    fn bad_settings_are_refused() {
+        for (patterns, expected) in [(vec![], "no files"), (vec!["a[".to_owned()], "not a valid")] {
+            let settings = FollowSettings { patterns, ..FollowSettings::default() };
+            let stop = AtomicBool::new(true);
+            let error = follow(&settings, &stop, &mut |_| true, &mut |_| {}).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+
+    /// A small generator, so that the run is the same each time.
+    struct Dice(u64);
+
+    impl Dice {
+        fn below(&mut self, bound: u64) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0 % bound
+        }
+    }
+
+    /// Writes 20,000 numbered lines in chunks that do not end with lines, rotates by rename (the
+    /// rest of a line goes to the old file after the rename) and begins date-named files.
+    fn write_and_rotate(dir: &Path) {
+        let mut dice = Dice(42);
+        let (mut generation, mut day, mut number) = (0, 0, 0);
+        let create =
+            |name: &str| OpenOptions::new().create(true).append(true).open(dir.join(name)).unwrap();
+        let mut name = "app.log".to_owned();
+        let mut file = create(&name);
+        while number < 20_000 {
+            let mut text = String::new();
+            for _ in 0..=dice.below(40) {
+                if number < 20_000 {
+                    let padding = "p".repeat(dice.below(120) as usize);
+                    text += &format!("{number} {padding}\n");
+                    number += 1;
+                }
+            }
+            let (begin, end) = text.as_bytes().split_at(dice.below(text.len() as u64) as usize);
+            file.write_all(begin).unwrap();
+            match dice.below(40) {
+                0 if name == "app.log" => {
+                    generation += 1;
+                    fs::rename(dir.join(&name), dir.join(format!("app.log.{generation}"))).unwrap();
+                    let successor = create(&name);
+                    file.write_all(end).unwrap();
+                    file = successor;
+                }
+                1 => {
+                    file.write_all(end).unwrap();
+                    day += 1;
+                    name = if day % 2 == 0 { "app.log".into() } else { format!("day-{day:03}") };
+                    file = create(&name);
+                }
+                _ => file.write_all(end).unwrap(),
+            }
+            if dice.below(3) == 0 {
+                thread::sleep(Duration::from_micros(dice.below(1500)));
+            }
+        }
+    }
+
+    #[test]
+    fn under_stress_every_line_arrives_once_and_in_order() {
+        let mut scene = Scene::new();
+        scene.start("*", |settings| settings.block = 1000);
+        let dir = scene.dir.path().to_owned();
+        let writer = thread::spawn(move || write_and_rotate(&dir));
+        writer.join().unwrap();
+        scene.wait("20,000 lines", |seen| seen.lines.len() >= 20_000);
+        let (lines, notes) = scene.finish();
+        let mut by_source: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for (source, line) in &lines {
+            let number = line.split(' ').next().unwrap().parse().unwrap();
+            by_source.entry(*source).or_default().push(number);
+        }
+        assert!(by_source.values().all(|numbers| numbers.is_sorted()), "{notes:?}");
+        let mut all: Vec<u32> = by_source.into_values().flatten().collect();
+        all.sort_unstable();
+        assert!(all.iter().copied().eq(0..20_000), "{} lines, {notes:?}", all.len());
+        assert!(notes.iter().filter(|note| note.starts_with("rotated")).count() > 3, "{notes:?}");
+    }
+}

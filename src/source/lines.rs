@@ -1,0 +1,378 @@
+//! Bytes in, blocks of whole lines out: the one place that decides where a line ends.
+//!
+//! Everything that reads (files, followed files, standard input) cuts its bytes with the same
+//! [`LineSplitter`], so a line is the same line however it arrived: in one read or in seventy, live
+//! or replayed. A block of lines is handed on in the buffer it was read into; only the unfinished
+//! tail is copied. Lines are not looked at one by one here: as long as a newline lies within
+//! `max_line` bytes, one backward search from there settles all lines before it.
+
+use std::io::{self, ErrorKind, Read};
+
+use memchr::{memchr, memchr_iter, memrchr};
+
+/// Smallest room offered to a read, in bytes, unless the block is smaller still. A live pipe brings
+/// a few hundred bytes at a time; zeroing a whole block for each would cost more than the read.
+const READ_MIN: usize = 16 * 1024;
+
+/// A block of whole lines of one source, in the order they were written.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Index of the file or stream the lines come from.
+    pub source: u32,
+    /// The lines, each with its `\n`; only the last line of a source may lack it. If `oversized`,
+    /// the first `max_line` bytes of a single line and no newline.
+    pub bytes: Vec<u8>,
+    /// The batch is the beginning of one line that was longer than `max_line`.
+    pub oversized: bool,
+}
+
+impl Batch {
+    /// The lines without their newlines. An oversized batch is always exactly one.
+    pub fn lines(&self) -> impl Iterator<Item = &[u8]> {
+        let (cut, whole): (_, &[u8]) =
+            if self.oversized { (Some(self.bytes.as_slice()), &[]) } else { (None, &self.bytes) };
+        cut.into_iter().chain(split_lines(whole))
+    }
+}
+
+/// The lines of `bytes` without their newlines. A final newline ends the last line; it does not
+/// begin an empty one.
+pub fn split_lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut newlines = memchr_iter(b'\n', bytes);
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let end = newlines.next().unwrap_or(bytes.len());
+        let line = bytes.get(start..end);
+        let ended = start == bytes.len();
+        start = (end + 1).min(bytes.len());
+        if ended { None } else { line }
+    })
+}
+
+/// Cuts a stream of bytes into batches of whole lines; holds the unfinished last line.
+///
+/// Holds at most `max_line` bytes between calls, whatever it is fed: of a longer line it gives the
+/// first `max_line` bytes and then forgets everything up to the newline.
+#[derive(Debug)]
+pub struct LineSplitter {
+    source: u32,
+    max_line: usize,
+    /// `buf[..held]` is the unfinished line, without a newline in it; the rest is room for a read,
+    /// zeroed once so that no unsafe code is needed to read into it.
+    buf: Vec<u8>,
+    held: usize,
+    /// Inside an oversized line whose beginning has been given; nothing is held meanwhile.
+    skipping: bool,
+}
+
+impl LineSplitter {
+    /// A splitter at the beginning of a line. `max_line` is in bytes of content, newline excluded.
+    pub fn new(source: u32, max_line: usize) -> Self {
+        Self { source, max_line, buf: Vec::new(), held: 0, skipping: false }
+    }
+
+    /// Takes a copy of `bytes` and gives what lines are whole now. A reader that can read into
+    /// [`room`](Self::room) saves the copy.
+    pub fn push(&mut self, bytes: &[u8]) -> Vec<Batch> {
+        self.room(bytes.len()).copy_from_slice(bytes);
+        self.absorb(bytes.len())
+    }
+
+    /// Room for exactly `len` more bytes. What is written there counts once [`absorb`](Self::absorb)
+    /// is told how much of it was filled.
+    pub fn room(&mut self, len: usize) -> &mut [u8] {
+        let need = self.held + len;
+        if self.buf.len() < need {
+            if self.held < len {
+                // Fresh zeroed memory often comes for nothing; clearing old memory never does.
+                let mut fresh = vec![0; need];
+                let held = part(&self.buf, 0, self.held);
+                fresh.iter_mut().zip(held).for_each(|(to, from)| *to = *from);
+                self.buf = fresh;
+            } else {
+                self.buf.resize(need, 0);
+            }
+        }
+        self.buf.get_mut(self.held..need).unwrap_or_default()
+    }
+
+    /// Takes the first `added` bytes of the [`room`](Self::room) as read, and gives what lines are
+    /// whole now: usually none or one batch, more only around oversized lines.
+    pub fn absorb(&mut self, added: usize) -> Vec<Batch> {
+        let mut out = Vec::new();
+        let mut end = (self.held + added).min(self.buf.len());
+        // Bytes before `known` were searched in an earlier call: no newline among them.
+        let mut known = self.held;
+        if self.skipping {
+            let Some(newline) = memchr(b'\n', part(&self.buf, 0, end)) else { return out };
+            self.skipping = false;
+            self.buf.copy_within(newline + 1..end, 0);
+            end -= newline + 1;
+            known = 0;
+        }
+        let longest = self.max_line.saturating_add(1);
+        // `start..line` are whole lines not yet given; at `line` the line begins that is judged.
+        let (mut start, mut line) = (0, 0);
+        loop {
+            let from = known.max(line);
+            let until = line.saturating_add(longest).min(end);
+            if let Some(newline) = memrchr(b'\n', part(&self.buf, from, until)) {
+                line = from + newline + 1;
+            } else if until - line < longest {
+                break;
+            } else {
+                if start < line {
+                    out.push(self.copied(start, line, false));
+                }
+                let cut = line + self.max_line;
+                out.push(self.copied(line, cut, true));
+                let newline = memchr(b'\n', part(&self.buf, cut, end));
+                self.skipping = newline.is_none();
+                line = newline.map_or(end, |newline| cut + newline + 1);
+                start = line;
+            }
+        }
+        self.give(start, line, end, &mut out);
+        out
+    }
+
+    /// Gives the whole lines `buf[start..line]` and holds the tail `buf[line..end]`.
+    ///
+    /// A batch that fills a good part of the buffer takes the buffer along; a small one is copied
+    /// out, so that batches waiting in a queue are no larger than what they hold.
+    fn give(&mut self, start: usize, line: usize, end: usize, out: &mut Vec<Batch>) {
+        if start == 0 && line > 0 && line >= self.buf.len() / 4 {
+            let tail = part(&self.buf, line, end).to_vec();
+            self.held = tail.len();
+            let mut bytes = std::mem::replace(&mut self.buf, tail);
+            bytes.truncate(line);
+            out.push(Batch { source: self.source, bytes, oversized: false });
+            return;
+        }
+        if start < line {
+            out.push(self.copied(start, line, false));
+        }
+        if line > 0 {
+            self.buf.copy_within(line..end, 0);
+        }
+        self.held = end - line;
+    }
+
+    fn copied(&self, from: usize, to: usize, oversized: bool) -> Batch {
+        Batch { source: self.source, bytes: part(&self.buf, from, to).to_vec(), oversized }
+    }
+
+    /// The input has ended: gives the last line if it lacks its newline. The splitter is then at
+    /// the beginning of a line again.
+    pub fn finish(&mut self) -> Option<Batch> {
+        self.skipping = false;
+        let held = std::mem::take(&mut self.held);
+        (held > 0).then(|| self.copied(0, held, false))
+    }
+
+    /// Forgets the current line, also what is still to come of it.
+    pub fn skip_line(&mut self) {
+        self.held = 0;
+        self.skipping = true;
+    }
+}
+
+/// `bytes[from..to]`, or nothing if that is not inside.
+fn part(bytes: &[u8], from: usize, to: usize) -> &[u8] {
+    bytes.get(from..to).unwrap_or_default()
+}
+
+/// Reads lines from anything that can be read, as soon as they are there.
+///
+/// Each call reads until at least one line is whole and then gives all whole lines it has; it never
+/// waits for a full block. So on a pipe every write that ends a line is handed on at once.
+#[derive(Debug)]
+pub struct LineReader<R> {
+    reader: R,
+    splitter: LineSplitter,
+    block: usize,
+    /// Bytes that the last read brought: the next one is offered twice as much, up to a block.
+    last_read: usize,
+    ready: std::vec::IntoIter<Batch>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Reading,
+    Failed(io::Error),
+    Ended,
+}
+
+impl<R: Read> LineReader<R> {
+    /// Reads `reader` as stream number `source`, at most `block` bytes a read (at least 1). Lines
+    /// of more than `max_line` bytes become oversized batches; this does not depend on `block`.
+    pub fn new(reader: R, source: u32, max_line: usize, block: usize) -> Self {
+        Self {
+            reader,
+            splitter: LineSplitter::new(source, max_line),
+            block: block.max(1),
+            last_read: 0,
+            ready: Vec::new().into_iter(),
+            state: State::Reading,
+        }
+    }
+
+    /// The next whole lines; `None` when the input has ended.
+    ///
+    /// # Errors
+    ///
+    /// An error of the reader other than an interruption (which is retried) is given once, after
+    /// everything that was read before it, the unfinished last line included. Then the input has
+    /// ended.
+    pub fn next_batch(&mut self) -> io::Result<Option<Batch>> {
+        loop {
+            if let Some(batch) = self.ready.next() {
+                return Ok(Some(batch));
+            }
+            match std::mem::replace(&mut self.state, State::Ended) {
+                State::Ended => return Ok(None),
+                State::Failed(error) => return Err(error),
+                State::Reading => {}
+            }
+            let want = self.last_read.saturating_mul(2).max(READ_MIN).min(self.block);
+            let ended = match self.reader.read(self.splitter.room(want)) {
+                Ok(0) => State::Ended,
+                Ok(count) => {
+                    self.last_read = count;
+                    self.ready = self.splitter.absorb(count).into_iter();
+                    self.state = State::Reading;
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {
+                    self.state = State::Reading;
+                    continue;
+                }
+                Err(error) => State::Failed(error),
+            };
+            self.state = ended;
+            if let Some(tail) = self.splitter.finish() {
+                return Ok(Some(tail));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Gives at most `sizes[i]` bytes at read `i`; a size of 0 is an interruption. Fails at the end
+    /// if told so.
+    struct Choppy {
+        bytes: Vec<u8>,
+        at: usize,
+        sizes: Vec<usize>,
+        turn: usize,
+        fails: bool,
+    }
+
+    impl Read for Choppy {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            let size = self.sizes[self.turn % self.sizes.len()];
+            self.turn += 1;
+            if size == 0 {
+                return Err(ErrorKind::Interrupted.into());
+            }
+            let count = size.min(buf.len()).min(self.bytes.len() - self.at);
+            if count == 0 && self.fails {
+                return Err(io::Error::other("the disk is gone"));
+            }
+            buf[..count].copy_from_slice(&self.bytes[self.at..self.at + count]);
+            self.at += count;
+            Ok(count)
+        }
+    }
+
+    fn choppy(bytes: &[u8], sizes: &[usize]) -> Choppy {
+        Choppy { bytes: bytes.to_vec(), at: 0, sizes: sizes.to_vec(), turn: 0, fails: false }
+    }
+
+    fn naive(bytes: &[u8], max_line: usize) -> Vec<(Vec<u8>, bool)> {
+        let mut lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
+        if lines.last().is_some_and(|last| last.is_empty()) {
+            lines.pop();
+        }
+        let cut = |line: &&[u8]| (line[..line.len().min(max_line)].to_vec(), line.len() > max_line);
+        lines.iter().map(cut).collect()
+    }
+
+    fn read_all<R: Read>(reader: &mut LineReader<R>) -> Vec<(Vec<u8>, bool)> {
+        let mut lines = Vec::new();
+        while let Some(batch) = reader.next_batch().unwrap() {
+            assert!(batch.oversized || !batch.bytes.is_empty());
+            lines.extend(batch.lines().map(|line| (line.to_vec(), batch.oversized)));
+        }
+        lines
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+        #[test]
+        fn lines_do_not_depend_on_block_or_chunks(
+            bytes in prop::collection::vec(
+                prop_oneof![3 => Just(b'\n'), 12 => any::<u8>(), 8 => Just(b'x')], 0..400),
+            max_line in 0usize..40,
+            block in 1usize..70,
+            mut sizes in prop::collection::vec(0usize..50, 1..12),
+        ) {
+            sizes.push(1); // an endless row of interruptions would never end
+            let mut reader = LineReader::new(choppy(&bytes, &sizes), 3, max_line, block);
+            prop_assert_eq!(read_all(&mut reader), naive(&bytes, max_line));
+        }
+
+        #[test]
+        fn split_lines_is_naive_split(bytes in prop::collection::vec(
+            prop_oneof![Just(b'\n'), Just(b'a')], 0..40)) {
+            let lines: Vec<_> = split_lines(&bytes).map(|line| (line.to_vec(), false)).collect();
+            prop_assert_eq!(lines, naive(&bytes, usize::MAX));
+        }
+    }
+
+    #[test]
+    fn every_read_that_ends_a_line_gives_a_batch() {
+        let mut reader = LineReader::new(choppy(b"one\ntwo\nthr", &[4, 4, 3]), 7, 100, 1 << 20);
+        for expected in ["one\n", "two\n", "thr"] {
+            let batch = reader.next_batch().unwrap().unwrap();
+            assert_eq!((batch.bytes.as_slice(), batch.source), (expected.as_bytes(), 7));
+            assert!(batch.bytes.capacity() < 64, "small batches must not carry a large buffer");
+        }
+        assert!(reader.next_batch().unwrap().is_none());
+        assert!(reader.next_batch().unwrap().is_none());
+    }
+
+    #[test]
+    fn an_error_comes_after_what_was_read_before_it() {
+        let broken = Choppy { fails: true, ..choppy(b"one\ntail", &[99]) };
+        let mut reader = LineReader::new(broken, 0, 100, 64);
+        assert_eq!(reader.next_batch().unwrap().unwrap().bytes, b"one\n");
+        assert_eq!(reader.next_batch().unwrap().unwrap().bytes, b"tail");
+        assert_eq!(reader.next_batch().unwrap_err().to_string(), "the disk is gone");
+        assert!(reader.next_batch().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_huge_line_is_not_kept() {
+        let huge = io::repeat(b'x').take(300 << 20).chain(&b"\nnext\n"[..]);
+        let mut reader = LineReader::new(huge, 0, 1000, 1 << 16);
+        let batch = reader.next_batch().unwrap().unwrap();
+        assert!(batch.oversized && batch.bytes.len() == 1000);
+        let batch = reader.next_batch().unwrap().unwrap();
+        assert!(!batch.oversized && batch.bytes == b"next\n");
+        assert!(reader.splitter.buf.capacity() <= 4 << 16);
+    }
+
+    #[test]
+    fn a_line_of_exactly_the_limit_is_whole() {
+        for (text, oversized) in [("12345\n", false), ("12345", false), ("123456", true)] {
+            let mut reader = LineReader::new(text.as_bytes(), 0, 5, 64);
+            assert_eq!(read_all(&mut reader), [(b"12345".to_vec(), oversized)], "{text:?}");
+        }
+    }
+}

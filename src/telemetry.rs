@@ -1,0 +1,35 @@
+//! What Portcullis says about itself while it runs: on standard error, through tracing.
+
+use std::io::IsTerminal;
+use tracing::Level;
+
+/// Sets tracing up once for the process.
+pub fn init(quiet: bool, verbose: u8) {
+    let level = match (quiet, verbose) {
+        (true, _) => Level::ERROR,
+        (false, 0) => Level::INFO,
+        (false, 1) => Level::DEBUG,
+        (false, _) => Level::TRACE,
+    };
+    let colour = std::io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(level)
+        .with_ansi(colour)
+        .without_time()
+        .with_target(false)
+        .finish();
+    // A second call, as in tests, changes nothing.
+    let _already = tracing::subscriber::set_global_default(subscriber);
+}
+
+/// Processor seconds of this process so far; 0 where the system does not tell.
+pub fn cpu_seconds() -> f64 {
+    // Fields 14 and 15 of /proc/self/stat, in ticks of which Linux has 100 a second.
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let behind = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks: f64 =
+        behind.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<f64>().ok()).sum();
+    ticks / 100.0
+}
