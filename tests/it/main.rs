@@ -1,7 +1,36 @@
 //! The integration tests, one binary. Where a test belongs:
 //!
 //! * [`output`]: the bytes of the action line and what is derived from them
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests say what is wrong by panicking")]
+//! * [`golden`]: folders of input and expected output, found by listing `fixtures/`
+//! * [`traps`]: ways in which real logs have fooled real tools
+//! * [`carriers`]: the same events in every envelope give the same actions
+//! * [`stream`]: what rules, guards, the clock and the ledger do, end to end
+//! * [`determinism`]: threads, block sizes, compression, live or replayed: the same bytes
+//! * [`accounting`]: every line and record has exactly one outcome, whatever it holds
+//! * [`hostile`]: text in a log never chooses who is blocked
+//! * [`binary`]: the program as users run it: flags, exit codes, messages, signals
+//! * [`follow`]: files that are followed through rotation
+//! * [`memory`]: ceilings that hold under floods and monsters
+//! * [`readme`]: what README shows is what happens
+//! * [`tidy`]: the house rules: who may use whom, and that files say what they are
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::allow_attributes,
+    reason = "tests say what is wrong by panicking"
+)]
 
+mod accounting;
+mod binary;
+mod carriers;
+mod determinism;
+mod follow;
+mod golden;
+mod hostile;
+mod memory;
 mod output;
+mod readme;
+mod stream;
 mod support;
+mod tidy;
+mod traps;

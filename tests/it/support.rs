@@ -1,4 +1,5 @@
 //! What the tests share: running the binary, and streams of lines.
+#![allow(dead_code, reason = "each test module uses some of it")]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
