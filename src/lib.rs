@@ -1,5 +1,65 @@
-//! Portcullis reads structured logs, recognises named patterns, counts them in exact sliding
-//! windows and says whom to block, lock, challenge or report.
+//! Portcullis watches the logs of an application and closes the gate on attackers.
+//!
+//! Lines go in: structured JSON from standard input or from files. Action lines come out: block
+//! this address, lock this account, ask for a second factor, tell somebody. Between the two,
+//! nothing is estimated and nothing depends on the machine: the same bytes with the same settings
+//! give the same actions, live or replayed, with one thread or sixteen.
+//!
+//! ```
+//! use portcullis::{assembly::Assembly, config::Settings, source::Batch};
+//!
+//! let assembly = Assembly::new(&Settings::default(), &[]).expect("the built-in packs are sound");
+//! let mut engine = assembly.engine();
+//! let line = "FAILED_LOGIN: email=user@example.org, ip=203.0.113.7, reason=invalid_password\n";
+//! let record = |n: u64| format!("2025-08-03T22:30:{n:02}Z [WARN] {line}");
+//! let bytes = (0..21).map(record).collect::<String>().into_bytes();
+//! let batch = Batch { source: 0, bytes, oversized: false };
+//! engine.apply_batch(assembly.scanner.scan(batch), None);
+//!
+//! let actions = engine.take_actions();
+//! let block = actions.iter().find(|action| action.action == "block").expect("the 21st blocks");
+//! assert_eq!(block.target.value.as_deref(), Some("203.0.113.7"));
+//! assert_eq!(block.reason, "21 FAILED_LOGIN from 203.0.113.7 within 1h");
+//! ```
+//!
+//! # The map
+//!
+//! Read aloud, in the order in which data flows: a [`source`] gives batches of whole lines;
+//! [`decode`] gives them fields by role, with the place each came from; [`pattern`] gives them
+//! names; [`window`] says how often; [`detect`] applies the rules; [`decide`] knows what is active
+//! and what is forbidden; an [`action`] says what to do; a [`sink`] does it.
+//!
+//! * [`engine`] holds the two halves together: [`engine::scan`] decodes and matches on any thread,
+//!   [`engine::order`] is the single writer that applies events in canonical order to the stream's
+//!   [clock](engine::clock), the detector and the ledger, and keeps the
+//!   [accounting](engine::summary).
+//! * [`pipeline`] starts threads, bounds queues, merges files by time and shuts down;
+//!   [`telemetry`] is what the program says about itself.
+//! * [`yaml`] reads everything that a user writes, with places; [`config`] checks the settings;
+//!   [`assembly`] puts packs, rules and settings together; [`cli`] and [`command`] are the program.
+//!
+//! # What holds
+//!
+//! * Arrows point to the left in: source, decode, pattern, window, detect, decide, action, sink.
+//!   decode, pattern, window and detect do no I/O (reading packs at start apart), ask no clock and
+//!   start nothing. A source knows no pattern; a sink knows only actions. A test holds this.
+//! * Time inside is one integer type, microseconds of the record's own time. Only the pipeline
+//!   reads the wall clock, for records that have no time and for idle streams.
+//! * Every line and every record has exactly one outcome, and the outcomes add up. Every queue,
+//!   map and list that the input can grow has a bound, and reaching a bound is said.
+//! * Structure beats text, and where two readings or two fields differ, neither is used: what an
+//!   attacker wrote into a log chooses nobody.
+//!
+//! # Adding things
+//!
+//! | to add | write | also edit |
+//! |---|---|---|
+//! | a pattern or rule | YAML in `patterns/`, its tests inside | nothing |
+//! | a built-in pack | a file in `patterns/` | [`pattern::load::PACKS`] |
+//! | a sink | one file in `src/sink/` | its entries in `src/sink/mod.rs`, README, CHANGELOG |
+//! | a condition | an arm in [`detect::condition`], its window in [`window`] or [`detect`] | the table in README |
+//! | an envelope or time form | one function in [`decode::envelope`] or [`decode::time`] | a fixture |
+
 #![forbid(unsafe_code)]
 
 pub mod source;
@@ -9,12 +69,12 @@ pub mod window;
 pub mod detect;
 pub mod decide;
 pub mod action;
-pub mod engine;
-pub mod yaml;
 pub mod sink;
-pub mod config;
-pub mod assembly;
+pub mod engine;
 pub mod pipeline;
 pub mod telemetry;
+pub mod yaml;
+pub mod config;
+pub mod assembly;
 pub mod cli;
 pub mod command;
