@@ -346,11 +346,18 @@ impl Action {
             Some("P2") => 47,
             _ => 21,
         };
+        // Of the decision: whether an enforcer carried it out is not known here.
+        let outcome = match self.op {
+            Op::Withheld => "failure",
+            Op::Note => "unknown",
+            Op::Start | Op::Extend | Op::End => "success",
+        };
         let mut event = json!({
             "kind": if self.op == Op::Note { "event" } else { "alert" },
             "category": ["intrusion_detection"],
             "type": [if denied { "denied" } else { "info" }],
             "action": format!("{}_{}", self.action, self.op.name()),
+            "outcome": outcome,
             "id": self.id,
             "module": "portcullis",
             "provider": "portcullis",
