@@ -346,11 +346,18 @@ impl Action {
             Some("P2") => 47,
             _ => 21,
         };
+        // Of the decision: whether an enforcer carried it out is not known here.
+        let outcome = match self.op {
+            Op::Withheld => "failure",
+            Op::Note => "unknown",
+            Op::Start | Op::Extend | Op::End => "success",
+        };
         let mut event = json!({
             "kind": if self.op == Op::Note { "event" } else { "alert" },
             "category": ["intrusion_detection"],
             "type": [if denied { "denied" } else { "info" }],
             "action": format!("{}_{}", self.action, self.op.name()),
+            "outcome": outcome,
             "id": self.id,
             "module": "portcullis",
             "provider": "portcullis",
@@ -457,7 +464,15 @@ pub fn escape(text: &str) -> String {
             break;
         }
         let unsafe_to_show = c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+            || matches!(
+                c,
+                '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{feff}'
+                    | '\u{200b}'..='\u{200f}'
+                    | '\u{2028}'..='\u{202e}'
+                    | '\u{2060}'..='\u{206f}'
+                    | '\u{fff9}'..='\u{fffb}'
+                    | '\u{e0000}'..='\u{e007f}'
+            );
         if unsafe_to_show {
             out.extend(c.escape_unicode());
         } else {

@@ -156,9 +156,18 @@ impl Node {
     pub fn is_off(&self) -> bool {
         match &self.kind {
             Kind::Bool(b) => !b,
-            Kind::Text(text) => matches!(text.as_str(), "off" | "no" | "never"),
+            Kind::Text(text) => yes_or_no(text) == Some(false) || text == "never",
             _ => false,
         }
+    }
+}
+
+/// What people write for a boolean where one is asked for.
+fn yes_or_no(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "yes" | "on" => Some(true),
+        "no" | "off" => Some(false),
+        _ => None,
     }
 }
 
@@ -263,7 +272,9 @@ impl<'d> Checker<'d> {
         if self.document.text.trim().is_empty() {
             return Some(Node { kind: Kind::Map(Vec::new()), place: Place { line: 1, column: 1 } });
         }
-        match serde_saphyr::from_str::<Node>(&self.document.text) {
+        // Only `true` and `false` are booleans: `n` may name a capture, and NO is a country.
+        let options = serde_saphyr::options! { strict_booleans: true };
+        match serde_saphyr::from_str_with_options::<Node>(&self.document.text, options) {
             Ok(node) => Some(node),
             Err(error) => {
                 let place = error.location().map(|l| place(&l)).unwrap_or_default();
@@ -409,8 +420,7 @@ impl<'d> Checker<'d> {
     pub fn bool(&mut self, node: &Node, what: &str) -> Option<bool> {
         match &node.kind {
             Kind::Bool(b) => Some(*b),
-            Kind::Text(text) if matches!(text.as_str(), "on" | "yes") => Some(true),
-            Kind::Text(text) if matches!(text.as_str(), "off" | "no") => Some(false),
+            Kind::Text(text) if yes_or_no(text).is_some() => yes_or_no(text),
             _ => {
                 self.node(node, format!("{what} must be true or false"), None);
                 None

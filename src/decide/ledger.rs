@@ -1,4 +1,8 @@
 //! What is active: one entry per mode, action and target (alerts: per rule too), with its end.
+//!
+//! A decision is active for every crossing before its `until`, whether or not its end was said: a
+//! late event may cross at a time that the clock has passed, and an idle stream says ends earlier
+//! than a busy one. So what has ended stays known until no such crossing can come.
 
 use crate::action::Target;
 use crate::decode::time::Micros;
@@ -61,19 +65,21 @@ const PAST_MAX: usize = 500_000;
 #[derive(Debug, Default)]
 pub struct Ledger {
     active: HashMap<LedgerKey, (u64, Active)>,
-    /// Ends in order; the number makes equal ends come in the order of their starts.
+    /// Ends to be said, in order; the number makes equal ends come in the order of their starts.
     ends: BTreeMap<(Micros, u64), LedgerKey>,
+    /// Ends that were said, of decisions that a late crossing may still meet.
+    said: BTreeMap<(Micros, u64), LedgerKey>,
     past: HashMap<LedgerKey, Past>,
     started: u64,
 }
 
 impl Ledger {
-    /// Decisions that are active.
+    /// Decisions whose end was not said.
     pub fn active(&self) -> usize {
-        self.active.len()
+        self.ends.len()
     }
 
-    /// The active decision of `key`.
+    /// The decision of `key` that is active, or whose end was said and not yet forgotten.
     pub fn get(&self, key: &LedgerKey) -> Option<&Active> {
         self.active.get(key).map(|(_, active)| active)
     }
@@ -83,26 +89,40 @@ impl Ledger {
         self.ends.first_key_value().map(|((until, _), _)| *until)
     }
 
-    /// Takes the first decision that is over at `clock`.
+    /// The first decision that is over at `clock` and whose end was not said before.
     pub fn pop_due(&mut self, clock: Micros) -> Option<(LedgerKey, Active)> {
         let ((until, _), _) = self.ends.first_key_value()?;
         if *until > clock {
             return None;
         }
-        let (_, key) = self.ends.pop_first()?;
-        let (_, active) = self.active.remove(&key)?;
+        let (place, key) = self.ends.pop_first()?;
+        let active = self.get(&key)?.clone();
+        self.said.insert(place, key.clone());
         Some((key, active))
     }
 
-    /// Takes the decision of `key` if it is over at `at`, whatever the clock says.
+    /// Forgets decisions that ended by `horizon`, before which nothing can cross any more.
+    pub fn forget(&mut self, horizon: Micros) {
+        while let Some(((until, _), _)) = self.said.first_key_value()
+            && *until <= horizon
+        {
+            if let Some((_, key)) = self.said.pop_first() {
+                self.active.remove(&key);
+            }
+        }
+    }
+
+    /// Lets go of the decision of `key` if it is over at `at`, whatever the clock says; gives it if
+    /// its end is still to be said.
     pub fn take_ended(&mut self, key: &LedgerKey, at: Micros) -> Option<Active> {
         let (_, active) = self.active.get(key)?;
         if active.until > at {
             return None;
         }
         let (number, active) = self.active.remove(key)?;
-        self.ends.remove(&(active.until, number));
-        Some(active)
+        let place = (active.until, number);
+        self.said.remove(&place);
+        self.ends.remove(&place).map(|_| active)
     }
 
     /// Begins a decision.
@@ -134,7 +154,9 @@ impl Ledger {
         let Some(until) = until.filter(|until| *until > active.until) else {
             return Some((active.id.clone(), false));
         };
-        self.ends.remove(&(active.until, *number));
+        let place = (active.until, *number);
+        self.ends.remove(&place);
+        self.said.remove(&place);
         active.until = until;
         self.ends.insert((until, *number), key.clone());
         if let Some(past) = self.past.get_mut(key) {

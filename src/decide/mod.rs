@@ -51,6 +51,11 @@ impl Decider {
         }
     }
 
+    /// Forgets what ended by `horizon`, before which nothing can cross any more.
+    pub fn forget(&mut self, horizon: Micros) {
+        self.ledger.forget(horizon);
+    }
+
     /// When the next decision ends.
     pub fn next_end(&self) -> Option<Micros> {
         self.ledger.next_end()

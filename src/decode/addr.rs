@@ -296,7 +296,7 @@ impl FromIterator<IpNet> for Nets {
 }
 
 /// `net` without bits beyond its prefix length, as IPv4 if it lies in the mapped or NAT64 range.
-fn canonical_net(net: IpNet) -> IpNet {
+pub fn canonical_net(net: IpNet) -> IpNet {
     if let IpNet::V6(v6) = net
         && let Some(length) = v6.prefix_len().checked_sub(96)
         && let Some(v4) = embedded(v6.network())

@@ -265,12 +265,12 @@ impl Detector {
             ..
         } = self;
         let (Some(rule), Some(plan)) = (rules.get(number), plans.get(number)) else { return };
-        let Some(key) = names.key(&rule.per, event, config.ipv6_prefix) else {
-            if let Some(count) = keyless.get_mut(number) {
-                *count += 1;
-            }
-            return;
-        };
+        let key = names.key(&rule.per, event, config.ipv6_prefix);
+        if key.is_none()
+            && let Some(count) = keyless.get_mut(number)
+        {
+            *count += 1;
+        }
         let value =
             rule.condition.field().map(|field| names.value(event, field, config.ipv6_prefix));
         // A rule that compares values can say nothing of an event without one.
@@ -279,10 +279,12 @@ impl Detector {
             Some(value) => value,
             None => None,
         };
+        // `new` means new to the stream, so an event that lacks the key teaches its value too.
         let is_new = match (&rule.condition, &value, known.get_mut(number)) {
             (Condition::New { .. }, Some(value), Some(known)) => known.learn(value, time),
             _ => true,
         };
+        let Some(key) = key else { return };
         if !is_new || (quiet && matches!(rule.condition, Condition::New { .. })) {
             return;
         }

@@ -449,6 +449,7 @@ impl Engine {
             }
         }
         self.decider.advance(now);
+        self.decider.forget(now.saturating_sub(self.config.lateness));
     }
 
     fn events(&mut self, events: &[Event], time: Micros) {

@@ -371,12 +371,14 @@ impl Test {
     }
 }
 
-/// A network, or a single address as a network of one.
+/// A network, or a single address as a network of one, in the form in which addresses are compared:
+/// IPv4 written as IPv6 is IPv4.
 pub fn parse_net(text: &str) -> Option<IpNet> {
-    text.trim().parse::<IpNet>().ok().map(|net| net.trunc()).or_else(|| {
-        let ip: std::net::IpAddr = text.trim().parse().ok()?;
-        Some(IpNet::from(addr::parse_ip(text).unwrap_or(ip)))
-    })
+    let text = text.trim();
+    match text.parse::<IpNet>() {
+        Ok(net) => Some(addr::canonical_net(net)),
+        Err(_) => text.parse().ok().map(|ip| IpNet::from(addr::canonical(ip))),
+    }
 }
 
 fn compile(checker: &mut Checker<'_>, node: &Node, source: &str) -> Option<Regex> {
