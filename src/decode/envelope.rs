@@ -489,8 +489,9 @@ fn key_values<'a>(items: &[Value<'a>]) -> Vec<(Cow<'a, str>, Value<'a>)> {
 }
 
 /// Keys that shippers of container output write beside the line they carry.
-const CARRIER_KEYS: [&str; 44] = [
+const CARRIER_KEYS: [&str; 45] = [
     "log",
+    "logprocessed",
     "message",
     "shortmessage",
     "date",
