@@ -263,7 +263,9 @@ impl<'d> Checker<'d> {
         if self.document.text.trim().is_empty() {
             return Some(Node { kind: Kind::Map(Vec::new()), place: Place { line: 1, column: 1 } });
         }
-        match serde_saphyr::from_str::<Node>(&self.document.text) {
+        // The names `n` and `y` and the country `NO` are text.
+        let options = serde_saphyr::options! { strict_booleans: true };
+        match serde_saphyr::from_str_with_options::<Node>(&self.document.text, options) {
             Ok(node) => Some(node),
             Err(error) => {
                 let place = error.location().map(|l| place(&l)).unwrap_or_default();

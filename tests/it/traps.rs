@@ -44,7 +44,7 @@ fn replay_with(config: &str, input: &str) -> Vec<Value> {
 fn targets(actions: &[Value], op: &str, action: &str) -> Vec<String> {
     actions
         .iter()
-        .filter(|line| line["op"] == op && line["action"] == action)
+        .filter(|line| line["op"] == op && line["action"] == action && line["mode"] == "enforce")
         .map(|line| line["target"]["value"].as_str().unwrap_or("global").to_owned())
         .collect()
 }
