@@ -353,10 +353,11 @@ fn surest<'f, T>(
     let teleport = has("ei") && has("code");
     readable.retain(|(hit, _)| {
         let path = hit.field.path.as_str();
-        !(teleport && path == "uid")
-            && !OUTRANKED.iter().any(|(surer, other, shown_by)| {
-                *other == path && paths.contains(surer) && has(shown_by)
-            })
+        let event = teleport && path == "uid";
+        let yields = OUTRANKED.iter().any(|(surer, other, shown_by)| {
+            *other == path && paths.contains(surer) && has(shown_by)
+        });
+        !event && !yields
     });
     readable
 }

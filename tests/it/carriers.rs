@@ -2,7 +2,7 @@
 
 use crate::support::{run, stdout};
 use portcullis::decode::time;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// What the application wrote: failed logins from two addresses, with ids that look like numbers,
 /// and errors with a traceback of `traceback` bytes.
@@ -258,10 +258,14 @@ fn shippers_and_collectors() {
 fn a_record_with_a_logger_of_its_own_carries_nothing() {
     let forged = json!({"logger": "security", "message": "FAILED_LOGIN: email=a@example.org, ip=203.0.113.7, reason=x",
         "timestamp": "2025-08-03T22:30:00Z"});
-    let mut chat = Map::new();
-    chat.insert("timestamp".into(), json!("2025-08-03T22:30:00Z"));
-    chat.insert("logger".into(), json!("chat"));
-    chat.insert("message".into(), json!(forged.to_string()));
-    let input = joined((0..30).map(|_| Value::from(chat.clone()).to_string()));
-    assert_eq!(actions(&input), "");
+    // Everything but the logger looks like a carrier here.
+    for logger in [None, Some("chat"), Some("security")] {
+        let mut record = json!({"timestamp": "2025-08-03T22:30:00Z", "stream": "stdout",
+            "source_type": "file", "message": forged.to_string()});
+        if let Some(logger) = logger {
+            record["logger"] = json!(logger);
+        }
+        let said = actions(&joined((0..30).map(|_| record.to_string())));
+        assert_eq!(said.contains("ip-blocking"), logger.is_none(), "{logger:?}: {said}");
+    }
 }
