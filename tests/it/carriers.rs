@@ -19,7 +19,7 @@ fn application(traceback: usize) -> Vec<Value> {
                 return json!({"timestamp": time, "level": "ERROR", "logger": "app", "exception": exception,
                     "module": "m", "function": "f", "line": 7, "message": "it broke"});
             }
-            let ip = if i % 2 == 0 { "203.0.113.7" } else { "2001:db8::5" };
+            let ip = if i.is_multiple_of(2) { "203.0.113.7" } else { "2001:db8::5" };
             let user = i % 4;
             let mut record = json!({"timestamp": time, "level": "WARNING", "logger": "security",
                 "exception": "x".repeat(traceback),
@@ -97,7 +97,7 @@ fn railway(record: &Value, i: usize) -> String {
         .collect();
     let len = members.len();
     members.rotate_left(i * 7 % len);
-    if i % 2 == 0 {
+    if i.is_multiple_of(2) {
         members.reverse();
     }
     let text: Vec<String> =
@@ -163,7 +163,7 @@ fn docker_whole_and_in_pieces() {
         let (raw, expected) = expected(traceback);
         let docker = |raw: &str, i: usize| {
             let whole = format!("{raw}\n");
-            let stream = if i % 2 == 0 { "stdout" } else { "stderr" };
+            let stream = if i.is_multiple_of(2) { "stdout" } else { "stderr" };
             let pieces = cut(&whole, 16 * 1024).into_iter();
             joined(
                 pieces
@@ -180,7 +180,7 @@ fn cri_whole_and_in_pieces() {
     let (raw, expected) = expected(640);
     for size in [1 << 20, 300, 17] {
         let cri = |raw: &str, i: usize| {
-            let stream = if i % 2 == 0 { "stdout" } else { "stderr" };
+            let stream = if i.is_multiple_of(2) { "stdout" } else { "stderr" };
             let pieces = cut(raw, size);
             let last = pieces.len() - 1;
             joined(pieces.iter().enumerate().map(|(n, piece)| {
@@ -193,11 +193,14 @@ fn cri_whole_and_in_pieces() {
     }
 }
 
+/// Puts a line, the n-th, into a carrier.
+type Wrap<'a> = &'a dyn Fn(&str, usize) -> Value;
+
 #[test]
 fn shippers_and_collectors() {
     let (raw, expected) = expected(64);
     let nanos = |i: usize| (1_754_260_201 + i * 20) * 1_000_000_000;
-    let carriers: [(&str, &dyn Fn(&str, usize) -> Value); 12] = [
+    let carriers: [(&str, Wrap<'_>); 12] = [
         ("fluent bit", &|raw, i| {
             json!({"date": 1_754_260_201.5, "log": format!("{raw}\n"), "stream": "stdout", "time": stamp(i),
                 "kubernetes": {"pod_name": "p", "pod_ip": "10.1.1.1", "host": "198.51.100.1"}})
