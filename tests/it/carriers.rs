@@ -19,7 +19,7 @@ fn application(traceback: usize) -> Vec<Value> {
                 return json!({"timestamp": time, "level": "ERROR", "logger": "app", "exception": exception,
                     "module": "m", "function": "f", "line": 7, "message": "it broke"});
             }
-            let ip = if i.is_multiple_of(2) { "203.0.113.7" } else { "2001:db8::5" };
+            let ip = if i % 2 == 0 { "203.0.113.7" } else { "2001:db8::5" };
             let user = i % 4;
             let mut record = json!({"timestamp": time, "level": "WARNING", "logger": "security",
                 "exception": "x".repeat(traceback),
