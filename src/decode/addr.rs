@@ -186,8 +186,11 @@ fn capped(mut key: String, rest: &str) -> String {
 ///
 /// With `is_number`, `text` is the number as the record spells it: `42`, `42.0` and `4.2e1` are
 /// `42`. That holds for whole numbers below 10^15 in size; others stay as they are spelled. 0 is
-/// what programs write for nobody, and is `None`.
+/// what programs write for nobody, and is `None`, as text too: carriers turn one into the other.
 pub fn canonical_id(text: &str, is_number: bool) -> Option<String> {
+    if text.trim() == "0" {
+        return None;
+    }
     if is_number {
         match whole_number(text.trim()) {
             Some(0) => return None,
@@ -733,7 +736,7 @@ mod tests {
         ] {
             assert_eq!(canonical_id(text, true).as_deref(), expected, "{text}");
         }
-        assert_eq!(canonical_id("0", false).as_deref(), Some("0"));
+        assert_eq!(canonical_id("0", false), None);
         assert_eq!(canonical_id("42.0", false).as_deref(), Some("42.0"));
         assert_eq!(
             canonical_id(" 6BA7B810-9DAD-11D1-80B4-00C04FD430C8 ", false).as_deref(),

@@ -56,9 +56,11 @@ pub struct Fragment {
 
 /// Reads a line of a container runtime as a piece; `None` if it is none.
 pub fn fragment(line: &[u8], config: &DecodeConfig) -> Option<Fragment> {
-    let text = String::from_utf8_lossy(line);
-    let text = clean(&text);
-    if let Some(cri) = text::cri(&text) {
+    let line = String::from_utf8_lossy(line);
+    let text = clean(&line);
+    // A blank at which the runtime cut belongs to the text, so only what ends lines is taken off.
+    let whole = line.trim_matches(['\u{feff}', '\0', '\r', '\n']);
+    if let Some(cri) = text::cri(whole).or_else(|| text::cri(&text)) {
         return Some(Fragment {
             stream: cri.stream.to_owned(),
             content: cri.content.to_owned(),
@@ -489,8 +491,9 @@ fn key_values<'a>(items: &[Value<'a>]) -> Vec<(Cow<'a, str>, Value<'a>)> {
 }
 
 /// Keys that shippers of container output write beside the line they carry.
-const CARRIER_KEYS: [&str; 44] = [
+const CARRIER_KEYS: [&str; 45] = [
     "log",
+    "logprocessed",
     "message",
     "shortmessage",
     "date",

@@ -211,7 +211,7 @@ fn assign_roles(record: &mut Record, own: usize, config: &DecodeConfig) {
         .any(|role| repeated(&of(role).collect::<Vec<_>>()));
 
     let direct: Vec<Hit<'_>> = of(Role::Ip).collect();
-    let (ip, doubt) = read_ip(&direct, config);
+    let (ip, doubt) = read_ip(&direct, config, &has);
     record.ip = ip;
     record.doubts.ip = doubt;
     let hidden = record.ip.as_ref().is_none_or(|fact| config.never.covers(fact.ip).is_some());
@@ -221,11 +221,11 @@ fn assign_roles(record: &mut Record, own: usize, config: &DecodeConfig) {
     }
 
     (record.user, record.doubts.user) =
-        read_identity(&of(Role::User).collect::<Vec<_>>(), |field| {
+        read_identity(&of(Role::User).collect::<Vec<_>>(), &has, |field| {
             (field.kind == Kind::Text).then(|| addr::normalize_user(&field.text)).flatten()
         });
     (record.user_id, record.doubts.user_id) =
-        read_identity(&of(Role::UserId).collect::<Vec<_>>(), |field| match field.kind {
+        read_identity(&of(Role::UserId).collect::<Vec<_>>(), &has, |field| match field.kind {
             Kind::Text => addr::canonical_id(&field.text, false),
             Kind::Number => addr::canonical_id(&field.text, true),
             Kind::Bool | Kind::Null | Kind::List => None,
@@ -328,22 +328,50 @@ fn read_level(field: &Field, has: &impl Fn(&str) -> bool) -> Option<Level> {
     }
 }
 
-/// Pairs in which a known producer writes the peer beside the client it resolved.
-const CLIENT_OVER_PEER: [(&str, &str); 2] =
-    [("request.clientip", "request.remoteip"), ("client.ip", "source.ip")];
+/// Names that a known producer uses for two different things of one record, so that they are no
+/// contradiction: the surer one, the other one, and the name that shows the producer.
+const OUTRANKED: [(&str, &str, &str); 6] = [
+    // The client that Caddy resolved, and its peer.
+    ("request.clientip", "request.remoteip", "request.remoteip"),
+    ("client.ip", "source.ip", "source.ip"),
+    // ECS and OCSF describe one account in one object, by name and by address.
+    ("user.email", "user.name", "ecs.version"),
+    ("user.emailaddr", "user.name", "classuid"),
+    // Authentik: the account that was tried, and the one that is logged in.
+    ("context.username", "user.username", "domainurl"),
+    // Okta: the account, and the event itself.
+    ("actor.id", "uuid", "eventtype"),
+];
 
-fn read_ip(hits: &[Hit<'_>], config: &DecodeConfig) -> (Option<IpFact>, bool) {
-    let readable: Vec<(Hit<'_>, IpFact)> = hits
+/// Leaves out what yields to a surer name that could be read as well.
+fn surest<'f, T>(
+    mut readable: Vec<(Hit<'f>, T)>,
+    has: &impl Fn(&str) -> bool,
+) -> Vec<(Hit<'f>, T)> {
+    let paths: Vec<&'f str> = readable.iter().map(|(hit, _)| hit.field.path.as_str()).collect();
+    // Teleport numbers its events under a name that elsewhere means an account.
+    let teleport = has("ei") && has("code");
+    readable.retain(|(hit, _)| {
+        let path = hit.field.path.as_str();
+        let event = teleport && path == "uid";
+        let yields = OUTRANKED.iter().any(|(surer, other, shown_by)| {
+            *other == path && paths.contains(surer) && has(shown_by)
+        });
+        !event && !yields
+    });
+    readable
+}
+
+fn read_ip(
+    hits: &[Hit<'_>],
+    config: &DecodeConfig,
+    has: &impl Fn(&str) -> bool,
+) -> (Option<IpFact>, bool) {
+    let readable = hits
         .iter()
         .filter_map(|hit| read_ip_text(hit.field, config).map(|fact| (*hit, fact)))
         .collect();
-    let has = |path: &str| readable.iter().any(|(hit, _)| hit.field.path == path);
-    let readable: Vec<_> = readable
-        .iter()
-        .filter(|(hit, _)| {
-            !CLIENT_OVER_PEER.iter().any(|(client, peer)| hit.field.path == *peer && has(client))
-        })
-        .collect();
+    let readable = surest(readable, has);
     settle(readable.iter().map(|(hit, fact)| (*hit, fact, fact.ip)))
 }
 
@@ -362,15 +390,17 @@ fn read_ip_text(field: &Field, config: &DecodeConfig) -> Option<IpFact> {
 
 fn read_identity(
     hits: &[Hit<'_>],
+    has: &impl Fn(&str) -> bool,
     canonical: impl Fn(&Field) -> Option<String>,
 ) -> (Option<Fact>, bool) {
-    let readable: Vec<(Hit<'_>, Fact)> = hits
+    let readable = hits
         .iter()
         .filter_map(|hit| {
             let value = canonical(hit.field)?;
             Some((*hit, Fact { value, from: hit.field.shown.clone() }))
         })
         .collect();
+    let readable = surest(readable, has);
     settle(readable.iter().map(|(hit, fact)| (*hit, fact, fact.value.clone())))
 }
 

@@ -1,1 +1,274 @@
-//! To be filled.
+//! The same events in every envelope give the same actions, byte for byte.
+
+use crate::support::{run, stdout};
+use portcullis::decode::time;
+use serde_json::{Value, json};
+
+/// What the application wrote: failed logins from two addresses, with ids that look like numbers,
+/// and errors with a traceback of `traceback` bytes.
+fn application(traceback: usize) -> Vec<Value> {
+    (0..60)
+        .map(|i| {
+            let time = time::format(1_754_260_200_000_000 + i * 5_000_000 + 123_456);
+            let time = time.replace('Z', "+00:00");
+            if i % 6 == 5 {
+                let exception = format!(
+                    "Traceback:\n  File \"x.py\", line {i}\n{}",
+                    "  é raise \"x\"\\\n".repeat(traceback / 16)
+                );
+                return json!({"timestamp": time, "level": "ERROR", "logger": "app", "exception": exception,
+                    "module": "m", "function": "f", "line": 7, "message": "it broke"});
+            }
+            let ip = if i % 2 == 0 { "203.0.113.7" } else { "2001:db8::5" };
+            let user = i % 4;
+            let mut record = json!({"timestamp": time, "level": "WARNING", "logger": "security",
+                "exception": "x".repeat(traceback),
+                "message": format!("FAILED_LOGIN: email=User{user}@example.org, ip={ip}, reason=bad \"pw\""),
+                "module": "auth", "function": "login", "line": 42, "user_id": format!("{}", 40 + user)});
+            if i % 3 == 0 {
+                record["request_id"] = json!(format!("{}", 1000 + i));
+                record["ip_address"] = json!(ip);
+            }
+            record
+        })
+        .collect()
+}
+
+fn lines(records: &[Value]) -> Vec<String> {
+    records.iter().map(Value::to_string).collect()
+}
+
+fn joined(lines: impl IntoIterator<Item = String>) -> String {
+    lines.into_iter().map(|line| line + "\n").collect()
+}
+
+fn actions(input: &str) -> String {
+    stdout(&run(&["replay", "-", "--output", "json", "--summary", "none"], input.as_bytes()))
+}
+
+/// What the application's own output gives, which has to be worth comparing with.
+fn expected(traceback: usize) -> (Vec<String>, String) {
+    let raw = lines(&application(traceback));
+    let expected = actions(&joined(raw.clone()));
+    for part in [
+        "ip-blocking",
+        "user-account-lockout",
+        "server-errors",
+        "2001:db8::/64",
+        "203.0.113.7",
+        "\"1000\"",
+    ] {
+        assert!(expected.contains(part), "no {part} in\n{expected}");
+    }
+    (raw, expected)
+}
+
+fn same(what: &str, input: &str, expected: &str) {
+    let got = actions(input);
+    let pair = expected.lines().zip(got.lines()).find(|(want, got)| want != got);
+    if let Some((want, got)) = pair {
+        panic!("{what}:\n want {want}\n got  {got}");
+    }
+    assert_eq!(got.lines().count(), expected.lines().count(), "{what}: fewer or more lines");
+}
+
+fn stamp(i: usize) -> String {
+    time::format(1_754_260_201_000_000 + i64::try_from(i).unwrap() * 20_000_000)
+}
+
+/// Railway's command line: attributes lose their quotes and are then parsed once more.
+fn railway(record: &Value, i: usize) -> String {
+    let mut members: Vec<(String, Value)> = record
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(key, value)| {
+            let value = match key.as_str() {
+                "message" => value.clone(),
+                "level" => json!(value.as_str().unwrap().to_lowercase().replace("warning", "warn")),
+                _ => {
+                    let raw = value.to_string();
+                    let bare = raw.trim_matches('"');
+                    serde_json::from_str(bare).unwrap_or_else(|_| json!(bare))
+                }
+            };
+            (key.clone(), value)
+        })
+        .collect();
+    let len = members.len();
+    members.rotate_left(i * 7 % len);
+    if i.is_multiple_of(2) {
+        members.reverse();
+    }
+    let text: Vec<String> =
+        members.iter().map(|(key, value)| format!("{}:{value}", json!(key))).collect();
+    format!("{{{}}}", text.join(","))
+}
+
+#[test]
+fn railway_lines_in_any_key_order() {
+    let (_, expected) = expected(64);
+    let records = application(64);
+    let input = joined(records.iter().enumerate().map(|(i, record)| railway(record, i)));
+    assert!(input.contains(r#""user_id":41"#) && input.contains(r"Traceback:\\n"));
+    same("railway", &input, &expected);
+}
+
+#[test]
+fn locomotive_arrays() {
+    let (_, expected) = expected(64);
+    let records: Vec<Value> = application(64)
+        .into_iter()
+        .map(|mut record| {
+            let level = record["level"].as_str().unwrap().to_lowercase().replace("warning", "warn");
+            record["level"] = json!(level);
+            record["severity"] = json!(level);
+            record["_metadata"] =
+                json!({"deploymentId": "d", "serviceName": "api", "logType": "deploy"});
+            record
+        })
+        .collect();
+    let arrays = |records: &[Value]| {
+        joined(records.chunks(7).map(|some| Value::from(some.to_vec()).to_string()))
+    };
+    same("locomotive 2", &arrays(&records), &expected);
+    let first: Vec<Value> = records
+        .into_iter()
+        .map(|mut record| {
+            for key in ["time", "_time", "dt", "datetime", "ts"] {
+                record[key] = record["timestamp"].clone();
+            }
+            record
+        })
+        .collect();
+    same("locomotive 1", &arrays(&first), &expected);
+}
+
+/// Cuts at a character before `size` bytes are full.
+fn cut(text: &str, size: usize) -> Vec<&str> {
+    let mut rest = text;
+    let mut pieces = Vec::new();
+    while rest.len() > size {
+        let (piece, more) = rest.split_at(rest.floor_char_boundary(size));
+        pieces.push(piece);
+        rest = more;
+    }
+    pieces.push(rest);
+    pieces
+}
+
+#[test]
+fn docker_whole_and_in_pieces() {
+    for traceback in [64, 40_000] {
+        let (raw, expected) = expected(traceback);
+        let docker = |raw: &str, i: usize| {
+            let whole = format!("{raw}\n");
+            let stream = if i.is_multiple_of(2) { "stdout" } else { "stderr" };
+            let pieces = cut(&whole, 16 * 1024).into_iter();
+            joined(
+                pieces
+                    .map(|log| json!({"log": log, "stream": stream, "time": stamp(i)}).to_string()),
+            )
+        };
+        let input: String = raw.iter().enumerate().map(|(i, raw)| docker(raw, i)).collect();
+        same(&format!("docker {traceback}"), &input, &expected);
+    }
+}
+
+#[test]
+fn cri_whole_and_in_pieces() {
+    let (raw, expected) = expected(640);
+    for size in [1 << 20, 300, 17] {
+        let cri = |raw: &str, i: usize| {
+            let stream = if i.is_multiple_of(2) { "stdout" } else { "stderr" };
+            let pieces = cut(raw, size);
+            let last = pieces.len() - 1;
+            joined(pieces.iter().enumerate().map(|(n, piece)| {
+                let tag = if n == last { "F" } else { "P" };
+                format!("{} {stream} {tag} {piece}", stamp(i))
+            }))
+        };
+        let input: String = raw.iter().enumerate().map(|(i, raw)| cri(raw, i)).collect();
+        same(&format!("cri {size}"), &input, &expected);
+    }
+}
+
+/// Puts a line, the n-th, into a carrier.
+type Wrap<'a> = &'a dyn Fn(&str, usize) -> Value;
+
+#[test]
+fn shippers_and_collectors() {
+    let (raw, expected) = expected(64);
+    let nanos = |i: usize| (1_754_260_201 + i * 20) * 1_000_000_000;
+    let carriers: [(&str, Wrap<'_>); 12] = [
+        ("fluent bit", &|raw, i| {
+            json!({"date": 1_754_260_201.5, "log": format!("{raw}\n"), "stream": "stdout", "time": stamp(i),
+                "kubernetes": {"pod_name": "p", "pod_ip": "10.1.1.1", "host": "198.51.100.1"}})
+        }),
+        ("fluent bit to kafka", &|raw, _| json!({"@timestamp": 1_754_260_201.5, "log": raw})),
+        (
+            "fluent bit around cri",
+            &|raw, i| json!({"date": 1_754_260_201.5, "log": format!("{} stdout F {raw}", stamp(i)), "kubernetes": {"pod_name": "p"}}),
+        ),
+        ("vector", &|raw, i| {
+            json!({"message": raw, "timestamp": stamp(i), "source_type": "kafka", "offset": i, "partition": 0,
+                "topic": "logs", "message_key": null, "headers": {}})
+        }),
+        ("vector in kubernetes", &|raw, i| {
+            json!({"message": raw, "timestamp": stamp(i), "source_type": "kubernetes_logs", "file": "/var/log/x",
+                "stream": "stdout", "kubernetes": {"pod_ip": "10.1.1.1"}})
+        }),
+        ("cloudwatch", &|raw, i| {
+            json!({"messageType": "DATA_MESSAGE", "owner": "1", "logGroup": "g", "logStream": "s",
+                "subscriptionFilters": ["f"],
+                "logEvents": [{"id": "1", "timestamp": nanos(i) / 1_000_000, "message": raw}]})
+        }),
+        (
+            "loki",
+            &|raw, i| json!({"streams": [{"stream": {"service": "api", "level": "info"}, "values": [[nanos(i).to_string(), raw]]}]}),
+        ),
+        ("otlp", &|raw, i| {
+            json!({"resourceLogs": [{"resource": {"attributes": []}, "scopeLogs": [{"logRecords": [
+                {"timeUnixNano": nanos(i).to_string(), "body": {"stringValue": raw},
+                 "attributes": [{"key": "log.file.path", "value": {"stringValue": "/x"}}]}]}]}]})
+        }),
+        ("journald", &|raw, i| {
+            json!({"__REALTIME_TIMESTAMP": (nanos(i) / 1000).to_string(), "PRIORITY": "6", "_TRANSPORT": "stdout",
+                "SYSLOG_IDENTIFIER": "app", "_HOSTNAME": "h", "MESSAGE": raw})
+        }),
+        ("journald, as bytes", &|raw, i| {
+            json!({"__REALTIME_TIMESTAMP": (nanos(i) / 1000).to_string(), "PRIORITY": "6",
+                "SYSLOG_IDENTIFIER": "app", "MESSAGE": raw.as_bytes()})
+        }),
+        ("gelf of docker", &|raw, _| {
+            json!({"version": "1.1", "host": "h", "short_message": raw, "timestamp": 1_754_260_201.5, "level": 6,
+                "_command": "c", "_container_id": "i", "_container_name": "n", "_created": stamp(0),
+                "_image_id": "m", "_image_name": "a", "_tag": "t"})
+        }),
+        ("docker in vector", &|raw, i| {
+            let docker = json!({"log": format!("{raw}\n"), "stream": "stdout", "time": stamp(i)});
+            json!({"message": docker.to_string(), "timestamp": stamp(i), "source_type": "file", "file": "/x", "host": "h"})
+        }),
+    ];
+    for (what, wrap) in carriers {
+        let input = joined(raw.iter().enumerate().map(|(i, raw)| wrap(raw, i).to_string()));
+        same(what, &input, &expected);
+    }
+}
+
+/// What a carrier says about itself is never the client, nor is what it carries unless it is whole.
+#[test]
+fn a_record_with_a_logger_of_its_own_carries_nothing() {
+    let forged = json!({"logger": "security", "message": "FAILED_LOGIN: email=a@example.org, ip=203.0.113.7, reason=x",
+        "timestamp": "2025-08-03T22:30:00Z"});
+    // Everything but the logger looks like a carrier here.
+    for logger in [None, Some("chat"), Some("security")] {
+        let mut record = json!({"timestamp": "2025-08-03T22:30:00Z", "stream": "stdout",
+            "source_type": "file", "message": forged.to_string()});
+        if let Some(logger) = logger {
+            record["logger"] = json!(logger);
+        }
+        let said = actions(&joined((0..30).map(|_| record.to_string())));
+        assert_eq!(said.contains("ip-blocking"), logger.is_none(), "{logger:?}: {said}");
+    }
+}
