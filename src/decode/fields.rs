@@ -443,6 +443,10 @@ pub struct Field {
 /// How deep paths are followed. Identity fields of real producers lie at three at the most.
 const PATH_DEPTH_MAX: usize = 6;
 
+/// Longest path under which nesting is followed, in bytes: every field below repeats it, so a long
+/// key over many short ones would cost their product.
+const PATH_BYTES_MAX: usize = 128;
+
 /// Lists all scalars of an object, in their order.
 pub fn flatten(members: &[(std::borrow::Cow<'_, str>, Value<'_>)]) -> Vec<Field> {
     let mut fields = Vec::with_capacity(members.len() + 4);
@@ -490,7 +494,7 @@ fn flatten_value(
         Value::Number(n) => push(n.to_string(), Kind::Number),
         Value::String(s) => push(s.to_string(), Kind::Text),
         Value::Cut => {}
-        Value::Object(members) if depth < PATH_DEPTH_MAX => {
+        Value::Object(members) if depth < PATH_DEPTH_MAX && shown.len() <= PATH_BYTES_MAX => {
             // Typed wrappers such as OTLP's {"stringValue": ..} are the value itself.
             match members.as_slice() {
                 [(key, inner)]
@@ -514,6 +518,9 @@ fn flatten_value(
                 .collect();
             if !scalars.is_empty() {
                 push(scalars.join(", "), Kind::List);
+            }
+            if shown.len() > PATH_BYTES_MAX {
+                return;
             }
             for item in items {
                 if let Value::Object(members) = item {
@@ -592,7 +599,7 @@ impl FieldMap {
 
 /// Reads a duration field as milliseconds, by the unit that its name implies. A bare `duration`
 /// has a unit only where the rest of the record shows who wrote it.
-pub fn duration_ms(field: &Field, has: impl Fn(&str) -> bool) -> Option<f64> {
+pub fn duration_ms(field: &Field, has: impl Fn(&'static str) -> bool) -> Option<f64> {
     let unit = match field.path.as_str() {
         "requesttime" | "durations" | "targetprocessingtime" => Unit::Seconds,
         "event.duration" => Unit::Nanos,

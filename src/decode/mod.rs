@@ -15,8 +15,11 @@ pub mod time;
 use addr::{Nets, NeverBlock};
 use fields::{Field, FieldMap, Hit, Kind, Role};
 use level::Level;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use time::{When, Zone};
 
 /// What decoding depends on besides the line.
@@ -111,7 +114,7 @@ pub struct Record {
     /// Normalised level.
     pub level: Option<Level>,
     /// The logger's name.
-    pub logger: Option<String>,
+    pub logger: Option<Arc<str>>,
     /// The message, and further ones if the key was repeated; for plain text, the whole line last.
     pub messages: Vec<String>,
     /// The client's address.
@@ -132,8 +135,10 @@ pub struct Record {
     pub path: Option<String>,
     /// Method.
     pub method: Option<String>,
-    /// Every scalar, the record's own first, then those of its envelopes.
+    /// Every scalar of its own.
     pub fields: Vec<Field>,
+    /// Those of its envelopes, outermost first, shared by all records that travelled in them.
+    pub outer: Vec<Arc<[Field]>>,
     /// Contradictions.
     pub doubts: Doubts,
     /// What it was wrapped in, outermost first, ending with its own shape.
@@ -177,7 +182,8 @@ impl Record {
 
     /// A field by its normalised path.
     pub fn raw(&self, path: &str) -> Option<&Field> {
-        self.fields.iter().find(|field| field.path == path && field.kind != Kind::Null)
+        let outer = self.outer.iter().flat_map(|fields| fields.iter());
+        self.fields.iter().chain(outer).find(|f| f.path == path && f.kind != Kind::Null)
     }
 }
 
@@ -193,7 +199,18 @@ fn assign_roles(record: &mut Record, own: usize, config: &DecodeConfig) {
     let fields = std::mem::take(&mut record.fields);
     let hits = config.fields.roles(&fields[..own]);
     let of = |role: Role| hits.iter().filter(move |(r, _)| *r == role).map(|(_, hit)| *hit);
-    let has = |path: &str| fields.iter().any(|field| field.path == path);
+    // Asked of few names, but perhaps once for each of very many fields: answers are kept.
+    let outer = &record.outer;
+    let answers: RefCell<Vec<(&'static str, bool)>> = RefCell::default();
+    let has = |path: &'static str| {
+        if let Some((_, known)) = answers.borrow().iter().find(|(asked, _)| *asked == path) {
+            return *known;
+        }
+        let there = fields.iter().chain(outer.iter().flat_map(|f| f.iter()));
+        let there = there.into_iter().any(|field| field.path == path);
+        answers.borrow_mut().push((path, there));
+        there
+    };
 
     if record.messages.is_empty() {
         record.messages = messages(&of(Role::Message).collect::<Vec<_>>());
@@ -204,7 +221,7 @@ fn assign_roles(record: &mut Record, own: usize, config: &DecodeConfig) {
     let logger = of(Role::Logger)
         .find(|hit| hit.field.kind == Kind::Text && logger_name_counts(&hit.field.path, &has));
     if let Some(hit) = logger {
-        record.logger = Some(hit.field.text.clone());
+        record.logger = Some(hit.field.text.as_str().into());
     }
     record.doubts.core = [Role::Message, Role::Time, Role::Logger]
         .into_iter()
@@ -263,10 +280,10 @@ fn messages(hits: &[Hit<'_>]) -> Vec<String> {
     let mut texts = hits.iter().filter(|hit| hit.field.kind == Kind::Text);
     let Some(first) = texts.next() else { return Vec::new() };
     let mut messages = vec![text::strip_ansi(&first.field.text).into_owned()];
+    let mut known = HashSet::from([first.field.text.as_str()]);
     for hit in texts.filter(|hit| hit.field.path == first.field.path) {
-        let other = text::strip_ansi(&hit.field.text).into_owned();
-        if !messages.contains(&other) {
-            messages.push(other);
+        if known.insert(&hit.field.text) {
+            messages.push(text::strip_ansi(&hit.field.text).into_owned());
         }
     }
     messages
@@ -274,18 +291,19 @@ fn messages(hits: &[Hit<'_>]) -> Vec<String> {
 
 /// Whether one of the names stands there twice with different values.
 fn repeated(hits: &[Hit<'_>]) -> bool {
-    hits.iter().enumerate().any(|(i, a)| {
-        hits[..i].iter().any(|b| {
-            a.field.path == b.field.path
-                && !a.field.listed
-                && !b.field.listed
-                && a.field.text != b.field.text
-        })
+    let [first, rest @ ..] = hits else { return false };
+    if rest.is_empty() {
+        return false;
+    }
+    let mut seen: HashMap<&str, &str> = HashMap::new();
+    [first].into_iter().chain(rest).filter(|hit| !hit.field.listed).any(|hit| {
+        let text = hit.field.text.as_str();
+        *seen.entry(&hit.field.path).or_insert(text) != text
     })
 }
 
 /// Some names are a logger's only in the company of that logger's other names.
-fn logger_name_counts(path: &str, has: &impl Fn(&str) -> bool) -> bool {
+fn logger_name_counts(path: &str, has: &impl Fn(&'static str) -> bool) -> bool {
     match path {
         "name" => has("levelname"),
         "target" => has("fields.message") || has("span.name"),
@@ -306,7 +324,7 @@ fn read_time(field: &Field, zone: &Zone) -> Option<When> {
 pub const NUMERIC_LEVELS: [&str; 4] = ["level", "priority", "severitynumber", "severity_number"];
 
 /// A level by name, or by number where the shape of the record tells whose numbers they are.
-fn read_level(field: &Field, has: &impl Fn(&str) -> bool) -> Option<Level> {
+fn read_level(field: &Field, has: &impl Fn(&'static str) -> bool) -> Option<Level> {
     if let Some(level) = Level::parse(&field.text) {
         return Some(level);
     }
@@ -338,11 +356,10 @@ fn read_ip(hits: &[Hit<'_>], config: &DecodeConfig) -> (Option<IpFact>, bool) {
         .filter_map(|hit| read_ip_text(hit.field, config).map(|fact| (*hit, fact)))
         .collect();
     let has = |path: &str| readable.iter().any(|(hit, _)| hit.field.path == path);
+    let peers = CLIENT_OVER_PEER.map(|(client, peer)| has(client).then_some(peer));
     let readable: Vec<_> = readable
         .iter()
-        .filter(|(hit, _)| {
-            !CLIENT_OVER_PEER.iter().any(|(client, peer)| hit.field.path == *peer && has(client))
-        })
+        .filter(|(hit, _)| !peers.contains(&Some(hit.field.path.as_str())))
         .collect();
     settle(readable.iter().map(|(hit, fact)| (*hit, fact, fact.ip)))
 }
