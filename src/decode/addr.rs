@@ -5,6 +5,7 @@
 //! read for sure therefore gives `None`, and the event is keyless for that role. The address ranges
 //! that must never be blocked live here too.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -162,6 +163,15 @@ pub fn normalize_user(text: &str) -> Option<String> {
         return None;
     }
     Some(capped(key.to_owned(), rest))
+}
+
+/// `text`, or, if it is longer than a key may be, a stand-in that no other text is likely to share.
+pub fn bounded(text: &str) -> Cow<'_, str> {
+    if text.len() <= USER_MAX {
+        return Cow::Borrowed(text);
+    }
+    let (head, rest) = text.split_at(text.floor_char_boundary(USER_HEAD));
+    Cow::Owned(capped(head.to_owned(), rest))
 }
 
 /// `key`, or a bounded stand-in for `key` and the `rest` after it.

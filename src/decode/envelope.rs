@@ -12,6 +12,7 @@ use super::text;
 use super::time::{self, When};
 use super::{DecodeConfig, Decoded, Record, Unread, assign_roles};
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// Layers that are followed; deeper ones are left as text.
 const LAYERS_MAX: usize = 6;
@@ -23,8 +24,8 @@ type Members<'a> = [(Cow<'a, str>, Value<'a>)];
 struct Outer {
     when: Option<When>,
     level: Option<Level>,
-    logger: Option<String>,
-    fields: Vec<Field>,
+    logger: Option<Arc<str>>,
+    fields: Vec<Arc<[Field]>>,
     layers: Vec<&'static str>,
     bent: bool,
     /// The text is a message already: no header is looked for in it.
@@ -215,7 +216,10 @@ fn object_records(
             }
         }
     }
-    out.push(object_record(members, outer, config));
+    // An object without members says nothing; an array can hold very many of them.
+    if !members.is_empty() {
+        out.push(object_record(members, outer, config));
+    }
     Piece::Whole
 }
 
@@ -232,9 +236,8 @@ fn push_payload(text: &str, inner: &Outer, config: &DecodeConfig, out: &mut Vec<
 }
 
 fn object_record(members: &Members<'_>, outer: &Outer, config: &DecodeConfig) -> Record {
-    let mut fields = fields::flatten(members);
+    let fields = fields::flatten(members);
     let own = fields.len();
-    fields.extend(outer.fields.iter().cloned());
     let mut layers = outer.layers.clone();
     layers.push("json");
     let mut record = Record {
@@ -244,6 +247,7 @@ fn object_record(members: &Members<'_>, outer: &Outer, config: &DecodeConfig) ->
         layers,
         bent: outer.bent,
         fields,
+        outer: outer.fields.clone(),
         ..Record::default()
     };
     assign_roles(&mut record, own, config);
@@ -263,7 +267,7 @@ fn text_record(line: &str, outer: &Outer, config: &DecodeConfig) -> Record {
     } else {
         text::read(line)
     };
-    let mut fields: Vec<Field> = head
+    let fields: Vec<Field> = head
         .fields
         .iter()
         .map(|(name, value)| Field {
@@ -272,6 +276,7 @@ fn text_record(line: &str, outer: &Outer, config: &DecodeConfig) -> Record {
             text: value.to_string(),
             kind: Kind::Text,
             listed: false,
+            object: 0,
         })
         .collect();
     let named = |names: &[&str]| fields.iter().find(|field| names.contains(&field.path.as_str()));
@@ -289,17 +294,17 @@ fn text_record(line: &str, outer: &Outer, config: &DecodeConfig) -> Record {
         messages.push(line.to_owned());
     }
     messages.dedup();
-    fields.extend(outer.fields.iter().cloned());
     let mut layers = outer.layers.clone();
     layers.push(head.shape);
     let mut record = Record {
         when: outer.when,
         level: head.level.and_then(Level::parse).or(outer.level),
-        logger: head.logger.map(str::to_owned).or_else(|| outer.logger.clone()),
+        logger: head.logger.map(Arc::from).or_else(|| outer.logger.clone()),
         messages,
         layers,
         bent: outer.bent,
         fields,
+        outer: outer.fields.clone(),
         ..Record::default()
     };
     assign_roles(&mut record, own, config);
@@ -370,6 +375,22 @@ fn value_time(value: Option<&Value<'_>>, config: &DecodeConfig) -> Option<When> 
     }
 }
 
+/// Whether an object has no other keys than these. A record that has some is an application's own,
+/// and what lies under a carrier's key in it may have been put there by a client.
+fn only(members: &Members<'_>, known: &[&str]) -> bool {
+    members.iter().all(|(key, _)| known.contains(&key.as_ref()))
+}
+
+const CLOUDWATCH_KEYS: [&str; 7] = [
+    "messageType",
+    "owner",
+    "logGroup",
+    "logStream",
+    "subscriptionFilters",
+    "policyLevel",
+    "logEvents",
+];
+
 /// AWS CloudWatch Logs subscription: one message for several events; probes hold none.
 fn cloudwatch(
     members: &Members<'_>,
@@ -378,6 +399,9 @@ fn cloudwatch(
     out: &mut Vec<Record>,
 ) -> bool {
     let Some(events) = array(members, "logEvents") else { return false };
+    if !only(members, &CLOUDWATCH_KEYS) {
+        return false;
+    }
     if get(members, "logGroup").is_none() && get(members, "messageType").is_none() {
         return false;
     }
@@ -402,19 +426,23 @@ fn loki(
     out: &mut Vec<Record>,
 ) -> bool {
     let Some(streams) = array(members, "streams") else { return false };
+    if !only(members, &["streams"]) {
+        return false;
+    }
     let streams: Vec<_> = streams.iter().filter_map(|stream| object(Some(stream))).collect();
     if streams.is_empty() || streams.iter().any(|stream| array(stream, "values").is_none()) {
         return false;
     }
     for stream in streams {
         let labels = object(get(stream, "stream")).map(fields::flatten).unwrap_or_default();
+        let labels: Arc<[Field]> = labels.into();
         for entry in array(stream, "values").unwrap_or_default() {
             let Value::Array(entry) = entry else { continue };
             let mut inner = outer.inside("loki");
             inner.when = value_time(entry.first(), config).or(inner.when);
             let level = labels.iter().find(|f| matches!(f.path.as_str(), "level" | "severity"));
             inner.level = level.and_then(|field| Level::parse(&field.text)).or(inner.level);
-            inner.fields.extend(labels.iter().cloned());
+            inner.fields.push(Arc::clone(&labels));
             let Some(Value::String(text)) = entry.get(1) else { continue };
             match object(entry.get(2)) {
                 // Attributes beside the text are the record's own fields.
@@ -438,13 +466,17 @@ fn otlp(
     out: &mut Vec<Record>,
 ) -> bool {
     let Some(resources) = array(members, "resourceLogs") else { return false };
+    if !only(members, &["resourceLogs"]) {
+        return false;
+    }
     for resource in resources.iter().filter_map(|value| object(Some(value))) {
         for scope in array(resource, "scopeLogs").unwrap_or_default() {
             let Some(scope) = object(Some(scope)) else { continue };
             let name = object(get(scope, "scope")).and_then(|s| string(s, "name"));
+            let name: Option<Arc<str>> = name.filter(|name| !name.is_empty()).map(Arc::from);
             for record in array(scope, "logRecords").unwrap_or_default() {
                 if let Some(record) = object(Some(record)) {
-                    otlp_record(record, name, outer, config, out);
+                    otlp_record(record, name.as_ref(), outer, config, out);
                 }
             }
         }
@@ -454,13 +486,13 @@ fn otlp(
 
 fn otlp_record(
     record: &Members<'_>,
-    scope: Option<&str>,
+    scope: Option<&Arc<str>>,
     outer: &Outer,
     config: &DecodeConfig,
     out: &mut Vec<Record>,
 ) {
     let mut inner = outer.inside("otlp");
-    inner.logger = scope.filter(|name| !name.is_empty()).map(str::to_owned).or(inner.logger);
+    inner.logger = scope.cloned().or(inner.logger);
     inner.when = value_time(get(record, "observedTimeUnixNano"), config).or(inner.when);
     inner.when = value_time(get(record, "timeUnixNano"), config).or(inner.when);
     let attributes = key_values(array(record, "attributes").unwrap_or_default());
@@ -596,8 +628,9 @@ fn carrier(
         super::read_time(field, &config.zone)
     });
     inner.when = time.or(inner.when);
-    inner.fields.extend(
-        all.into_iter().filter(|f| !matches!(f.path.as_str(), "log" | "message" | "shortmessage")),
+    let rest = all.into_iter();
+    inner.fields.push(
+        rest.filter(|f| !matches!(f.path.as_str(), "log" | "message" | "shortmessage")).collect(),
     );
     push_payload(line, &inner, config, out);
     true
@@ -610,7 +643,9 @@ fn journald(
     config: &DecodeConfig,
     out: &mut Vec<Record>,
 ) -> bool {
-    if get(members, "__REALTIME_TIMESTAMP").is_none() {
+    let journal =
+        |key: &str| key.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+    if get(members, "__REALTIME_TIMESTAMP").is_none() || !members.iter().all(|(k, _)| journal(k)) {
         return false;
     }
     let text = match get(members, "MESSAGE") {
@@ -629,16 +664,15 @@ fn journald(
     };
     let mut inner = outer.inside("journald");
     inner.when = value_time(get(members, "__REALTIME_TIMESTAMP"), config).or(inner.when);
-    inner.logger = string(members, "SYSLOG_IDENTIFIER").map(str::to_owned).or(inner.logger);
+    inner.logger = string(members, "SYSLOG_IDENTIFIER").map(Arc::from).or(inner.logger);
     inner.level = string(members, "PRIORITY")
         .and_then(|p| p.parse().ok())
         .and_then(Level::from_syslog)
         .or(inner.level);
     // What a program gave to syslog is its message; only what it printed has a header of its own.
     inner.message_only = string(members, "_TRANSPORT").is_none_or(|t| t != "stdout");
-    inner
-        .fields
-        .extend(fields::flatten(members).into_iter().filter(|field| field.path != "message"));
+    let fields = fields::flatten(members).into_iter();
+    inner.fields.push(fields.filter(|field| field.path != "message").collect());
     push_payload(&text, &inner, config, out);
     true
 }

@@ -445,10 +445,17 @@ pub struct Field {
     pub kind: Kind,
     /// It stood inside an array of objects, where one name may well have several values.
     pub listed: bool,
+    /// The object it stood in: fields of one object were written together, those of two objects
+    /// under one name may not have been.
+    pub object: usize,
 }
 
 /// How deep paths are followed. Identity fields of real producers lie at three at the most.
 const PATH_DEPTH_MAX: usize = 6;
+
+/// Longest path under which nesting is followed, in bytes: every field below repeats it, so a long
+/// key over many short ones would cost their product.
+const PATH_BYTES_MAX: usize = 128;
 
 /// Lists all scalars of an object, in their order.
 pub fn flatten(members: &[(std::borrow::Cow<'_, str>, Value<'_>)]) -> Vec<Field> {
@@ -465,6 +472,7 @@ fn flatten_into(
     depth: usize,
     out: &mut Vec<Field>,
 ) {
+    let object = out.len();
     for (key, value) in members {
         let mut inner = String::with_capacity(path.len() + key.len() + 1);
         let mut inner_shown = String::with_capacity(shown.len() + key.len() + 1);
@@ -476,7 +484,7 @@ fn flatten_into(
         }
         normalize_into(key, &mut inner);
         inner_shown.push_str(key);
-        flatten_value(value, inner, inner_shown, listed, depth, out);
+        flatten_value(value, inner, inner_shown, (listed, object), depth, out);
     }
 }
 
@@ -484,12 +492,12 @@ fn flatten_value(
     value: &Value<'_>,
     path: String,
     shown: String,
-    listed: bool,
+    (listed, object): (bool, usize),
     depth: usize,
     out: &mut Vec<Field>,
 ) {
     let mut push = |text: String, kind: Kind| {
-        out.push(Field { path: path.clone(), shown: shown.clone(), text, kind, listed });
+        out.push(Field { path: path.clone(), shown: shown.clone(), text, kind, listed, object });
     };
     match value {
         Value::Null => push(String::new(), Kind::Null),
@@ -497,7 +505,7 @@ fn flatten_value(
         Value::Number(n) => push(n.to_string(), Kind::Number),
         Value::String(s) => push(s.to_string(), Kind::Text),
         Value::Cut => {}
-        Value::Object(members) if depth < PATH_DEPTH_MAX => {
+        Value::Object(members) if depth < PATH_DEPTH_MAX && shown.len() <= PATH_BYTES_MAX => {
             // Typed wrappers such as OTLP's {"stringValue": ..} are the value itself.
             match members.as_slice() {
                 [(key, inner)]
@@ -506,7 +514,7 @@ fn flatten_value(
                         "stringValue" | "intValue" | "doubleValue" | "boolValue"
                     ) =>
                 {
-                    flatten_value(inner, path, shown, listed, depth + 1, out);
+                    flatten_value(inner, path, shown, (listed, object), depth + 1, out);
                 }
                 _ => flatten_into(members, &path, &shown, listed, depth + 1, out),
             }
@@ -521,6 +529,9 @@ fn flatten_value(
                 .collect();
             if !scalars.is_empty() {
                 push(scalars.join(", "), Kind::List);
+            }
+            if shown.len() > PATH_BYTES_MAX {
+                return;
             }
             for item in items {
                 if let Value::Object(members) = item {
@@ -599,7 +610,7 @@ impl FieldMap {
 
 /// Reads a duration field as milliseconds, by the unit that its name implies. A bare `duration`
 /// has a unit only where the rest of the record shows who wrote it.
-pub fn duration_ms(field: &Field, has: impl Fn(&str) -> bool) -> Option<f64> {
+pub fn duration_ms(field: &Field, has: impl Fn(&'static str) -> bool) -> Option<f64> {
     let unit = match field.path.as_str() {
         "requesttime" | "durations" | "targetprocessingtime" => Unit::Seconds,
         "event.duration" => Unit::Nanos,

@@ -15,8 +15,11 @@ pub mod time;
 use addr::{Nets, NeverBlock};
 use fields::{Field, FieldMap, Hit, Kind, Role};
 use level::Level;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use time::{When, Zone};
 
 /// What decoding depends on besides the line.
@@ -111,7 +114,7 @@ pub struct Record {
     /// Normalised level.
     pub level: Option<Level>,
     /// The logger's name.
-    pub logger: Option<String>,
+    pub logger: Option<Arc<str>>,
     /// The message, and further ones if the key was repeated; for plain text, the whole line last.
     pub messages: Vec<String>,
     /// The client's address.
@@ -132,8 +135,10 @@ pub struct Record {
     pub path: Option<String>,
     /// Method.
     pub method: Option<String>,
-    /// Every scalar, the record's own first, then those of its envelopes.
+    /// Every scalar of its own.
     pub fields: Vec<Field>,
+    /// Those of its envelopes, outermost first, shared by all records that travelled in them.
+    pub outer: Vec<Arc<[Field]>>,
     /// Contradictions.
     pub doubts: Doubts,
     /// What it was wrapped in, outermost first, ending with its own shape.
@@ -177,7 +182,8 @@ impl Record {
 
     /// A field by its normalised path.
     pub fn raw(&self, path: &str) -> Option<&Field> {
-        self.fields.iter().find(|field| field.path == path && field.kind != Kind::Null)
+        let outer = self.outer.iter().flat_map(|fields| fields.iter());
+        self.fields.iter().chain(outer).find(|f| f.path == path && f.kind != Kind::Null)
     }
 }
 
@@ -193,7 +199,18 @@ fn assign_roles(record: &mut Record, own: usize, config: &DecodeConfig) {
     let fields = std::mem::take(&mut record.fields);
     let hits = config.fields.roles(&fields[..own]);
     let of = |role: Role| hits.iter().filter(move |(r, _)| *r == role).map(|(_, hit)| *hit);
-    let has = |path: &str| fields.iter().any(|field| field.path == path);
+    // Asked of few names, but perhaps once for each of very many fields: answers are kept.
+    let outer = &record.outer;
+    let answers: RefCell<Vec<(&'static str, bool)>> = RefCell::default();
+    let has = |path: &'static str| {
+        if let Some((_, known)) = answers.borrow().iter().find(|(asked, _)| *asked == path) {
+            return *known;
+        }
+        let there = fields.iter().chain(outer.iter().flat_map(|f| f.iter()));
+        let there = there.into_iter().any(|field| field.path == path);
+        answers.borrow_mut().push((path, there));
+        there
+    };
 
     if record.messages.is_empty() {
         record.messages = messages(&of(Role::Message).collect::<Vec<_>>());
@@ -204,14 +221,14 @@ fn assign_roles(record: &mut Record, own: usize, config: &DecodeConfig) {
     let logger = of(Role::Logger)
         .find(|hit| hit.field.kind == Kind::Text && logger_name_counts(&hit.field.path, &has));
     if let Some(hit) = logger {
-        record.logger = Some(hit.field.text.clone());
+        record.logger = Some(hit.field.text.as_str().into());
     }
     record.doubts.core = [Role::Message, Role::Time, Role::Logger]
         .into_iter()
         .any(|role| repeated(&of(role).collect::<Vec<_>>()));
 
     let direct: Vec<Hit<'_>> = of(Role::Ip).collect();
-    let (ip, doubt) = read_ip(&direct, config, &has);
+    let (ip, doubt) = read_ip(&direct, config);
     record.ip = ip;
     record.doubts.ip = doubt;
     let hidden = record.ip.as_ref().is_none_or(|fact| config.never.covers(fact.ip).is_some());
@@ -221,11 +238,11 @@ fn assign_roles(record: &mut Record, own: usize, config: &DecodeConfig) {
     }
 
     (record.user, record.doubts.user) =
-        read_identity(&of(Role::User).collect::<Vec<_>>(), &has, |field| {
+        read_identity(&of(Role::User).collect::<Vec<_>>(), |field| {
             (field.kind == Kind::Text).then(|| addr::normalize_user(&field.text)).flatten()
         });
     (record.user_id, record.doubts.user_id) =
-        read_identity(&of(Role::UserId).collect::<Vec<_>>(), &has, |field| match field.kind {
+        read_identity(&of(Role::UserId).collect::<Vec<_>>(), |field| match field.kind {
             Kind::Text => addr::canonical_id(&field.text, false),
             Kind::Number => addr::canonical_id(&field.text, true),
             Kind::Bool | Kind::Null | Kind::List => None,
@@ -263,10 +280,10 @@ fn messages(hits: &[Hit<'_>]) -> Vec<String> {
     let mut texts = hits.iter().filter(|hit| hit.field.kind == Kind::Text);
     let Some(first) = texts.next() else { return Vec::new() };
     let mut messages = vec![text::strip_ansi(&first.field.text).into_owned()];
+    let mut known = HashSet::from([first.field.text.as_str()]);
     for hit in texts.filter(|hit| hit.field.path == first.field.path) {
-        let other = text::strip_ansi(&hit.field.text).into_owned();
-        if !messages.contains(&other) {
-            messages.push(other);
+        if known.insert(&hit.field.text) {
+            messages.push(text::strip_ansi(&hit.field.text).into_owned());
         }
     }
     messages
@@ -274,18 +291,19 @@ fn messages(hits: &[Hit<'_>]) -> Vec<String> {
 
 /// Whether one of the names stands there twice with different values.
 fn repeated(hits: &[Hit<'_>]) -> bool {
-    hits.iter().enumerate().any(|(i, a)| {
-        hits[..i].iter().any(|b| {
-            a.field.path == b.field.path
-                && !a.field.listed
-                && !b.field.listed
-                && a.field.text != b.field.text
-        })
+    let [first, rest @ ..] = hits else { return false };
+    if rest.is_empty() {
+        return false;
+    }
+    let mut seen: HashMap<&str, &str> = HashMap::new();
+    [first].into_iter().chain(rest).filter(|hit| !hit.field.listed).any(|hit| {
+        let text = hit.field.text.as_str();
+        *seen.entry(&hit.field.path).or_insert(text) != text
     })
 }
 
 /// Some names are a logger's only in the company of that logger's other names.
-fn logger_name_counts(path: &str, has: &impl Fn(&str) -> bool) -> bool {
+fn logger_name_counts(path: &str, has: &impl Fn(&'static str) -> bool) -> bool {
     match path {
         "name" => has("levelname"),
         "target" => has("fields.message") || has("span.name"),
@@ -306,7 +324,7 @@ fn read_time(field: &Field, zone: &Zone) -> Option<When> {
 pub const NUMERIC_LEVELS: [&str; 4] = ["level", "priority", "severitynumber", "severity_number"];
 
 /// A level by name, or by number where the shape of the record tells whose numbers they are.
-fn read_level(field: &Field, has: &impl Fn(&str) -> bool) -> Option<Level> {
+fn read_level(field: &Field, has: &impl Fn(&'static str) -> bool) -> Option<Level> {
     if let Some(level) = Level::parse(&field.text) {
         return Some(level);
     }
@@ -328,50 +346,38 @@ fn read_level(field: &Field, has: &impl Fn(&str) -> bool) -> Option<Level> {
     }
 }
 
-/// Names that a known producer uses for two different things of one record, so that they are no
-/// contradiction: the surer one, the other one, and the name that shows the producer.
-const OUTRANKED: [(&str, &str, &str); 6] = [
+/// Names that known producers use for two different things inside one object, the surer one first.
+/// Only within one object: what a request's body adds to a record stands in an object of its own,
+/// and must contradict rather than win.
+const OUTRANKED: [(&str, &str); 3] = [
     // The client that Caddy resolved, and its peer.
-    ("request.clientip", "request.remoteip", "request.remoteip"),
-    ("client.ip", "source.ip", "source.ip"),
-    // ECS and OCSF describe one account in one object, by name and by address.
-    ("user.email", "user.name", "ecs.version"),
-    ("user.emailaddr", "user.name", "classuid"),
-    // Authentik: the account that was tried, and the one that is logged in.
-    ("context.username", "user.username", "domainurl"),
-    // Okta: the account, and the event itself.
-    ("actor.id", "uuid", "eventtype"),
+    ("request.clientip", "request.remoteip"),
+    // ECS and OCSF describe one account by name and by address.
+    ("user.email", "user.name"),
+    ("user.emailaddr", "user.name"),
 ];
 
-/// Leaves out what yields to a surer name that could be read as well.
-fn surest<'f, T>(
-    mut readable: Vec<(Hit<'f>, T)>,
-    has: &impl Fn(&str) -> bool,
-) -> Vec<(Hit<'f>, T)> {
-    let paths: Vec<&'f str> = readable.iter().map(|(hit, _)| hit.field.path.as_str()).collect();
-    // Teleport numbers its events under a name that elsewhere means an account.
-    let teleport = has("ei") && has("code");
-    readable.retain(|(hit, _)| {
-        let path = hit.field.path.as_str();
-        let event = teleport && path == "uid";
-        let yields = OUTRANKED.iter().any(|(surer, other, shown_by)| {
-            *other == path && paths.contains(surer) && has(shown_by)
-        });
-        !event && !yields
-    });
+/// Leaves out what yields to a surer name of the same object.
+fn surest<'f, T>(readable: Vec<(Hit<'f>, T)>) -> Vec<(Hit<'f>, T)> {
+    let surer: Vec<(&str, usize)> = readable
+        .iter()
+        .filter_map(|(hit, _)| {
+            let found = OUTRANKED.iter().find(|(surer, _)| *surer == hit.field.path)?;
+            Some((found.1, hit.field.object))
+        })
+        .collect();
     readable
+        .into_iter()
+        .filter(|(hit, _)| !surer.contains(&(hit.field.path.as_str(), hit.field.object)))
+        .collect()
 }
 
-fn read_ip(
-    hits: &[Hit<'_>],
-    config: &DecodeConfig,
-    has: &impl Fn(&str) -> bool,
-) -> (Option<IpFact>, bool) {
+fn read_ip(hits: &[Hit<'_>], config: &DecodeConfig) -> (Option<IpFact>, bool) {
     let readable = hits
         .iter()
         .filter_map(|hit| read_ip_text(hit.field, config).map(|fact| (*hit, fact)))
         .collect();
-    let readable = surest(readable, has);
+    let readable = surest(readable);
     settle(readable.iter().map(|(hit, fact)| (*hit, fact, fact.ip)))
 }
 
@@ -390,7 +396,6 @@ fn read_ip_text(field: &Field, config: &DecodeConfig) -> Option<IpFact> {
 
 fn read_identity(
     hits: &[Hit<'_>],
-    has: &impl Fn(&str) -> bool,
     canonical: impl Fn(&Field) -> Option<String>,
 ) -> (Option<Fact>, bool) {
     let readable = hits
@@ -400,7 +405,7 @@ fn read_identity(
             Some((*hit, Fact { value, from: hit.field.shown.clone() }))
         })
         .collect();
-    let readable = surest(readable, has);
+    let readable = surest(readable);
     settle(readable.iter().map(|(hit, fact)| (*hit, fact, fact.value.clone())))
 }
 

@@ -15,8 +15,6 @@ use std::sync::Arc;
 
 /// Records that may be held aside because they lie too far ahead.
 const HELD_MAX: usize = 1000;
-/// Longest line that is put together from pieces, as a multiple of nothing: bytes.
-const JOINED_MAX: usize = 16 * 1024 * 1024;
 /// Streams per source whose pieces are joined at the same time.
 const STREAMS_MAX: usize = 64;
 
@@ -72,6 +70,8 @@ pub struct Cursor {
     items: std::iter::Peekable<std::vec::IntoIter<Item>>,
     /// The next line to look at.
     line: u64,
+    /// Where it begins in the batch's bytes.
+    at: usize,
 }
 
 /// The ordered half.
@@ -183,7 +183,7 @@ impl Engine {
         lines.add(Outcome::Unmatched, scanned.skipped);
         self.summary.bytes += u64::try_from(scanned.batch.bytes.len()).unwrap_or(0);
         let items = std::mem::take(&mut scanned.items).into_iter().peekable();
-        Cursor { scanned, items, line: 0 }
+        Cursor { scanned, items, line: 0, at: 0 }
     }
 
     /// The time by which a batch's next item is put in order among sources: that of its first named
@@ -202,19 +202,20 @@ impl Engine {
     /// when the batch is done.
     pub fn step(&mut self, cursor: &mut Cursor, arrival: Option<Micros>) -> bool {
         let source = cursor.scanned.batch.source;
-        let piece = cursor.items.peek().is_some_and(|item| matches!(item.what, What::Piece));
         if self.joining(source) && cursor.line < cursor.scanned.lines {
             self.join(cursor, arrival);
             return true;
         }
-        if piece {
-            cursor.line = cursor.items.peek().map_or(0, |item| item.line);
+        if let Some(item) = cursor.items.peek()
+            && matches!(item.what, What::Piece)
+        {
+            (cursor.line, cursor.at) = (item.line, item.bytes.start);
             self.join(cursor, arrival);
             return true;
         }
         match cursor.items.next() {
             Some(item) => {
-                cursor.line = item.line + 1;
+                (cursor.line, cursor.at) = (item.line + 1, item.bytes.end + 1);
                 self.apply(&cursor.scanned, item, arrival);
                 true
             }
@@ -238,13 +239,12 @@ impl Engine {
 
     /// Walks line by line while pieces wait for their rest.
     fn join(&mut self, cursor: &mut Cursor, arrival: Option<Micros>) {
-        let Cursor { scanned, items, line } = cursor;
+        let Cursor { scanned, items, line, at } = cursor;
         let source = scanned.batch.source;
-        let from = *line;
-        let lines = crate::source::lines::split_lines(&scanned.batch.bytes).zip(0u64..);
-        for (text, number) in lines.skip_while(|(_, n)| *n < from) {
+        let rest = scanned.batch.bytes.get(*at..).unwrap_or_default();
+        for (text, number) in crate::source::lines::split_lines(rest).zip(*line..) {
             let item = items.next_if(|item| item.line == number);
-            *line = number + 1;
+            (*line, *at) = (number + 1, *at + text.len() + 1);
             let fragment = if scanned.batch.oversized { None } else { self.scanner.fragment(text) };
             let state = self.sources.entry(source).or_default();
             let waits = fragment.as_ref().is_some_and(|f| state.pieces.contains_key(&f.stream));
@@ -252,7 +252,11 @@ impl Engine {
                 (Some(fragment), item) if waits || !fragment.last => {
                     match item {
                         Some(_) => self.summary.lines.add(Outcome::Joined, 1),
-                        // The prefilter had counted it already.
+                        // It was counted already: by the prefilter, or because it ends a line
+                        // without adding to it.
+                        None if self.scanner.is_empty(text) => {
+                            self.summary.lines.change(Outcome::Empty, Outcome::Joined);
+                        }
                         None => self.summary.lines.change(Outcome::Unmatched, Outcome::Joined),
                     }
                     self.piece(source, fragment, number, arrival);
@@ -273,19 +277,24 @@ impl Engine {
         let last = fragment.last;
         match state.pieces.get_mut(&stream) {
             Some(pieces) => {
-                pieces.full |= pieces.content.len() + fragment.content.len() > JOINED_MAX;
-                if !pieces.full {
-                    pieces.content.push_str(&fragment.content);
-                }
+                // As with any other line, what lies behind `max_line` bytes is not kept.
+                let room = self.config.max_line.saturating_sub(pieces.content.len());
+                let kept = fragment.content.floor_char_boundary(room);
+                pieces.full |= kept < fragment.content.len();
+                pieces.content.push_str(&fragment.content[..kept]);
             }
             None => {
-                if state.pieces.len() >= STREAMS_MAX {
-                    state.pieces.pop_first();
-                }
                 let content = fragment.content.clone();
-                state
-                    .pieces
-                    .insert(stream.clone(), Pieces { first: fragment, content, full: false });
+                let first = Fragment { content: String::new(), ..fragment };
+                state.pieces.insert(stream.clone(), Pieces { first, content, full: false });
+                if state.pieces.len() > STREAMS_MAX
+                    && let Some(other) = state.pieces.keys().find(|key| **key != stream).cloned()
+                    && let Some(pieces) = state.pieces.remove(&other)
+                {
+                    // More streams than a container has: one is read as far as it is.
+                    self.joined(source, &pieces, line, arrival);
+                }
+                return;
             }
         }
         if last && let Some(pieces) = state.pieces.remove(&stream) {
@@ -295,6 +304,10 @@ impl Engine {
 
     /// Applies a line that was put together. Its pieces are counted as lines; its records are new.
     fn joined(&mut self, source: u32, pieces: &Pieces, line: u64, arrival: Option<Micros>) {
+        if pieces.full {
+            self.summary.lines.change(Outcome::Joined, Outcome::Oversized);
+            self.oversized(source, line);
+        }
         match self.scanner.clone().joined(&pieces.first, &pieces.content) {
             Some(What::Records(records)) => {
                 self.line += 1;
@@ -305,7 +318,9 @@ impl Engine {
             }
             Some(What::Unread(why, _)) => {
                 // The line that ended it carries the outcome.
-                self.summary.lines.change(Outcome::Joined, Outcome::Unreadable);
+                if !pieces.full {
+                    self.summary.lines.change(Outcome::Joined, Outcome::Unreadable);
+                }
                 *self.summary.unreadable.entry(why.to_string()).or_default() += 1;
             }
             Some(What::Piece) | None => {}

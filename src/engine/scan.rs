@@ -67,6 +67,10 @@ pub struct Found {
 /// Longest sample kept, in bytes.
 const SAMPLE_MAX: usize = 200;
 
+fn blank(line: &[u8]) -> bool {
+    line.iter().all(u8::is_ascii_whitespace)
+}
+
 impl Scanner {
     /// Scans a batch.
     pub fn scan(&self, batch: Batch) -> Scanned {
@@ -87,7 +91,7 @@ impl Scanner {
             let line = &bytes[start..end];
             let number = scanned.lines;
             scanned.lines += 1;
-            if line.iter().all(u8::is_ascii_whitespace) {
+            if blank(line) {
                 scanned.empty += 1;
             } else if !batch.oversized && !self.set.prefilter().candidate(line) {
                 scanned.skipped += 1;
@@ -118,6 +122,11 @@ impl Scanner {
     /// Reads a line as a piece, if it is one.
     pub fn fragment(&self, line: &[u8]) -> Option<Fragment> {
         envelope::fragment(line, &self.decode)
+    }
+
+    /// Whether [`Scanner::scan`] counts a line as empty.
+    pub fn is_empty(&self, line: &[u8]) -> bool {
+        blank(line) || (self.set.prefilter().candidate(line) && self.line(line).is_none())
     }
 
     fn what(&self, decoded: Decoded) -> Option<What> {

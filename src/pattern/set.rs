@@ -386,7 +386,7 @@ impl PatternSet {
             .or_else(|| self.countries.as_ref()?.country(ip.as_ref()?.ip));
         let request_id = record.request_id.as_ref().map(|fact| fact.value.as_str());
         let request_id: Option<Arc<str>> =
-            request_id.or_else(|| named("request_id")).map(Into::into);
+            request_id.or_else(|| named("request_id")).map(|id| addr::bounded(id).into());
         let weight = pattern.weight.as_deref().and_then(named).and_then(|n| n.parse::<i64>().ok());
         let weight = weight.map_or(1, |n| u32::try_from(n).unwrap_or(1).clamp(1, WEIGHT_MAX));
         let values = (0u16..)
@@ -397,15 +397,16 @@ impl PatternSet {
                     Some(capture) => capture.value.as_deref().map(Cow::Borrowed),
                     None => record.lookup(name),
                 };
-                value.filter(|v| !v.is_empty()).map(|v| (slot, Arc::from(v.as_ref())))
+                value.filter(|v| !v.is_empty()).map(|v| (slot, Arc::from(addr::bounded(&v))))
             })
             .collect();
         let evidence = Evidence {
             ip: ip.map(|ip| ip.ip),
             user: user.clone().or_else(|| user_id.clone()),
             reason: named("reason")
-                .map(Into::into)
-                .or_else(|| record.lookup("reason").map(|text| Arc::from(text.as_ref()))),
+                .map(Cow::Borrowed)
+                .or_else(|| record.lookup("reason"))
+                .map(|text| addr::bounded(&text).into()),
             request_id,
             standing: ip.map_or(Standing::Good, |ip| ip.standing),
         };
@@ -429,7 +430,7 @@ impl PatternSet {
             ip,
             user: user.clone(),
             user_id: user_id.clone(),
-            country: country.as_deref().map(Into::into),
+            country: country.as_deref().map(|country| addr::bounded(country).into()),
             values,
             rules,
             evidence: Arc::new(evidence),

@@ -21,13 +21,27 @@ pub struct DistinctRing {
     /// Every value that is held, with the time of its newest event. It bounds what any span can
     /// hold, so that a flood with few values costs no look at the entries.
     values: HashMap<Value, Held>,
+    /// Counted bytes, kept up to date: summing them up for every event would make a flood quadratic.
+    bytes: usize,
+}
+
+fn entry_bytes(entry: &Entry) -> usize {
+    entry.bytes() + size_of::<Value>()
+}
+
+fn value_bytes(value: &Value) -> usize {
+    value.1.len() + 64
 }
 
 impl DistinctRing {
     /// Puts an event at its time.
     pub fn insert(&mut self, entry: Entry, value: Value) {
-        let held =
-            self.values.entry(value.clone()).or_insert(Held { events: 0, latest: entry.time });
+        self.bytes += entry_bytes(&entry);
+        let bytes = &mut self.bytes;
+        let held = self.values.entry(value.clone()).or_insert_with(|| {
+            *bytes += value_bytes(&value);
+            Held { events: 0, latest: entry.time }
+        });
         held.events += 1;
         held.latest = held.latest.max(entry.time);
         let at = match self.entries.back() {
@@ -101,16 +115,14 @@ impl DistinctRing {
     pub fn use_up(&mut self, crossing: &super::ring::Crossing) {
         let removed: Vec<_> = self.entries.drain(crossing.range.clone()).collect();
         let mut stale = Vec::new();
-        for (_, value) in removed {
-            if let Some(held) = self.values.get_mut(&value) {
-                held.events -= 1;
-                if held.events == 0 {
-                    self.values.remove(&value);
-                } else {
-                    stale.push(value);
-                }
+        for (entry, value) in removed {
+            self.bytes -= entry_bytes(&entry);
+            if !self.let_go(&value) {
+                stale.push(value);
             }
         }
+        stale.sort_unstable();
+        stale.dedup();
         for value in stale {
             let latest = self.entries.iter().rev().find(|(_, v)| *v == value).map(|(e, _)| e.time);
             if let (Some(held), Some(latest)) = (self.values.get_mut(&value), latest) {
@@ -122,14 +134,22 @@ impl DistinctRing {
     /// Drops events at or before `horizon`.
     pub fn prune(&mut self, horizon: Micros) {
         while self.entries.front().is_some_and(|(e, _)| e.time <= horizon) {
-            let Some((_, value)) = self.entries.pop_front() else { break };
-            if let Some(held) = self.values.get_mut(&value) {
-                held.events -= 1;
-                if held.events == 0 {
-                    self.values.remove(&value);
-                }
-            }
+            let Some((entry, value)) = self.entries.pop_front() else { break };
+            self.bytes -= entry_bytes(&entry);
+            self.let_go(&value);
         }
+    }
+
+    /// One event less with `value`; whether it was the last.
+    fn let_go(&mut self, value: &Value) -> bool {
+        let Some(held) = self.values.get_mut(value) else { return true };
+        held.events -= 1;
+        if held.events > 0 {
+            return false;
+        }
+        self.values.remove(value);
+        self.bytes -= value_bytes(value);
+        true
     }
 
     /// The events in it.
@@ -149,9 +169,7 @@ impl DistinctRing {
 
     /// Bytes counted.
     pub fn bytes(&self) -> usize {
-        let values: usize = self.values.keys().map(|(_, text)| text.len() + 64).sum();
-        self.entries.iter().map(|(entry, _)| entry.bytes() + size_of::<Value>()).sum::<usize>()
-            + values
+        self.bytes
     }
 }
 

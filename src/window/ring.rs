@@ -15,6 +15,8 @@ pub struct Ring {
     /// Per rule: the weight of all entries that it has not used up. An upper bound for every span,
     /// so that most events need no look at the entries at all.
     unused: Vec<u64>,
+    /// Counted bytes of the entries: summing them up for every event would make a flood quadratic.
+    bytes: usize,
 }
 
 /// A span that reached its threshold.
@@ -29,7 +31,7 @@ pub struct Crossing {
 impl Ring {
     /// An empty ring for `rules` rules, at most [`RULES_MAX`].
     pub fn new(rules: usize) -> Self {
-        Self { entries: VecDeque::new(), unused: vec![0; rules.min(RULES_MAX)] }
+        Self { entries: VecDeque::new(), unused: vec![0; rules.min(RULES_MAX)], bytes: 0 }
     }
 
     /// Puts an event at its time, behind those of equal time.
@@ -43,6 +45,7 @@ impl Ring {
             }
             _ => self.entries.len(),
         };
+        self.bytes += entry.bytes();
         self.entries.insert(at, entry);
     }
 
@@ -107,7 +110,12 @@ impl Ring {
         if let Some(unused) = self.unused.get_mut(rule) {
             *unused -= weight;
         }
-        self.entries.retain(|entry| entry.used & all != all);
+        let bytes = &mut self.bytes;
+        self.entries.retain(|entry| {
+            let keep = entry.used & all != all;
+            *bytes -= if keep { 0 } else { entry.bytes() };
+            keep
+        });
     }
 
     /// Drops events at or before `horizon`: no span that can still come reaches them.
@@ -118,6 +126,7 @@ impl Ring {
                     *unused -= u64::from(entry.weight);
                 }
             }
+            self.bytes -= entry.bytes();
             self.entries.pop_front();
         }
     }
@@ -139,7 +148,7 @@ impl Ring {
 
     /// Bytes counted.
     pub fn bytes(&self) -> usize {
-        self.entries.iter().map(Entry::bytes).sum::<usize>() + 8 * self.unused.len()
+        self.bytes + 8 * self.unused.len()
     }
 }
 

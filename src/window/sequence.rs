@@ -11,6 +11,8 @@ pub struct SequenceRing {
     firsts: VecDeque<Entry>,
     weight: u64,
     completing: VecDeque<Entry>,
+    /// Counted bytes, kept up to date: summing them up for every event would make a flood quadratic.
+    bytes: usize,
 }
 
 /// A B with enough A's before it.
@@ -31,11 +33,13 @@ impl SequenceRing {
     /// Puts an A at its time.
     pub fn insert_first(&mut self, entry: Entry) {
         self.weight += u64::from(entry.weight);
+        self.bytes += entry.bytes();
         insert(&mut self.firsts, entry);
     }
 
     /// Puts a B at its time.
     pub fn insert_completing(&mut self, entry: Entry) {
+        self.bytes += entry.bytes();
         insert(&mut self.completing, entry);
     }
 
@@ -79,18 +83,24 @@ impl SequenceRing {
 
     /// Uses a sequence up: its A's and its B.
     pub fn use_up(&mut self, completed: &Completed) {
-        let firsts = self.firsts.drain(completed.firsts.clone());
-        self.weight -= firsts.map(|a| u64::from(a.weight)).sum::<u64>();
-        self.completing.remove(completed.completing);
+        for a in self.firsts.drain(completed.firsts.clone()) {
+            self.weight -= u64::from(a.weight);
+            self.bytes -= a.bytes();
+        }
+        if let Some(b) = self.completing.remove(completed.completing) {
+            self.bytes -= b.bytes();
+        }
     }
 
     /// Drops events at or before `horizon`; a B can still be completed only while late A's can come.
     pub fn prune(&mut self, horizon: Micros, completing_horizon: Micros) {
         while let Some(a) = self.firsts.front().filter(|a| a.time <= horizon) {
             self.weight -= u64::from(a.weight);
+            self.bytes -= a.bytes();
             self.firsts.pop_front();
         }
-        while self.completing.front().is_some_and(|b| b.time <= completing_horizon) {
+        while let Some(b) = self.completing.front().filter(|b| b.time <= completing_horizon) {
+            self.bytes -= b.bytes();
             self.completing.pop_front();
         }
     }
@@ -113,7 +123,7 @@ impl SequenceRing {
 
     /// Bytes counted.
     pub fn bytes(&self) -> usize {
-        self.firsts.iter().chain(&self.completing).map(Entry::bytes).sum()
+        self.bytes
     }
 }
 
