@@ -160,8 +160,13 @@ impl GeoIp {
     fn open(path: &Path) -> Result<Self, Problem> {
         maxminddb::Reader::open_readfile(path).map(Self).map_err(|error| {
             let name = path.display().to_string();
-            let mut problem = problem(&name, format!("cannot read the geoip database: {error}"));
-            problem.help = Some("a country or city database in MaxMind's .mmdb format".to_owned());
+            let why = match crate::source::file::probe(path) {
+                Err(input) => input.to_string(),
+                Ok(()) => format!("{name}: {error}"),
+            };
+            let mut problem = problem(&name, format!("cannot read the `geoip` database: {why}"));
+            problem.help =
+                Some("expected a country or city database in MaxMind's .mmdb format".to_owned());
             problem
         })
     }

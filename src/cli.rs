@@ -21,7 +21,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     disable_help_subcommand = true
 )]
 pub struct Cli {
-    /// What to do; without one, `run` if standard input is a pipe
+    /// What to do; without one, `run` if standard input is not a terminal
     #[command(subcommand)]
     pub command: Option<Command>,
     /// Flags that every command takes
@@ -32,18 +32,18 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Stream until the source ends or SIGINT/SIGTERM: standard input, or files that are followed
+    /// Stream from standard input or followed files until they end or a signal comes
     Run(Run),
-    /// Read finite inputs, merged by event time, and end with a summary
+    /// Read archived logs, merged by event time, and end with a summary
     #[command(
         after_help = "Yesterday's errors in one line:\n  portcullis replay --output text logs/2025-08-03.jsonl.gz"
     )]
     Replay(Replay),
-    /// Check patterns, rules and configuration, and run the tests inside them
+    /// Check configuration, patterns and rules, and run the tests inside them
     Check(Check),
-    /// Say for each line how it was read, which pattern matched or why not, and what would count it
+    /// Say how a line is read, which pattern matches or why not, and what counts it
     Explain(Explain),
-    /// Print the configuration's keys with defaults, units and ranges
+    /// Print every configuration key with its default, unit and range
     Config(Config),
 }
 
@@ -65,16 +65,16 @@ pub struct Common {
     /// Threads that decode and match, 1 to 64; default: the processors there are
     #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub threads: Option<u16>,
-    /// The summary at the end, on standard error; default: text for replay and run
+    /// The summary at the end of run and replay, on standard error; default: text
     #[arg(long, value_name = "FORM", global = true, value_enum)]
     pub summary: Option<SummaryForm>,
-    /// Write the summary to this file instead (JSON unless --summary says otherwise)
+    /// Write the summary to this file instead, as JSON unless --summary says otherwise
     #[arg(long, value_name = "FILE", global = true)]
     pub summary_file: Option<String>,
     /// Say nothing on standard error but errors
     #[arg(long, short, global = true)]
     pub quiet: bool,
-    /// Say more (-vv: everything)
+    /// Say more; with explain, why each pattern does not match (-vv: everything)
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }

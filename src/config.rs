@@ -13,7 +13,7 @@ use crate::detect::rule::{self, Mode, Rule};
 use crate::pattern::filter::parse_net;
 use crate::pattern::load::DEFAULT_PACKS;
 use crate::sink::{Output, SinkConfig};
-use crate::yaml::{Checker, Document, Node, Problem, nearest};
+use crate::yaml::{Checker, Document, Kind, Node, Problem, nearest};
 use ipnet::IpNet;
 use std::path::PathBuf;
 
@@ -95,7 +95,7 @@ pub struct Settings {
     pub max_locks: Option<Limit>,
     /// Changes to rules.
     pub overrides: Vec<Override>,
-    /// Where actions go; empty: standard output.
+    /// Where actions go.
     pub sinks: Vec<SinkConfig>,
     /// Bytes read at once.
     pub block: usize,
@@ -128,7 +128,7 @@ impl Default for Settings {
             runbook_url: None,
             max_locks: None,
             overrides: Vec::new(),
-            sinks: Vec::new(),
+            sinks: vec![SinkConfig::Stdout { output: None }],
             block: 1 << 18,
         }
     }
@@ -137,7 +137,8 @@ impl Default for Settings {
 /// More threads than this only wait for each other.
 pub const THREADS_MAX: usize = 64;
 
-const KEYS: [&str; 25] = [
+/// The keys that can be used.
+pub const KEYS: [&str; 23] = [
     "patterns",
     "source",
     "lateness",
@@ -161,8 +162,6 @@ const KEYS: [&str; 25] = [
     "rules",
     "sinks",
     "block",
-    "receivers",
-    "state_dir",
 ];
 /// Keys of the next versions: known, so that the message can say so, but nothing would obey them.
 const LATER: [&str; 4] = ["receivers", "state_dir", "checkpoint", "serve"];
@@ -189,6 +188,7 @@ impl Settings {
         let mut problems = Vec::new();
         let mut sorted: Vec<_> = variables
             .filter(|(name, _)| name.starts_with(PREFIX) && name != CONFIG_VARIABLE)
+            .filter(|(name, _)| !is_service_link(name))
             .collect();
         sorted.sort();
         for (name, value) in sorted {
@@ -204,7 +204,11 @@ impl Settings {
             }
             text.push_str(&format!(" {value}\n"));
             let document = Document { name: format!("environment variable {name}"), text };
-            problems.extend(self.apply(&document));
+            // A value under a wrong name may be a secret: it is cut off behind the caret.
+            problems.extend(self.apply(&document).into_iter().map(|problem| {
+                let shown = problem.place.column.saturating_sub(1) + problem.width;
+                Problem { excerpt: problem.excerpt.chars().take(shown).collect(), ..problem }
+            }));
         }
         problems
     }
@@ -297,7 +301,7 @@ impl Settings {
                         place: key.place,
                     });
                 }
-                if value.as_map().is_none() {
+                if value.as_map().is_none() && value.kind != Kind::Null {
                     checker.node(
                         value,
                         "`rules` must be a map from a rule's id to what changes",
@@ -306,6 +310,13 @@ impl Settings {
                 }
             }
             "sinks" => {
+                if value.as_list().is_empty() {
+                    checker.node(
+                        value,
+                        "`sinks` names none, so nobody would be told of an attack",
+                        Some("take it out for standard output, or write  - stdout: {}".into()),
+                    );
+                }
                 self.sinks = value
                     .as_list()
                     .into_iter()
@@ -336,6 +347,41 @@ impl Settings {
                 _ => {}
             }
         }
+        let key = |name: &str| members.iter().find(|(key, _)| key.name == name).map(|(key, _)| key);
+        match (key("files"), key("stdin")) {
+            (Some(key), _) if files.is_empty() => checker.key(
+                key,
+                "`source.files` names no file",
+                Some(
+                    "for example files: [logs/*.jsonl]; without files, standard input is read"
+                        .into(),
+                ),
+            ),
+            (Some(_), Some(key)) => checker.key(
+                key,
+                "`source` has both `stdin` and `files`",
+                Some("one source is read: take one of them out".into()),
+            ),
+            (None, _) => {
+                for key in [key("follow"), key("from")].into_iter().flatten() {
+                    checker.key(
+                        key,
+                        format!("`source.{}` is about files, and `source` has none", key.name),
+                        Some("for example files: [logs/*.jsonl]".into()),
+                    );
+                }
+            }
+            _ => {}
+        }
+        if let (Some(_), false, Some(key)) = (key("files"), follow, key("from")) {
+            checker.key(
+                key,
+                "`source.from` is about files that are followed",
+                Some(
+                    "add `follow: true` or take it out; files are read from their beginning".into(),
+                ),
+            );
+        }
         self.source = if files.is_empty() {
             SourceSpec::Stdin
         } else {
@@ -361,9 +407,18 @@ impl Settings {
             let limit = if value.is_off() {
                 None
             } else {
-                match checker.int(value, &what, 1..=1_000_000) {
-                    Some(n) => u32::try_from(n).ok(),
-                    None => continue,
+                match (&value.kind, checker.int(value, &what, 1..=1_000_000)) {
+                    (_, Some(n)) => u32::try_from(n).ok(),
+                    (kind, None) => {
+                        if let Some(problem) = checker.problems.last_mut() {
+                            let help = match kind {
+                                Kind::Int(0) => "`off` takes the brake away; shadow mode stops all",
+                                _ => "a number, or `off` for no brake",
+                            };
+                            problem.help = Some(help.into());
+                        }
+                        continue;
+                    }
                 }
             };
             match key.name.as_str() {
@@ -409,6 +464,18 @@ impl Settings {
         }
         problems
     }
+}
+
+/// What Kubernetes puts into every container when a service is called portcullis.
+fn is_service_link(name: &str) -> bool {
+    name.strip_prefix(PREFIX).is_some_and(|rest| {
+        rest == "PORT"
+            || rest.starts_with("SERVICE_HOST")
+            || rest.starts_with("SERVICE_PORT")
+            || rest
+                .strip_prefix("PORT_")
+                .is_some_and(|r| r.starts_with(|c: char| c.is_ascii_digit()))
+    })
 }
 
 fn set<T>(slot: &mut T, value: Option<T>) {
@@ -466,7 +533,7 @@ fn allow(checker: &mut Checker<'_>, node: &Node) -> Option<Allow> {
         }
     }
     if who.is_none()
-        && !members.is_empty()
+        && (node.as_map().is_some() || node.kind == Kind::Null)
         && node.get("ip").is_none()
         && node.get("user").is_none()
     {
@@ -514,7 +581,7 @@ fn size(
     }
 }
 
-/// Whether two settings files name the same output twice, for `check`.
+/// The forms of action lines by the words for them.
 pub fn output_words() -> [(&'static str, Output); 3] {
     [("json", Output::Json), ("ecs", Output::Ecs), ("text", Output::Text)]
 }

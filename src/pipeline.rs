@@ -26,7 +26,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// Files of one replay that are open at the same time.
 const OPEN_MAX: usize = 64;
@@ -39,6 +39,9 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// Batches that wait between reader and applier, per input and worker.
 const QUEUE_PER_WORKER: usize = 2;
 
+/// Errors that the summary repeats; the log has all of them.
+const ERRORS_MAX: usize = 100;
+
 /// Told by signals: 0 go on, else the signal's number.
 pub type Stop = Arc<AtomicUsize>;
 
@@ -46,6 +49,10 @@ pub type Stop = Arc<AtomicUsize>;
 pub trait Progress {
     /// Bytes taken from disk, lines read and actions so far.
     fn show(&mut self, bytes: u64, lines: u64, actions: u64);
+    /// Whether something is on the terminal that lines would run into.
+    fn visible(&self) -> bool;
+    /// Does `work`, which writes to the terminal, out of the way of what is shown.
+    fn aside(&mut self, work: &mut dyn FnMut());
 }
 
 /// Says what a stream came to.
@@ -57,6 +64,8 @@ pub struct Ended {
     pub signal: Option<usize>,
     /// Standard input ended and looked like Railway's.
     pub railway_input: bool,
+    /// Nobody reads the actions any more.
+    pub closed: bool,
 }
 
 /// Lines to their sinks; errors are told once per sink and counted.
@@ -105,7 +114,7 @@ fn note(
         Ok(Delivered::Closed) => *closed = true,
         Err(error) => {
             if !std::mem::replace(failed, true) {
-                warn!("sink {}: {error}; its lines are lost until it works again", sink.name());
+                error!("sink {}: {error}; its lines are lost until it works again", sink.name());
                 summary.errors.push(format!("sink {}: {error}", sink.name()));
             }
         }
@@ -149,17 +158,42 @@ impl Pool {
 
 /// The scanned batches of one input, in its order.
 enum Stream {
-    Inline { reader: LineReader<Box<dyn Read + Send>>, scanner: Arc<Scanner> },
+    /// Read when it is asked for.
+    Inline {
+        reader: LineReader<Box<dyn Read + Send>>,
+        scanner: Arc<Scanner>,
+    },
+    /// Read on a thread, because a pipe can keep its reader waiting and a signal must not wait.
+    Apart {
+        batches: Receiver<io::Result<Batch>>,
+        scanner: Arc<Scanner>,
+    },
     Pooled(Receiver<io::Result<Receiver<Scanned>>>),
 }
 
 impl Stream {
-    fn new(reader: LineReader<Box<dyn Read + Send>>, scanner: &Arc<Scanner>, pool: &Pool) -> Self {
+    fn new(
+        mut reader: LineReader<Box<dyn Read + Send>>,
+        waits: bool,
+        scanner: &Arc<Scanner>,
+        pool: &Pool,
+    ) -> Self {
         let Some(jobs) = pool.jobs.clone() else {
-            return Stream::Inline { reader, scanner: Arc::clone(scanner) };
+            let scanner = Arc::clone(scanner);
+            if !waits {
+                return Stream::Inline { reader, scanner };
+            }
+            let (send, batches) = sync_channel(pool.depth);
+            thread::spawn(move || {
+                while let Some(batch) = reader.next_batch().transpose() {
+                    if send.send(batch).is_err() {
+                        return;
+                    }
+                }
+            });
+            return Stream::Apart { batches, scanner };
         };
         let (order, results) = sync_channel(pool.depth);
-        let mut reader = reader;
         thread::spawn(move || {
             loop {
                 let batch = match reader.next_batch() {
@@ -179,17 +213,57 @@ impl Stream {
         Stream::Pooled(results)
     }
 
-    fn next(&mut self) -> io::Result<Option<Scanned>> {
+    /// The next batch; none at the end or when it is time to stop.
+    fn next(&mut self, stop: &Stop) -> io::Result<Option<Scanned>> {
         match self {
             Stream::Inline { reader, scanner } => {
                 Ok(reader.next_batch()?.map(|batch| scanner.scan(batch)))
             }
-            Stream::Pooled(results) => match results.recv() {
-                Ok(Ok(result)) => Ok(result.recv().ok()),
-                Ok(Err(error)) => Err(error),
-                Err(_) => Ok(None),
-            },
+            Stream::Apart { batches, scanner } => {
+                Ok(wait(batches, stop).transpose()?.map(|batch| scanner.scan(batch)))
+            }
+            Stream::Pooled(results) => {
+                Ok(wait(results, stop).transpose()?.and_then(|result| result.recv().ok()))
+            }
         }
+    }
+}
+
+/// What comes next; none at the end or when it is time to stop.
+fn wait<T>(queue: &Receiver<T>, stop: &Stop) -> Option<T> {
+    loop {
+        match queue.recv_timeout(TICK) {
+            Ok(next) => return Some(next),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) if stop.load(Ordering::Relaxed) != 0 => return None,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+/// An input that can be read only once and may keep its reader waiting, a pipe: it is opened by
+/// its first read, on the thread that reads it.
+struct Late {
+    input: Input,
+    content: Option<Box<dyn Read + Send>>,
+    read: Arc<AtomicU64>,
+}
+
+impl Read for Late {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let content = match &mut self.content {
+            Some(content) => content,
+            none => {
+                let opened = match &self.input {
+                    Input::File(path) => file::open(path),
+                    Input::Stdin => stdin::open_archive_stdin(),
+                };
+                none.insert(opened.map_err(|error| io::Error::other(error.to_string()))?.reader)
+            }
+        };
+        let count = content.read(buf)?;
+        self.read.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
     }
 }
 
@@ -229,6 +303,7 @@ pub fn replay(
         open: Vec::new(),
         heap: BinaryHeap::new(),
         read: Vec::new(),
+        stop: Arc::clone(stop),
     };
     let block = if merge.waiting.len() > 4 { settings.block.min(1 << 16) } else { settings.block };
     loop {
@@ -238,8 +313,16 @@ pub fn replay(
         let Some((index, alone)) = merge.next() else { break };
         merge.advance(index, alone, &mut engine);
         let actions = engine.take_actions();
-        delivery.send(&actions, &mut engine.summary);
-        tell(&mut engine);
+        if !progress.visible() {
+            delivery.send(&actions, &mut engine.summary);
+            tell(&mut engine);
+        } else if !actions.is_empty() || !engine.messages.is_empty() {
+            progress.aside(&mut || {
+                delivery.send(&actions, &mut engine.summary);
+                delivery.flush(&mut engine.summary);
+                tell(&mut engine);
+            });
+        }
         progress.show(merge.bytes(), engine.summary.lines.total, delivery.sent);
         if delivery.closed || stop.load(Ordering::Relaxed) != 0 {
             break;
@@ -258,11 +341,15 @@ fn waiting(
     let mut waiting = Vec::new();
     for input in inputs {
         let first = match &input {
-            Input::File(path) if several => first_time(path, assembly, settings)?,
             Input::File(path) => {
-                // Opened once now, so that a missing or unreadable file is told before anything runs.
-                file::open(path)?;
-                Micros::MIN
+                // A missing or unreadable file is told before anything runs.
+                file::probe(path)?;
+                // What is taken from a pipe to look at it would be missing later.
+                if several && file::is_regular(path) {
+                    first_time(path, assembly, settings)?
+                } else {
+                    Micros::MIN
+                }
             }
             Input::Stdin => Micros::MIN,
         };
@@ -326,14 +413,26 @@ fn open(
     scanner: &Arc<Scanner>,
     pool: &Pool,
 ) -> Result<(String, Stream, Arc<AtomicU64>), String> {
-    let (name, opened) = match &waiting.input {
-        Input::File(path) => (path.display().to_string(), file::open(path)),
-        Input::Stdin => ("standard input".to_owned(), stdin::open_archive_stdin()),
+    let (name, content, read, waits) = match &waiting.input {
+        Input::File(path) if file::is_regular(path) => {
+            let opened = file::open(path).map_err(|error| error.to_string())?;
+            let name = path.display().to_string();
+            engine.name_source(source, &name, modified(opened.modified));
+            (name, opened.reader, opened.read, false)
+        }
+        input => {
+            let name = match input {
+                Input::File(path) => path.display().to_string(),
+                Input::Stdin => "standard input".to_owned(),
+            };
+            engine.name_source(source, &name, None);
+            let read = Arc::new(AtomicU64::new(0));
+            let late = Late { input: input.clone(), content: None, read: Arc::clone(&read) };
+            (name, Box::new(late) as Box<dyn Read + Send>, read, true)
+        }
     };
-    let opened = opened.map_err(|error| error.to_string())?;
-    engine.name_source(source, &name, modified(opened.modified));
-    let reader = LineReader::new(opened.reader, source, settings.max_line, block);
-    Ok((name, Stream::new(reader, scanner, pool), opened.read))
+    let reader = LineReader::new(content, source, settings.max_line, block);
+    Ok((name, Stream::new(reader, waits, scanner, pool), read))
 }
 
 struct Merge {
@@ -343,6 +442,7 @@ struct Merge {
     /// The open inputs by the time of their next item, then by their order.
     heap: BinaryHeap<Reverse<(Micros, usize)>>,
     read: Vec<Arc<AtomicU64>>,
+    stop: Stop,
 }
 
 impl Merge {
@@ -392,7 +492,7 @@ impl Merge {
         newest: Micros,
         engine: &mut Engine,
     ) {
-        match stream.next() {
+        match stream.next(&self.stop) {
             Ok(Some(scanned)) => {
                 let cursor = engine.open(scanned);
                 let mut open = Open { name, stream, cursor, newest };
@@ -403,7 +503,8 @@ impl Merge {
                 }
             }
             Ok(None) => debug!("{name}: read to its end"),
-            Err(error) => fail(engine, format!("{name}: {error}")),
+            // It names the input already.
+            Err(error) => fail(engine, error.to_string()),
         }
     }
 
@@ -443,8 +544,10 @@ fn key(open: &mut Open, engine: &Engine) -> Micros {
 }
 
 fn fail(engine: &mut Engine, error: String) {
-    warn!("{error}");
-    engine.summary.errors.push(error);
+    error!("{error}");
+    if engine.summary.errors.len() < ERRORS_MAX {
+        engine.summary.errors.push(error);
+    }
 }
 
 fn tell(engine: &mut Engine) {
@@ -474,7 +577,7 @@ fn ended(
     let mut summary = engine.summary;
     summary.finish(started.elapsed().as_secs_f64(), crate::telemetry::cpu_seconds());
     let signal = Some(stop.load(Ordering::Relaxed)).filter(|signal| *signal != 0);
-    Ended { summary, signal, railway_input: false }
+    Ended { summary, signal, railway_input: false, closed: delivery.closed }
 }
 
 /// What a live source hands over.
@@ -537,7 +640,9 @@ pub fn run(
             thread::spawn(move || {
                 let notes = send.clone();
                 let mut on_note = |note: FollowNote| {
-                    info!("{note}");
+                    if !matches!(note, FollowNote::Failed { .. }) {
+                        info!("{note}");
+                    }
                     let told = match note {
                         FollowNote::Opened { path, source } => {
                             Incoming::Opened(source, path.display().to_string())

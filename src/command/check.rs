@@ -1,7 +1,7 @@
 //! `portcullis check`: every mistake in patterns, rules and configuration at once, the tests inside
 //! them, and what has no test.
 
-use super::{print, refuse, say, settings};
+use super::{print, refuse, refuse_all, say, settings_and_problems};
 use crate::action::{Action, Op};
 use crate::assembly::Assembly;
 use crate::cli::{Check, Common};
@@ -15,8 +15,9 @@ use crate::pattern::load::{self, Pack, Pattern, Reading};
 use crate::pattern::prefilter::{Need, need};
 use crate::pattern::set::Verdict;
 use crate::pattern::{Event, EventIp, Evidence, PatternId, Standing};
+use crate::source::file;
 use crate::yaml::{Checker, Document, Node, Problem};
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -31,10 +32,9 @@ const TEST_START: Micros = 1_735_689_600_000_000;
 /// # Errors
 /// When the configuration or a pattern file has mistakes.
 pub fn check(common: &Common, check: &Check) -> Result<ExitCode> {
-    let mut configured = settings(common)?;
-    let mut problems = Vec::new();
+    let (mut configured, mut problems) = settings_and_problems(common)?;
     let mut packs = Vec::new();
-    for path in yaml_files(&check.paths) {
+    for path in yaml_files(&check.paths)? {
         match classify(&path) {
             Kind::Pack => packs.push(path),
             Kind::Config(document) => problems.extend(configured.apply(&document)),
@@ -44,9 +44,7 @@ pub fn check(common: &Common, check: &Check) -> Result<ExitCode> {
         configured.patterns = with_what_they_need(&configured.patterns, packs);
     }
     if !problems.is_empty() {
-        // The patterns' mistakes are told together with the configuration's.
-        problems.extend(load::load(&configured.patterns).1);
-        return Err(refuse(&problems));
+        return Err(refuse_all(&configured, problems));
     }
     let assembly = Assembly::new(&configured, &[]).map_err(|problems| refuse(&problems))?;
     let report = Report::of(&assembly, common.verbose > 0);
@@ -74,10 +72,14 @@ fn classify(path: &str) -> Kind {
     }
 }
 
-fn yaml_files(paths: &[String]) -> Vec<String> {
+fn yaml_files(paths: &[String]) -> Result<Vec<String>> {
     let mut files = Vec::new();
     for path in paths {
         if !Path::new(path).is_dir() {
+            // The name of a built-in pack is as good as a path.
+            if !load::PACKS.iter().any(|(name, _)| name == path) {
+                file::probe(Path::new(path)).context("error: nothing to check")?;
+            }
             files.push(path.clone());
             continue;
         }
@@ -89,9 +91,12 @@ fn yaml_files(paths: &[String]) -> Vec<String> {
             .map(|p| p.display().to_string())
             .collect();
         found.sort();
+        if found.is_empty() {
+            bail!("error: nothing to check: {path}: the folder holds no .yaml or .yml file");
+        }
         files.extend(found);
     }
-    files
+    Ok(files)
 }
 
 /// Files of rules may speak of patterns that the configured packs declare.

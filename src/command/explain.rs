@@ -23,7 +23,7 @@ pub fn explain(common: &Common, explain: &Explain) -> Result<ExitCode> {
     let settings = settings(common)?;
     let assembly = assemble(&settings, false)?;
     let detector = assembly.detector(&assembly.rules, settings.learn);
-    let explainer = Explainer { assembly: &assembly, detector: &detector };
+    let explainer = Explainer { assembly: &assembly, detector: &detector, all: common.verbose > 0 };
     let mut shown = 0;
     if explain.lines.is_empty() {
         let mut stdin = std::io::stdin().lock();
@@ -55,6 +55,8 @@ pub fn explain(common: &Common, explain: &Explain) -> Result<ExitCode> {
 struct Explainer<'a> {
     assembly: &'a Assembly,
     detector: &'a Detector,
+    /// Say of every pattern why it does not match.
+    all: bool,
 }
 
 impl Explainer<'_> {
@@ -176,7 +178,7 @@ impl Explainer<'_> {
                             }
                         })
                         .collect();
-                    format!("matches {}", shown.join(", "))
+                    format!("matches {}", shown.join(", ")).trim_end().to_owned()
                 }
                 Verdict::FieldDiffers(field) => {
                     let held = record
@@ -198,7 +200,14 @@ impl Explainer<'_> {
                 }
                 Verdict::RegexFails => "no: its regular expression finds nothing".to_owned(),
             };
-            let _ = writeln!(out, "  pattern {:<22} {text}", pattern.name);
+            if self.all || matches!(verdict, Verdict::Matches(_)) {
+                let _ = writeln!(out, "  pattern {:<22} {text}", pattern.name);
+            }
+        }
+        if !any && nearest.as_ref().is_none_or(|(at, ..)| *at == 0) {
+            out.push_str(
+                "  no pattern matches, and none is near (-v shows each with its reason)\n",
+            );
         }
         if let Some((at, pattern, text)) = nearest.filter(|(at, ..)| !any && *at > 0) {
             let message = record.message();
@@ -280,8 +289,11 @@ impl Explainer<'_> {
                             })
                             .collect();
                         format!(
-                            "counts it per {kind} {} ({}){}",
-                            escape(&value.unwrap_or_default()),
+                            "counts it {} ({}){}",
+                            match value {
+                                Some(value) => format!("per {kind} {}", escape(&value)),
+                                None => "for all together".to_owned(),
+                            },
                             rule.when,
                             held.concat()
                         )

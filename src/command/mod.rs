@@ -10,6 +10,7 @@ use crate::cli::{Common, Config, SummaryForm};
 use crate::config::{CONFIG_VARIABLE, EXAMPLE, Settings};
 use crate::pipeline::{Ended, Stop};
 use crate::sink::{Sink, SinkConfig, file::FileSink, stdout::StdoutSink};
+use crate::source::file;
 use crate::yaml::{Document, Problem};
 use anyhow::{Context, Result, anyhow, bail};
 use std::io::Write;
@@ -72,6 +73,8 @@ fn config_document(common: &Common) -> Result<Option<Document>> {
             return Ok(None);
         }
     };
+    file::probe(Path::new(&name))
+        .with_context(|| format!("error: cannot read the configuration (from {from})"))?;
     let text = std::fs::read_to_string(&name)
         .with_context(|| format!("error: cannot read the configuration {name} (from {from})"))?;
     info!("configuration: {name} (from {from})");
@@ -83,15 +86,29 @@ fn config_document(common: &Common) -> Result<Option<Document>> {
 /// # Errors
 /// All mistakes in the file and the environment.
 pub fn settings(common: &Common) -> Result<Settings> {
+    let (settings, problems) = settings_and_problems(common)?;
+    if problems.is_empty() { Ok(settings) } else { Err(refuse_all(&settings, problems)) }
+}
+
+/// Refuses `problems` together with what is wrong with the patterns and rules.
+fn refuse_all(settings: &Settings, mut problems: Vec<Problem>) -> anyhow::Error {
+    if let Err(more) = Assembly::new(settings, &[]) {
+        problems.extend(more);
+    }
+    refuse(&problems)
+}
+
+fn settings_and_problems(common: &Common) -> Result<(Settings, Vec<Problem>)> {
     let mut settings = Settings::default();
     let mut problems = Vec::new();
     if let Some(document) = config_document(common)? {
         problems.extend(settings.apply(&document));
     }
-    problems.extend(settings.apply_environment(std::env::vars()));
-    if !problems.is_empty() {
-        return Err(refuse(&problems));
-    }
+    // A variable that is no text cannot be one of ours, and is nobody's problem.
+    let variables = std::env::vars_os().filter_map(|(name, value)| {
+        Some((name.into_string().ok()?, value.to_string_lossy().into()))
+    });
+    problems.extend(settings.apply_environment(variables));
     if !common.patterns.is_empty() || !common.pack.is_empty() {
         settings.patterns = common.pack.iter().chain(&common.patterns).cloned().collect();
     }
@@ -103,7 +120,15 @@ pub fn settings(common: &Common) -> Result<Settings> {
         settings.sinks.retain(|sink| !matches!(sink, SinkConfig::Stdout { .. }));
         settings.sinks.insert(0, stdout);
     }
-    Ok(settings)
+    if let Some(path) = &common.summary_file {
+        // A typing error is told now, not after hours.
+        std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .with_context(|| format!("error: cannot write the summary to {path}"))?;
+    }
+    Ok((settings, problems))
 }
 
 /// Packs, rules and everything else, ready to run.
@@ -124,28 +149,25 @@ pub fn assemble(settings: &Settings, live: bool) -> Result<Assembly> {
         "{} patterns and {} rules from {}",
         patterns,
         assembly.rules.len(),
-        settings.patterns.join(", ")
+        settings.patterns.join(" and ")
     );
-    for rule in assembly.need_country() {
+    for rule in assembly.need_country().filter(|_| live) {
         info!("rule {rule} is inactive unless records carry a country: `geoip` names no database");
     }
     Ok(assembly)
 }
 
-/// Opens the configured sinks; without any, standard output.
+/// Opens the configured sinks.
 ///
 /// # Errors
 /// When one cannot be opened.
 pub fn sinks(settings: &Settings) -> Result<Vec<Sink>> {
-    if settings.sinks.is_empty() {
-        return Ok(vec![Sink::Stdout(StdoutSink::new(None))]);
-    }
     let open = |config: &SinkConfig| match config {
         SinkConfig::Stdout { output } => Ok(Sink::Stdout(StdoutSink::new(*output))),
         SinkConfig::File { path, output } => {
             let sink = FileSink::open(path, *output);
             sink.map(Sink::File)
-                .with_context(|| format!("error: the sink file {path} cannot be opened"))
+                .with_context(|| format!("error: sink file {path}: cannot be opened for writing"))
         }
     };
     settings.sinks.iter().map(open).collect()
@@ -177,7 +199,8 @@ pub fn listen() -> Result<Stop> {
 /// When the summary's file cannot be written.
 pub fn conclude(common: &Common, ended: &Ended) -> Result<ExitCode> {
     let summary = &ended.summary;
-    let form = common.summary.unwrap_or(match (&common.summary_file, common.quiet) {
+    let quiet = common.quiet || ended.closed;
+    let form = common.summary.unwrap_or(match (&common.summary_file, quiet) {
         (Some(_), _) => SummaryForm::Json,
         (None, true) => SummaryForm::None,
         (None, false) => SummaryForm::Text,
@@ -196,6 +219,8 @@ pub fn conclude(common: &Common, ended: &Ended) -> Result<ExitCode> {
     }
     let code = match ended.signal {
         Some(signal) => u8::try_from(128 + signal).unwrap_or(1),
+        // Whoever read the actions has seen enough.
+        None if ended.closed => 0,
         None => u8::from(!summary.clean()),
     };
     Ok(ExitCode::from(code))

@@ -46,7 +46,11 @@ pub fn progress(common: &Common, inputs: &[Input]) -> Bar {
     let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = if total > 0 { ProgressBar::new(total) } else { ProgressBar::no_length() };
     bar.set_draw_target(target);
-    let template = "{bar:30} {bytes}/{total_bytes} {msg} left {eta}";
+    let template = if total > 0 {
+        "{bar:30} {bytes} of {total_bytes}, {msg}, {eta} left"
+    } else {
+        "{spinner} {bytes}, {msg}"
+    };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
@@ -66,12 +70,21 @@ impl Progress for Bar {
             return;
         }
         self.shown = Some(Instant::now());
-        let seconds = self.started.elapsed().as_secs().max(1);
+        let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
         self.bar.set_position(bytes);
         self.bar.set_message(format!(
-            "{} lines/s {} actions",
-            grouped(lines / seconds),
-            grouped(actions)
+            "{} lines/s, {} {}",
+            grouped(lines.saturating_mul(1000) / millis),
+            grouped(actions),
+            if actions == 1 { "action" } else { "actions" }
         ));
+    }
+
+    fn visible(&self) -> bool {
+        !self.bar.is_hidden()
+    }
+
+    fn aside(&mut self, work: &mut dyn FnMut()) {
+        self.bar.suspend(work);
     }
 }

@@ -38,6 +38,7 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
             let inputs = file::expand(files).map_err(|error| anyhow!("error: {error}"))?;
             let mut progress = super::replay::progress(common, &inputs);
             let ended = pipeline::replay(&assembly, &settings, inputs, sinks, &stop, &mut progress);
+            progress.done();
             return conclude(common, &ended.map_err(|error| anyhow!("error: {error}"))?);
         }
         SourceSpec::Stdin => Live::Stdin,

@@ -532,6 +532,8 @@ impl Engine {
 
     /// One message a minute per limit.
     fn limit(&mut self, what: &'static str, time: Micros, reason: impl FnOnce(&str) -> String) {
+        // By the clock, which does not go back and forth as the times of records do.
+        let time = self.clock.now().unwrap_or(time);
         let minute = time.div_euclid(60_000_000);
         if self.said.insert(what, minute) == Some(minute) {
             return;

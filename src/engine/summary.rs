@@ -154,6 +154,12 @@ pub struct Kpi {
     pub ok: bool,
 }
 
+impl Kpi {
+    fn bound(name: &str) -> &'static str {
+        if name == "login_success_rate" { "at least" } else { "at most" }
+    }
+}
+
 /// Everything that is said at the end.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Summary {
@@ -292,8 +298,12 @@ impl Summary {
     /// For people.
     pub fn text(&self) -> String {
         let mut out = String::new();
+        // A label that goes on is not repeated.
+        let mut before = String::new();
         let mut line = |label: &str, text: String| {
-            let _ = writeln!(out, "{label:<12} {text}");
+            let shown = if label == before { "" } else { label };
+            let _ = writeln!(out, "{shown:<12} {text}");
+            label.clone_into(&mut before);
         };
         line("lines", self.lines.equation());
         if self.records.total > 0 {
@@ -324,7 +334,7 @@ impl Summary {
             line("actions", "none".into());
         }
         for (rule, ops) in &self.actions {
-            line("action", format!("{rule}: {}", counts(ops)));
+            line("actions", format!("{rule}: {}", counts(ops)));
         }
         for (pattern, near) in &self.near_misses {
             line(
@@ -346,7 +356,7 @@ impl Summary {
         line(
             "state",
             format!(
-                "{} keys in {} counted bytes, {} evicted, {} decisions active",
+                "{} keys in {} counted bytes, {} evicted; {} decisions active",
                 grouped(self.keys_held),
                 grouped(self.state_bytes),
                 grouped(self.keys_evicted),
@@ -361,8 +371,9 @@ impl Summary {
                 line(
                     "kpi",
                     format!(
-                        "{name} {value} (target {}) {}",
-                        kpi.target,
+                        "{:<30} {value:<8} {:<13} {}",
+                        name.replace('_', " "),
+                        format!("({} {})", Kpi::bound(name), kpi.target),
                         if kpi.ok { "ok" } else { "MISSED" }
                     ),
                 );

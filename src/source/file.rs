@@ -66,7 +66,7 @@ pub enum InputError {
         path: PathBuf,
     },
     /// A folder was opened where a file was expected.
-    #[error("{}: is a folder, expected a file; give the folder to `replay` to read what is in it", path.display())]
+    #[error("{}: is a folder, expected a file", path.display())]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -313,6 +313,28 @@ pub(super) fn open_handle(file: File, path: &Path) -> Result<Opened, InputError>
     let reader = Box::new(Named { content, path: path.to_owned(), packing, given: 0 });
     let size = if meta.is_file() { meta.len() } else { 0 };
     Ok(Opened { reader, size, read, modified: meta.modified().ok() })
+}
+
+/// Whether `path` is a file that this user can open, and if not, why not and what would help.
+///
+/// # Errors
+///
+/// If it does not exist, is a folder or may not be read.
+pub fn probe(path: &Path) -> Result<(), InputError> {
+    let meta = fs::metadata(path).map_err(|error| InputError::from_io(path, error))?;
+    if meta.is_dir() {
+        return Err(InputError::Folder { path: path.to_owned() });
+    }
+    // Opening a pipe without reading it still waits for its writer, and takes nothing from it.
+    if meta.is_file() {
+        File::open(path).map_err(|error| InputError::from_io(path, error))?;
+    }
+    Ok(())
+}
+
+/// Whether it is a file that can be read twice, and not a pipe.
+pub fn is_regular(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.is_file())
 }
 
 /// How a file is compressed.
