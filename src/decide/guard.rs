@@ -1,6 +1,5 @@
 //! What stands between a decision and the world: never-block ranges, the allowlist, brakes.
 
-use crate::action::Action;
 use crate::decode::addr::NeverBlock;
 use crate::decode::time::Micros;
 use crate::detect::condition::ActionKind;
@@ -149,25 +148,18 @@ impl Guard {
         }
     }
 
-    /// The message that a brake has gripped.
-    pub fn brake_note(&self, kind: ActionKind, at: Micros) -> Action {
+    /// What to say when a brake has gripped.
+    pub fn brake_reason(&self, kind: ActionKind) -> String {
         let limit = self.limit(kind).unwrap_or_default();
         let key = match kind {
             ActionKind::Block => "max_blocks_per_minute",
             ActionKind::Lock => "max_locks_per_minute",
             ActionKind::Require2fa | ActionKind::Alert => "max_2fa_per_minute",
         };
-        let ordinal = match kind {
-            ActionKind::Block => 0,
-            ActionKind::Lock => 1,
-            ActionKind::Require2fa | ActionKind::Alert => 2,
-        };
-        let reason = format!(
+        format!(
             "more than {limit} {} decisions in one minute: further ones are withheld until the next minute ({key})",
             kind.name()
-        );
-        let minute = at.div_euclid(60_000_000).saturating_mul(60_000_000);
-        Action::note("brake", super::BRAKE.0, super::BRAKE.1, minute, ordinal, reason)
+        )
     }
 }
 

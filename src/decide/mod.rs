@@ -11,6 +11,10 @@ use crate::detect::rule::{Mode, OnRepeat, Rule, Severity, Urgency};
 use crate::window::store::Key;
 use guard::{Guard, Held};
 use ledger::{Active, Ledger, LedgerKey};
+use std::collections::VecDeque;
+
+/// Times of messages remembered; there are few, and equal ones follow each other closely.
+const NOTED_MAX: usize = 256;
 
 /// What deciding needs of the settings.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +33,8 @@ pub struct Decider {
     config: DecideConfig,
     guard: Guard,
     ledger: Ledger,
+    /// The latest messages about Portcullis itself, by rule and time, with how many there were.
+    noted: VecDeque<(&'static str, Micros, u32)>,
     /// Lines that are due, in order.
     pub out: Vec<Action>,
 }
@@ -36,7 +42,7 @@ pub struct Decider {
 impl Decider {
     /// A decider with nothing active.
     pub fn new(config: DecideConfig, guard: Guard) -> Self {
-        Self { config, guard, ledger: Ledger::default(), out: Vec::new() }
+        Self { config, guard, ledger: Ledger::default(), noted: VecDeque::new(), out: Vec::new() }
     }
 
     /// Decisions that are active.
@@ -64,6 +70,32 @@ impl Decider {
     /// What guard would hold an action on `key` back, for people.
     pub fn guard(&self) -> &Guard {
         &self.guard
+    }
+
+    /// Emits a message about Portcullis itself. Its ordinal counts those of one rule and time, so
+    /// that its id depends on nothing else that was said before.
+    pub fn note(
+        &mut self,
+        rule: &'static str,
+        severity: Severity,
+        urgency: Urgency,
+        at: Micros,
+        reason: String,
+    ) {
+        let ordinal = match self.noted.iter_mut().find(|(r, time, _)| *r == rule && *time == at) {
+            Some((_, _, times)) => {
+                *times += 1;
+                *times - 1
+            }
+            None => {
+                if self.noted.len() >= NOTED_MAX {
+                    self.noted.pop_front();
+                }
+                self.noted.push_back((rule, at, 1));
+                0
+            }
+        };
+        self.out.push(Action::note(rule, severity, urgency, at, ordinal, reason));
     }
 
     /// Decides about a firing; `kind_value` is its key as on the action line.
@@ -144,7 +176,9 @@ impl Decider {
                     Some("brake"),
                 );
                 if first {
-                    self.out.push(self.guard.brake_note(then.action, at));
+                    let minute = at.div_euclid(60_000_000).saturating_mul(60_000_000);
+                    let reason = self.guard.brake_reason(then.action);
+                    self.note("brake", BRAKE.0, BRAKE.1, minute, reason);
                 }
                 return Verdict::Braked;
             }

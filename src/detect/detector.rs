@@ -298,10 +298,12 @@ impl Detector {
         inserted.push(plan.group);
         let horizon = stream.clock.map(|clock| clock.saturating_sub(config.lateness));
         store.with(plan.group, &key, fresh, |state| {
-            if let Some((_, id)) = &once
-                && state.once.insert(id.clone(), time).is_some()
-            {
-                return;
+            if let Some((_, id)) = &once {
+                if let Some(seen) = state.once.get_mut(id) {
+                    *seen = (*seen).max(time);
+                    return;
+                }
+                state.once.insert(id.clone(), time);
             }
             let step = Step {
                 rule,

@@ -95,7 +95,6 @@ pub struct Engine {
     said: HashMap<&'static str, i64>,
     /// Kinds of messages that were given; see [`Engine::forget_told`].
     told: std::collections::HashSet<String>,
-    notes: u32,
     countries_seen: bool,
     /// Messages for the log, not for sinks.
     pub messages: Vec<String>,
@@ -123,7 +122,6 @@ impl Engine {
             summary: Summary::default(),
             said: HashMap::new(),
             told: std::collections::HashSet::new(),
-            notes: 0,
             countries_seen: false,
             messages: Vec::new(),
         }
@@ -538,27 +536,16 @@ impl Engine {
         if self.said.insert(what, minute) == Some(minute) {
             return;
         }
-        self.notes += 1;
-        let note =
-            Action::note("limit", Severity::P1, Urgency::Warning, time, self.notes, reason(""));
-        self.decider.out.push(note);
+        self.decider.note("limit", Severity::P1, Urgency::Warning, time, reason(""));
     }
 
     fn note_restart(&mut self) {
         let now = self.clock.now().unwrap_or_default();
-        self.notes += 1;
         let reason = format!(
             "fifty late records in a row agreed on another time: the clock was set to {}",
             crate::decode::time::format(now)
         );
-        self.decider.out.push(Action::note(
-            "clock",
-            Severity::P2,
-            Urgency::Warning,
-            now,
-            self.notes,
-            reason,
-        ));
+        self.decider.note("clock", Severity::P2, Urgency::Warning, now, reason);
     }
 
     fn resolve(&self, source: u32, when: When) -> Micros {

@@ -172,10 +172,24 @@ fn the_id_is_derived_as_the_specification_says() {
     let of =
         |rule: &str, op: Op| twice.actions.iter().find(|a| a.rule == rule && a.op == op).unwrap();
     assert_eq!(of("r", Op::Start).id, id_of(&of("r", Op::Start).json(), "0"));
-    let brake = Story::of("FAIL", "ip", "count >= 1 within 1m", "block for 1h", "")
+    // Of Portcullis' own messages too: two brakes in one minute, then one in another.
+    let notes = Story::of("FAIL", "user", "count >= 1 within 1s", "[lock for 1h, require_2fa]", "")
+        .config("brakes: { max_locks_per_minute: 1, max_2fa_per_minute: 1 }")
+        .tell("0s FAIL user=a\n1s FAIL user=b\n60s FAIL user=c\n61s FAIL user=d");
+    let notes: Vec<&Action> = notes.actions.iter().filter(|a| a.op == Op::Note).collect();
+    let derived: Vec<String> =
+        notes.iter().zip(["0", "1", "0", "1"]).map(|(a, n)| id_of(&a.json(), n)).collect();
+    assert_eq!(notes.iter().map(|a| a.id.clone()).collect::<Vec<_>>(), derived);
+    // The clock set to one time twice.
+    let restart = Story::of("FAIL", "ip", "count >= 1 within 10s", "alert", "")
+        .tell("clock 10d\n0s+1s*50 FAIL\nclock 20d\n0s+1s*50 FAIL");
+    let ids: Vec<&str> = restart.actions.iter().map(|a| a.id.as_str()).collect();
+    let line = restart.actions[0].json();
+    assert_eq!(ids, [id_of(&line, "0"), id_of(&line, "1")]);
+    let withheld = Story::of("FAIL", "ip", "count >= 1 within 1m", "block for 1h", "")
         .config("allow: [{ ip: 203.0.113.7 }]")
         .tell("0s+0s*3 FAIL ip=203.0.113.7");
-    for (action, ordinal) in brake.actions.iter().zip(["0", "1", "2"]) {
+    for (action, ordinal) in withheld.actions.iter().zip(["0", "1", "2"]) {
         assert_eq!(action.id, id_of(&action.json(), ordinal));
     }
 }

@@ -522,6 +522,12 @@ fn rules_may_narrow_their_events() {
          3s FAIL ip=203.0.113.7 tenant=x",
         "3s start block 203.0.113.7 until 3603s x2",
     );
+    // A country, not a boolean.
+    Story::of("FAIL", "ip", "count >= 1 within 1m", "block for 1h", "where: { country: NO }")
+        .gives(
+            "0s FAIL ip=203.0.113.7 country=SE\n1s FAIL ip=203.0.113.7 country=NO",
+            "1s start block 203.0.113.7 until 3601s x1",
+        );
 }
 
 // -------------------------------------------------------------------------- 5: decisions --
@@ -943,6 +949,11 @@ fn what_is_late_is_counted_and_not_used() {
 #[test]
 fn the_clock_is_the_lower_median_of_five() {
     let story = Story::of("FAIL", "ip", "count >= 1 within 10s", "block for 10s", "");
+    // Of four the second: 0 0 50 60.
+    story.gives(
+        "0s+0s*2 FAIL ip=203.0.113.1\n50s TICK\n60s TICK",
+        "0s start block 203.0.113.1 until 10s x1",
+    );
     // 0 0 0 50 60: the third of five is 0; with 70 it is 50 and the block of 10s has ended.
     story.gives(
         "0s+0s*3 FAIL ip=203.0.113.1\n50s TICK\n60s TICK",
