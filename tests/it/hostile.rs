@@ -390,6 +390,17 @@ fn merged_keys_do_not_make_a_carrier() {
     }
 }
 
+/// A raw control sequence at the end of a client's text must not take the quote behind it along.
+#[test]
+fn a_control_sequence_does_not_end_a_record_early() {
+    for odd in ["\u{9b}", "\u{1b}[", "\u{9b}1", "\u{1b}[1;"] {
+        let message = format!("FAILED_LOGIN: email=a@b.c, ip={TRUE_IP}, reason={odd}");
+        let line = format!("{{\"logger\":\"security\",\"message\":\"{message}\"}}");
+        let events = events(&world().assembly, line.as_bytes());
+        assert_eq!(events[0].ip.map(|ip| ip.ip.to_string()).as_deref(), Some(TRUE_IP), "{line}");
+    }
+}
+
 /// Sixty hostile lines through the program: nobody but the true client is blocked, nobody but the
 /// account that was really tried is locked.
 #[test]
