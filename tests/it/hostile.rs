@@ -453,6 +453,7 @@ fn sixty_hostile_lines_block_only_their_sender() {
 /// Lines of 1 MiB made to be slow. The limit is far above what any of them takes and far below what
 /// a cost that grows with the square of the length would take.
 #[test]
+#[allow(clippy::too_many_lines, reason = "a list of monsters")]
 fn monsters_cost_no_more_than_their_length() {
     let assembly = &world().assembly;
     let fill = |head: &str, unit: &str, tail: &str| {
