@@ -103,6 +103,11 @@ fn clean(text: &str) -> Cow<'_, str> {
     let plain = text::strip_ansi(trimmed);
     match plain {
         Cow::Borrowed(_) => Cow::Borrowed(trimmed),
+        // In JSON a client's text is followed by a quote, which some sequences would take along,
+        // and with it the end of the record: there, only colours go before it is read.
+        Cow::Owned(owned) if looks_like_json(owned.trim_start()) => {
+            Cow::Owned(text::strip_colours(trimmed).trim().to_owned())
+        }
         Cow::Owned(owned) => Cow::Owned(owned.trim().to_owned()),
     }
 }
@@ -342,6 +347,13 @@ fn docker<'v>(members: &'v Members<'_>) -> Option<Docker<'v>> {
     Some(Docker { log, stream, time, complete })
 }
 
+/// Fields kept of one envelope. They identify nobody, and every record inside may be asked for each.
+const ENVELOPE_FIELDS_MAX: usize = 256;
+
+fn kept(fields: impl Iterator<Item = Field>) -> Arc<[Field]> {
+    fields.take(ENVELOPE_FIELDS_MAX).collect()
+}
+
 fn get<'v, 'a>(members: &'v Members<'a>, key: &str) -> Option<&'v Value<'a>> {
     members.iter().find(|(k, _)| k == key).map(|(_, value)| value)
 }
@@ -435,13 +447,14 @@ fn loki(
     }
     for stream in streams {
         let labels = object(get(stream, "stream")).map(fields::flatten).unwrap_or_default();
-        let labels: Arc<[Field]> = labels.into();
+        let level = labels.iter().find(|f| matches!(f.path.as_str(), "level" | "severity"));
+        let level = level.and_then(|field| Level::parse(&field.text));
+        let labels = kept(labels.into_iter());
         for entry in array(stream, "values").unwrap_or_default() {
             let Value::Array(entry) = entry else { continue };
             let mut inner = outer.inside("loki");
             inner.when = value_time(entry.first(), config).or(inner.when);
-            let level = labels.iter().find(|f| matches!(f.path.as_str(), "level" | "severity"));
-            inner.level = level.and_then(|field| Level::parse(&field.text)).or(inner.level);
+            inner.level = level.or(inner.level);
             inner.fields.push(Arc::clone(&labels));
             let Some(Value::String(text)) = entry.get(1) else { continue };
             match object(entry.get(2)) {
@@ -629,9 +642,9 @@ fn carrier(
     });
     inner.when = time.or(inner.when);
     let rest = all.into_iter();
-    inner.fields.push(
-        rest.filter(|f| !matches!(f.path.as_str(), "log" | "message" | "shortmessage")).collect(),
-    );
+    inner.fields.push(kept(
+        rest.filter(|f| !matches!(f.path.as_str(), "log" | "message" | "shortmessage")),
+    ));
     push_payload(line, &inner, config, out);
     true
 }
@@ -672,7 +685,7 @@ fn journald(
     // What a program gave to syslog is its message; only what it printed has a header of its own.
     inner.message_only = string(members, "_TRANSPORT").is_none_or(|t| t != "stdout");
     let fields = fields::flatten(members).into_iter();
-    inner.fields.push(fields.filter(|field| field.path != "message").collect());
+    inner.fields.push(kept(fields.filter(|field| field.path != "message")));
     push_payload(&text, &inner, config, out);
     true
 }

@@ -1208,6 +1208,29 @@ pub fn strip_ansi(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// Removes colours only: sequences of an introducer, digits and a final `m` or `K`.
+pub fn strip_colours(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find(['\u{1b}', '\u{9b}']) {
+        let (before, from) = rest.split_at(start);
+        out.push_str(before);
+        let inner = from.strip_prefix("\u{1b}[").or_else(|| from.strip_prefix('\u{9b}'));
+        let after = inner.and_then(|inner| {
+            inner
+                .trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, ';' | ':'))
+                .strip_prefix(['m', 'K'])
+        });
+        rest = after.unwrap_or_else(|| {
+            let width = from.chars().next().map_or(0, char::len_utf8);
+            out.push_str(from.get(..width).unwrap_or_default());
+            from.get(width..).unwrap_or_default()
+        });
+    }
+    out.push_str(rest);
+    out
+}
+
 /// How many bytes to remove at the start of `bytes`, which is ESC or the first half of a C1.
 fn sequence(bytes: &[u8]) -> usize {
     match bytes {

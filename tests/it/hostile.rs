@@ -1,1 +1,622 @@
-//! To be filled.
+//! Text that an attacker wrote into a log never chooses who is blocked.
+//!
+//! Every pattern of every built-in pack is taken from its own tests; each capture in turn is filled
+//! with what an attacker might send, the line is written as the application would write it, and
+//! whatever events come out may name nobody but the true client and account, or nobody.
+
+use crate::support::{run, stdout};
+use portcullis::assembly::Assembly;
+use portcullis::config::Settings;
+use portcullis::decode::addr::normalize_user;
+use portcullis::decode::text::strip_ansi;
+use portcullis::decode::{Decoded, Record, decode};
+use portcullis::engine::scan::What;
+use portcullis::pattern::load::{PACKS, Reading};
+use portcullis::pattern::template::CaptureKind;
+use portcullis::pattern::{Event, PatternId};
+use proptest::prelude::*;
+use serde_json::Value;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+/// Those whom the attacker would like to see blocked.
+const VICTIM_IP: &str = "9.9.9.9";
+const VICTIM: &str = "victim@example.net";
+const TRUE_IP: &str = "203.0.113.7";
+
+/// One place in one message that somebody else can fill.
+#[derive(Debug, Clone)]
+struct Slot {
+    pattern: String,
+    capture: String,
+    kind: CaptureKind,
+    /// What stands before the message in a line of text.
+    head: String,
+    message: String,
+    range: Range<usize>,
+    logger: Option<String>,
+    ip: Option<IpAddr>,
+    users: Vec<String>,
+}
+
+struct World {
+    assembly: Assembly,
+    slots: Vec<Slot>,
+    /// Literals of all patterns, and whole messages that name the victim.
+    texts: Vec<String>,
+}
+
+fn first_record(assembly: &Assembly, line: &str) -> Option<Record> {
+    match decode(line.as_bytes(), &assembly.scanner.decode) {
+        Decoded::Records(records) => records.into_iter().next(),
+        _ => None,
+    }
+}
+
+fn events(assembly: &Assembly, line: &[u8]) -> Vec<Event> {
+    match assembly.scanner.line(line) {
+        Some(What::Records(records)) => {
+            records.into_iter().flat_map(|found| found.matched.events).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn users(event: &Event) -> impl Iterator<Item = &str> {
+    event.user.as_deref().into_iter().chain(event.user_id.as_deref())
+}
+
+/// Where a reading found its captures.
+fn captures(reading: &Reading, message: &str) -> Option<Vec<(String, CaptureKind, Range<usize>)>> {
+    match reading {
+        Reading::Template(template) => {
+            let found = template.matches(message)?;
+            let specs = template.captures().iter().zip(found.earliest);
+            Some(specs.map(|(spec, range)| (spec.name.clone(), spec.kind, range)).collect())
+        }
+        Reading::Regex { greedy, .. } => {
+            let found = greedy.captures(message)?;
+            let names = greedy.capture_names().flatten();
+            let known = names.filter_map(|name| {
+                let found = found.name(name)?;
+                let kind = match found.as_str() {
+                    text if text.parse::<IpAddr>().is_ok() => CaptureKind::Ip,
+                    text if text.parse::<i64>().is_ok() => CaptureKind::Int,
+                    _ => CaptureKind::Text,
+                };
+                Some((name.to_owned(), kind, found.range()))
+            });
+            Some(known.collect())
+        }
+    }
+}
+
+fn world() -> &'static World {
+    static WORLD: OnceLock<World> = OnceLock::new();
+    WORLD.get_or_init(|| {
+        let packs = PACKS.iter().filter(|(_, text)| text.contains("\npatterns:"));
+        let patterns = packs.map(|(name, _)| (*name).to_owned()).collect();
+        let assembly = Assembly::new(&Settings { patterns, ..Settings::default() }, &[]).unwrap();
+        let mut slots = Vec::new();
+        let mut texts = Vec::new();
+        for pattern in assembly.scanner.set.patterns() {
+            let id = assembly.scanner.set.id(&pattern.name).unwrap();
+            let before = slots.len();
+            for reading in &pattern.readings {
+                if let Reading::Template(template) = reading {
+                    texts.extend(template.literals().iter().cloned());
+                }
+            }
+            for test in pattern.tests.iter().filter(|test| test.get("outcome").is_none()) {
+                let line = test.get("line").and_then(|line| line.scalar()).unwrap();
+                let Some(record) = first_record(&assembly, &line) else { continue };
+                let event =
+                    events(&assembly, line.as_bytes()).into_iter().find(|e| e.pattern == id);
+                let event = event.unwrap_or_else(|| panic!("{}: {line}", pattern.name));
+                for message in &record.messages {
+                    let found = pattern.readings.iter().find_map(|r| captures(r, message));
+                    let Some(found) = found else { continue };
+                    let mut forged = message.clone();
+                    for (_, _, range) in found.iter().rev().filter(|c| c.1 == CaptureKind::Ip) {
+                        forged.replace_range(range.clone(), VICTIM_IP);
+                    }
+                    texts.push(forged);
+                    let head = line.strip_suffix(message.as_str()).unwrap_or_default();
+                    for (capture, kind, range) in found {
+                        slots.push(Slot {
+                            pattern: pattern.name.clone(),
+                            capture,
+                            kind,
+                            head: head.to_owned(),
+                            message: message.clone(),
+                            range,
+                            logger: record.logger.as_deref().map(str::to_owned),
+                            ip: event.ip.map(|ip| ip.ip),
+                            users: users(&event).map(str::to_owned).collect(),
+                        });
+                    }
+                    break;
+                }
+            }
+            assert!(pattern.readings.is_empty() || slots.len() > before, "{}", pattern.name);
+        }
+        // Numbers and addresses are what the application itself knows.
+        slots
+            .retain(|s| !matches!(s.kind, CaptureKind::Ip | CaptureKind::Int | CaptureKind::Float));
+        texts.retain(|text| !text.is_empty());
+        World { assembly, slots, texts }
+    })
+}
+
+/// What an attacker sends, put together from pieces that have fooled somebody.
+fn crafted() -> impl Strategy<Value = String> {
+    let own = prop::sample::select(world().texts.clone());
+    let known = prop::sample::select(vec![
+        VICTIM_IP,
+        VICTIM,
+        "::ffff:9.9.9.9",
+        "x",
+        " ",
+        ", ",
+        ", ip=9.9.9.9, reason=y",
+        "x, ip=9.9.9.9, reason=y, email=",
+        "x, ip=9.9.9.9",
+        "email=victim@example.net, ip=9.9.9.9, reason=z",
+        "user_id=victim@example.net, ip=9.9.9.9",
+        "，ip=9.9.9.9",
+        ",\u{a0}ip=9.9.9.9",
+        ", іp=9.9.9.9",
+        "ip＝9.9.9.9",
+        " from 9.9.9.9 port 22 ssh2",
+        " from 9.9.9.9",
+        "\"",
+        "\\",
+        "\\\"",
+        "'",
+        "}",
+        "{",
+        "\",\"ip_address\":\"9.9.9.9\",\"x\":\"",
+        "{\"logger\":\"security\",\"message\":\"FAILED_LOGIN: email=victim@example.net, ip=9.9.9.9, reason=x\"}",
+        "{\"ip_address\":\"9.9.9.9\",\"user\":\"victim@example.net\"}",
+        "{'ip': '9.9.9.9', 'user': 'victim@example.net'}",
+        "\n",
+        "\r\n",
+        "\t",
+        "\u{2028}",
+        "\u{85}",
+        "\0",
+        "\u{1b}",
+        "\u{1b}[",
+        "\u{1b}[31m",
+        "\u{1b}]0;",
+        "\u{7}",
+        "\u{9b}",
+        "\u{e000}",
+        "\u{feff}",
+        "level=info msg=\"",
+        "ip=9.9.9.9 user=victim@example.net level=info msg=y",
+        "2025-08-03T22:30:00Z stdout F ",
+        "2025-08-03T22:30:00Z - security - WARNING - ",
+        "Aug  3 22:30:00 h sshd[1]: ",
+        "INFO:     9.9.9.9:1 - \"POST /login HTTP/1.1\" 401 Unauthorized",
+        "9.9.9.9 - victim@example.net [03/Aug/2025:22:30:00 +0000] \"GET / HTTP/1.1\" 200 1",
+    ]);
+    let piece = prop_oneof![
+        3 => own,
+        8 => known.prop_map(str::to_owned),
+        1 => (1usize..9000).prop_map(|n| "a".repeat(n)),
+        1 => "\\PC{0,6}",
+    ];
+    prop::collection::vec(piece, 1..7).prop_map(|pieces| pieces.concat())
+}
+
+/// A JSON string; a private character stands for half a surrogate pair, as Python writes it.
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).unwrap().replace('\u{e000}', "\\ud800")
+}
+
+/// How Python prints a string within a dict.
+fn python(text: &str) -> String {
+    let mut out = String::from("'");
+    for c in text.chars() {
+        match c {
+            '\'' | '\\' => out.extend(['\\', c]),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c.is_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out + "'"
+}
+
+/// The line as an application writes it.
+fn written(slot: &Slot, message: &str, text: &str, form: u8) -> (String, bool) {
+    let logger = slot.logger.as_ref().map(|l| format!(",\"logger\":{}", quoted(l)));
+    let logger = logger.unwrap_or_default();
+    let time = "\"timestamp\":\"2025-08-03T22:30:00Z\"";
+    let message_of = |message: &str| format!("\"message\":{}", quoted(message));
+    let own = message_of(message);
+    let ip = slot.ip.map_or_else(String::new, |ip| format!(",\"ip_address\":\"{ip}\""));
+    let home = format!("{{{time}{logger},{own},\"module\":\"auth\",\"line\":42}}");
+    match form {
+        0 => (home, false),
+        1 => (format!("{{{own}{logger},{time}{ip}}}"), true),
+        // A logger that merges what it is given, without taking care of repeated keys.
+        2 if slot.ip.is_some() => {
+            (format!("{{{time}{logger},{own}{ip},\"ip_address\":\"9.9.9.9\"}}"), true)
+        }
+        3 => {
+            let forged = message_of(&message.replace(TRUE_IP, VICTIM_IP));
+            (format!("{{{time}{logger},{forged},\"module\":\"a\",{own}}}"), false)
+        }
+        4 => {
+            let (extra, nested) =
+                (quoted(text), quoted(&format!("{{\"message\":{}}}", quoted(text))));
+            let extra = format!(
+                "\"exception\":{extra},\"user_agent\":{extra},\"body\":{{\"message\":{extra},\"note\":{nested}}}"
+            );
+            (format!("{{{time}{logger},{own},{extra}}}"), false)
+        }
+        5 => {
+            let log = quoted(&format!("{home}\n"));
+            (
+                format!(
+                    "{{\"log\":{log},\"stream\":\"stdout\",\"time\":\"2025-08-03T22:30:00Z\"}}"
+                ),
+                false,
+            )
+        }
+        6 => (format!("2025-08-03T22:30:00.1Z stdout F {home}"), false),
+        7 => (format!("[{home},{home}]"), false),
+        // A logger of plain text: it must not write newlines, and it writes what it knows last.
+        _ => {
+            let line = format!("{}{message}", slot.head);
+            (line.replace(['\n', '\r'], " ").replace('\u{e000}', "\u{fffd}"), false)
+        }
+    }
+}
+
+/// Nobody but the true client and account is named by any event of the line.
+fn nobody_else(slot: &Slot, text: &str, form: u8) -> Result<(), TestCaseError> {
+    let world = world();
+    let value = match slot.kind {
+        CaptureKind::Json => format!("{{\"ip\":{}}}", quoted(text)),
+        CaptureKind::PyDict => format!("{{'ip': {}, 'n': 1}}", python(text)),
+        _ => text.to_owned(),
+    };
+    let mut message = slot.message.clone();
+    message.replace_range(slot.range.clone(), &value);
+    let (line, _structured) = written(slot, &message, text, form);
+    let whole = [text.to_owned(), strip_ansi(text).into_owned()];
+    let whole = whole.map(|t| t.replace('\u{e000}', "\u{fffd}"));
+    let mut allowed: Vec<String> = slot.users.clone();
+    for text in &whole {
+        allowed.extend(normalize_user(text));
+        allowed.extend(normalize_user(&text.replace(['\n', '\r'], " ")));
+    }
+    for event in events(&world.assembly, line.as_bytes()) {
+        let name = world.assembly.scanner.set.name(event.pattern);
+        if let Some(ip) = event.ip {
+            prop_assert_eq!(Some(ip.ip), slot.ip, "{} names another: {}", name, line);
+        }
+        for user in users(&event) {
+            // A sequence at the edge of the text may take a character of the next literal along;
+            // then only a part of what was sent is left, but never a part that was chosen.
+            let torn = text.contains(['\u{1b}', '\u{9b}', '\0', '\u{feff}']) && user != VICTIM;
+            prop_assert!(
+                torn || allowed.iter().any(|known| known == user),
+                "{} names {:?}, not one of {:?}: {}",
+                name,
+                user,
+                allowed,
+                line
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_capture_of_every_pattern_is_tried() {
+    let world = world();
+    let ids: std::collections::BTreeSet<PatternId> =
+        world.slots.iter().filter_map(|s| world.assembly.scanner.set.id(&s.pattern)).collect();
+    assert!(ids.len() >= 6 && world.slots.len() >= 8, "{:?}", world.slots.len());
+    let texts = [
+        "x, ip=9.9.9.9, reason=y",
+        "x, ip=9.9.9.9, reason=y\u{1b}[",
+        "x, ip=9.9.9.9, reason=y\u{1b}]0;",
+        "x, ip=9.9.9.9, reason=y\\",
+        "x, ip=9.9.9.9, reason=y\u{e000}",
+        "x, ip=9.9.9.9",
+        "x, ip=9.9.9.9, ",
+        "/, endpoint=/x, ip=9.9.9.9",
+        "victim@example.net from 9.9.9.9 port 22 ssh2",
+        "'}, ip=9.9.9.9, {'ip': '9.9.9.9",
+    ];
+    for slot in &world.slots {
+        for text in texts.iter().map(|t| (*t).to_owned()).chain(world.texts.iter().cloned()) {
+            for form in 0..=8 {
+                if let Err(error) = nobody_else(slot, &text, form) {
+                    panic!("{}.{} form {form}: {error}", slot.pattern, slot.capture);
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn crafted_text_never_names_another(
+        slot in any::<prop::sample::Index>(),
+        text in crafted(),
+        form in 0u8..=8,
+    ) {
+        nobody_else(slot.get(&world().slots), &text, form)?;
+    }
+}
+
+/// Carriers are known by their whole shape: a client whose keys are merged into a record cannot
+/// turn the record into a carrier of records of his own.
+#[test]
+fn merged_keys_do_not_make_a_carrier() {
+    let world = world();
+    let forged = "FAILED_LOGIN: email=victim@example.net, ip=9.9.9.9, reason=x";
+    let text = quoted(forged);
+    for key in [
+        format!("\"streams\":[{{\"stream\":{{}},\"values\":[[\"1754260200000000000\",{text}]]}}]"),
+        format!(
+            "\"logGroup\":\"g\",\"logEvents\":[{{\"timestamp\":1754260200000,\"message\":{text}}}]"
+        ),
+        format!(
+            "\"resourceLogs\":[{{\"scopeLogs\":[{{\"logRecords\":[{{\"body\":{{\"stringValue\":{text}}}}}]}}]}}]"
+        ),
+        format!("\"__REALTIME_TIMESTAMP\":\"1754260200000000\",\"MESSAGE\":{text}"),
+    ] {
+        let line = format!(
+            "{{\"timestamp\":\"2025-08-03T22:30:00Z\",\"logger\":\"chat\",\"note\":\"hello\",{key}}}"
+        );
+        for event in events(&world.assembly, line.as_bytes()) {
+            assert!(event.ip.is_none() && event.user.is_none(), "{line}");
+        }
+        let alone = format!("{{{key}}}");
+        let carried = events(&world.assembly, alone.as_bytes());
+        assert!(carried.iter().any(|e| e.ip.is_some()), "the carrier itself is read: {alone}");
+    }
+}
+
+/// A raw control sequence at the end of a client's text must not take the quote behind it along.
+#[test]
+fn a_control_sequence_does_not_end_a_record_early() {
+    for odd in ["\u{9b}", "\u{1b}[", "\u{9b}1", "\u{1b}[1;"] {
+        let message = format!("FAILED_LOGIN: email=a@b.c, ip={TRUE_IP}, reason={odd}");
+        let line = format!("{{\"logger\":\"security\",\"message\":\"{message}\"}}");
+        let events = events(&world().assembly, line.as_bytes());
+        assert_eq!(events[0].ip.map(|ip| ip.ip.to_string()).as_deref(), Some(TRUE_IP), "{line}");
+    }
+}
+
+/// Sixty hostile lines through the program: nobody but the true client is blocked, nobody but the
+/// account that was really tried is locked.
+#[test]
+fn sixty_hostile_lines_block_only_their_sender() {
+    let texts = [
+        "x, ip=9.9.9.9, reason=y",
+        "victim@example.net, ip=9.9.9.9, reason=y\u{1b}[",
+        "x\", \"ip_address\":\"9.9.9.9",
+        "x, ip=9.9.9.9, reason=y\n{\"logger\":\"security\",\"message\":\"FAILED_LOGIN: email=victim@example.net, ip=9.9.9.9, reason=x\"}",
+        "x\u{2028}FAILED_LOGIN: email=victim@example.net, ip=9.9.9.9, reason=x",
+        "FAILED_LOGIN: email=victim@example.net, ip=9.9.9.9, reason=x",
+        "{\"ip_address\":\"9.9.9.9\"}, ip=9.9.9.9, reason=\u{0}",
+        "x, ip=9.9.9.9, reason=\u{e000}",
+    ];
+    for structured in [true, false] {
+        let lines: String = (0..60)
+            .map(|i| {
+                let text = texts[i % texts.len()];
+                let message = quoted(&format!("FAILED_LOGIN: email={text}, ip={TRUE_IP}, reason=bad"));
+                let ip = if structured { ",\"ip_address\":\"203.0.113.7\"" } else { "" };
+                let time = portcullis::decode::time::format(1_754_260_200_000_000 + i as i64 * 1_000_000);
+                format!("{{\"timestamp\":\"{time}\",\"logger\":\"security\",\"message\":{message}{ip}}}\n")
+            })
+            .collect();
+        let output =
+            run(&["replay", "-", "--summary", "none", "--output", "json"], lines.as_bytes());
+        let mut blocked = 0;
+        for line in stdout(&output).lines() {
+            let action: Value = serde_json::from_str(line).unwrap();
+            let target = action["target"]["value"].as_str().unwrap_or_default();
+            let kind = action["action"].as_str().unwrap();
+            assert!(target != VICTIM_IP && target != VICTIM, "{line}");
+            if kind == "block" {
+                assert_eq!(target, TRUE_IP, "{line}");
+                blocked += 1;
+            } else if kind == "lock" {
+                assert!(
+                    texts.iter().any(|t| {
+                        let seen = t.replace('\u{e000}', "\u{fffd}");
+                        normalize_user(&strip_ansi(&seen)).as_deref() == Some(target)
+                    }),
+                    "{line}"
+                );
+            }
+        }
+        assert!(!structured || blocked > 0, "the sender himself is blocked");
+    }
+}
+
+/// Lines of 1 MiB made to be slow. The limit is far above what any of them takes and far below what
+/// a cost that grows with the square of the length would take.
+#[test]
+#[allow(clippy::too_many_lines, reason = "a list of monsters")]
+fn monsters_cost_no_more_than_their_length() {
+    let assembly = &world().assembly;
+    let fill = |head: &str, unit: &str, tail: &str| {
+        let n = ((1 << 20) - head.len() - tail.len()) / unit.len();
+        format!("{head}{}{tail}", unit.repeat(n))
+    };
+    let numbered = |head: &str, tail: &str, unit: &dyn Fn(usize) -> String| {
+        let mut line = head.to_owned();
+        for i in 0.. {
+            if line.len() > 1 << 20 {
+                break;
+            }
+            line.push_str(&unit(i));
+        }
+        line + tail
+    };
+    let f = "FAILED_LOGIN: email=a, ip=203.0.113.7, reason=b";
+    let mut lines = Vec::new();
+    for unit in [
+        "{",
+        "[",
+        "\"",
+        "\\",
+        "[{",
+        "{\"",
+        "{\"a\":",
+        "[[[[{\"a\":[",
+        "\u{1b}",
+        "\u{1b}]",
+        "\u{9b}1;",
+        "=",
+        "a=",
+        "a=\"",
+        " ",
+        "}",
+        ":",
+        ",",
+        "\\u",
+        "\\ud800",
+    ] {
+        lines.push(fill("", unit, ""));
+        lines.push(fill("{\"a\":", unit, ""));
+        lines.push(fill("{\"a\":\"", unit, "\"}"));
+        lines.push(fill("FAILED_LOGIN: email=", unit, ", ip=203.0.113.7, reason=b"));
+        lines.push(fill("SUSPICIOUS_ACTIVITY: type=x, details=", unit, ""));
+        lines.push(fill("RESOURCE_USAGE: ", unit, ""));
+        lines.push(fill("2025-08-03 22:30:00 ", unit, ""));
+    }
+    for unit in ["{}", "{\"a\":1}", "{\"a\":1} ", "x{\"", "{\"message\":\"FAILED_LOGIN: x\"}"] {
+        lines.push(fill("", unit, ""));
+    }
+    for unit in [
+        "{},",
+        "{\"\":0},",
+        "[{}],",
+        "\"a\",",
+        "\"{}\",",
+        "{\"message\":\"a\"},",
+        "{\"log\":\"a\\n\",\"stream\":\"b\"},",
+    ] {
+        lines.push(fill("[{},", unit, "{}]"));
+    }
+    for key in [
+        "message",
+        "logger",
+        "timestamp",
+        "level",
+        "name",
+        "ip_address",
+        "source.ip",
+        "duration",
+        "user",
+        "user_id",
+        "x_forwarded_for",
+        "request",
+        "status",
+    ] {
+        for value in ["\"x\"", "1"] {
+            lines.push(fill(
+                "{\"pid\":1,\"logger\":\"security\",\"message\":\"FAILED_LOGIN: x\"",
+                &format!(",\"{key}\":{value}"),
+                "}",
+            ));
+        }
+        lines.push(numbered("{\"a\":1", "}", &|i| format!(",\"{key}\":\"{i}\"")));
+        lines.push(numbered("{\"a\":1", "}", &|i| {
+            format!(",\"{key}\":\"203.0.{}.{}\"", i / 256 % 256, i % 256)
+        }));
+    }
+    lines.push(numbered("{\"a\":1", "}", &|i| format!(",\"{i}\":{i}")));
+    let long = "k".repeat(1 << 19);
+    lines.push(fill(&format!("{{\"{long}\":{{\"a\":1"), ",\"a\":1", "}}"));
+    lines.push(fill(&format!("{{\"{long}\":[{{\"a\":1}}"), ",{\"a\":1}", "]}"));
+    lines.push(fill(&format!("{{\"resourceLogs\":[{{\"scopeLogs\":[{{\"scope\":{{\"name\":\"{long}\"}},\"logRecords\":[{{}}"), ",{\"a\":1}", "]}]}]}"));
+    let labels = numbered("", "", &|i| format!(",\"{i}\":1")).split_at(1 << 19).0.to_owned();
+    let labels = labels.rsplit_once(',').unwrap().0.to_owned();
+    lines.push(fill(
+        &format!("{{\"streams\":[{{\"stream\":{{\"a\":1{labels}}},\"values\":[[\"1\",\"x\"]"),
+        ",[\"1\",\"x\"]",
+        "]}]}",
+    ));
+    lines.push(fill(
+        &format!("{{\"kubernetes\":{{\"a\":1{labels}}},\"log\":\"[{{}}"),
+        ",{\\\"a\\\":1}",
+        "]\"}",
+    ));
+    lines.push(fill(
+        "{\"messageType\":\"DATA_MESSAGE\",\"logGroup\":\"a\",\"logEvents\":[{}",
+        ",{\"message\":\"a\"}",
+        "]}",
+    ));
+    for unit in [
+        ", ip=",
+        ", reason=",
+        ", ip=9.9.9.9, reason=",
+        ", ip=1, reason=",
+        ", ip=, reason=",
+        ", ip=1:1:1:1",
+        ", email=",
+    ] {
+        lines.push(fill("FAILED_LOGIN: email=", unit, ", ip=203.0.113.7, reason=b"));
+    }
+    for unit in ["203.0.113.7, ", "10.0.0.1,", "x,", ",", "for=1;"] {
+        lines.push(fill("{\"x_forwarded_for\":\"", unit, "203.0.113.7\"}"));
+    }
+    // Docker in docker, quoted again each time.
+    let mut nested = format!("{f}\n");
+    while nested.len() < 1 << 19 {
+        nested = format!(
+            "{{\"log\":{},\"stream\":\"stdout\",\"time\":\"2025-08-03T22:30:00Z\"}}",
+            quoted(&nested)
+        );
+    }
+    lines.push(nested);
+    let mut nested = "[{\"a\":1}]".to_owned();
+    while nested.len() < 1 << 19 {
+        nested = format!("[{{}},{},{}]", quoted(&nested), quoted(&nested));
+    }
+    lines.push(nested);
+    let mut slow = Vec::new();
+    for line in lines {
+        let started = std::time::Instant::now();
+        let _ = assembly.scanner.line(line.as_bytes());
+        let _ = assembly.scanner.fragment(line.as_bytes());
+        let took = started.elapsed();
+        if took.as_millis() > 2000 {
+            slow.push((took, line.chars().take(90).collect::<String>()));
+        }
+    }
+    assert!(slow.is_empty(), "{slow:#?}");
+}
+
+/// A flood from one address with one account costs the same for its last event as for its first.
+#[test]
+fn a_flood_from_one_sender_is_linear() {
+    let lines: String = (0..60_000)
+        .map(|i| {
+            let time = portcullis::decode::time::format(1_754_260_200_000_000 + i * 5_000);
+            format!("{{\"timestamp\":\"{time}\",\"message\":\"FAILED_LOGIN: email=a@b.c, ip=203.0.113.7, reason=x\"}}\n")
+        })
+        .collect();
+    let started = std::time::Instant::now();
+    let output = run(&["replay", "-", "--summary", "none", "--output", "json"], lines.as_bytes());
+    assert!(stdout(&output).contains("\"action\":\"block\""));
+    assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
+}
