@@ -23,6 +23,12 @@ struct Quiet;
 
 impl Progress for Quiet {
     fn show(&mut self, _: u64, _: u64, _: u64) {}
+    fn visible(&self) -> bool {
+        false
+    }
+    fn aside(&mut self, work: &mut dyn FnMut()) {
+        work();
+    }
 }
 
 fn settings() -> Settings {

@@ -84,7 +84,7 @@ fn show(record: &Record) -> String {
         }),
     );
     say("level", record.level.map(|level| level.to_string()));
-    say("logger", record.logger.clone());
+    say("logger", record.logger.as_deref().map(str::to_owned));
     for message in &record.messages {
         say("message", Some(message.clone()));
     }
