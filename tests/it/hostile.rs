@@ -285,6 +285,8 @@ fn nobody_else(slot: &Slot, text: &str, form: u8) -> Result<(), TestCaseError> {
     let value = match slot.kind {
         CaptureKind::Json => format!("{{\"ip\":{}}}", quoted(text)),
         CaptureKind::PyDict => format!("{{'ip': {}, 'n': 1}}", python(text)),
+        // A pattern says `word` where its application can write no blank: a fingerprint, a token.
+        CaptureKind::Word => text.split_whitespace().collect(),
         _ => text.to_owned(),
     };
     let mut message = slot.message.clone();
