@@ -10,8 +10,9 @@ use crate::detect::detector::{DetectConfig, Detector};
 use crate::detect::rule::{KeyPart, Rule};
 use crate::engine::order::{Engine, OrderConfig};
 use crate::engine::scan::Scanner;
-use crate::pattern::load::{self, Pack, Pattern};
+use crate::pack::{self, Pack};
 use crate::pattern::set::{Countries, PatternSet};
+use crate::pattern::spec::Pattern;
 use crate::yaml::{Place, Problem};
 use std::net::IpAddr;
 use std::path::Path;
@@ -36,7 +37,7 @@ impl Assembly {
     /// # Errors
     /// All mistakes that were found.
     pub fn new(settings: &Settings, own: &[IpAddr]) -> Result<Self, Vec<Problem>> {
-        let (packs, mut problems) = load::load(&settings.patterns);
+        let (packs, mut problems) = pack::load(&settings.patterns);
         let mut rules: Vec<Rule> = packs.iter().flat_map(|pack| pack.rules.clone()).collect();
         if problems.is_empty() {
             problems.extend(settings.change_rules(&mut rules));
@@ -57,7 +58,12 @@ impl Assembly {
             own,
         );
         let patterns: Vec<Pattern> = packs.iter().flat_map(|pack| pack.patterns.clone()).collect();
-        let set = PatternSet::new(patterns, &rules, never.clone(), countries);
+        let set = PatternSet::new(
+            patterns,
+            rules.iter().map(Rule::counting).collect(),
+            never.clone(),
+            countries,
+        );
         let set = match set {
             Ok(set) if problems.is_empty() => set,
             Ok(_) => return Err(problems),

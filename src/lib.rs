@@ -26,8 +26,9 @@
 //!
 //! Read aloud, in the order in which data flows: a [`source`] gives batches of whole lines;
 //! [`decode`] gives them fields by role, with the place each came from; [`pattern`] gives them
-//! names; [`window`] says how often; [`detect`] applies the rules; [`decide`] knows what is active
-//! and what is forbidden; an [`action`] says what to do; a [`sink`] does it.
+//! names; [`window`] says how often; [`detect`] applies the rules; an [`action`] line says what is
+//! to be done; [`decide`] knows what is active and what is forbidden, and writes those lines; a
+//! [`sink`] carries them out.
 //!
 //! * [`engine`] holds the two halves together: [`engine::scan`] decodes and matches on any thread,
 //!   [`engine::order`] is the single writer that applies events in canonical order to the stream's
@@ -35,14 +36,14 @@
 //!   [accounting](engine::summary).
 //! * [`pipeline`] starts threads, bounds queues, merges files by time and shuts down;
 //!   [`telemetry`] is what the program says about itself.
-//! * [`yaml`] reads everything that a user writes, with places; [`config`] checks the settings;
+//! * [`yaml`] reads everything that a user writes, with places; [`config`] checks the settings,
+//!   [`pack`] the files of patterns and rules;
 //!   [`assembly`] puts packs, rules and settings together; [`cli`] and [`command`] are the program.
 //!
 //! # What holds
 //!
-//! * Arrows point to the left in: source, decode, pattern, window, detect, decide, action, sink.
-//!   decode, pattern, window and detect do no I/O (reading packs at start apart), ask no clock and
-//!   start nothing. A source knows no pattern; a sink knows only actions. A test holds this.
+//! * Arrows point to the left in: source, decode, pattern, window, detect, action, decide, sink.
+//!   decode, pattern, window, detect, action and decide do no I/O, ask no clock and start nothing. A source knows no pattern; a sink knows only actions. A test holds this.
 //! * Time inside is one integer type, microseconds of the record's own time. Only the pipeline
 //!   reads the wall clock, for records that have no time and for idle streams.
 //! * Every line and every record has exactly one outcome, and the outcomes add up. Every queue,
@@ -55,7 +56,7 @@
 //! | to add | write | also edit |
 //! |---|---|---|
 //! | a pattern or rule | YAML in `patterns/`, its tests inside | nothing |
-//! | a built-in pack | a file in `patterns/` | [`pattern::load::PACKS`] |
+//! | a built-in pack | a file in `patterns/` | [`pack::PACKS`] |
 //! | a sink | one file in `src/sink/` | its entries in `src/sink/mod.rs`, README, CHANGELOG |
 //! | a condition | an arm in [`detect::condition`], its window in [`window`] or [`detect`] | the table in README |
 //! | an envelope or time form | one function in [`decode::envelope`] or [`decode::time`] | a fixture |
@@ -67,14 +68,15 @@ pub mod decode;
 pub mod pattern;
 pub mod window;
 pub mod detect;
-pub mod decide;
 pub mod action;
+pub mod decide;
 pub mod sink;
 pub mod engine;
 pub mod pipeline;
 pub mod telemetry;
 pub mod yaml;
 pub mod config;
+pub mod pack;
 pub mod assembly;
 pub mod cli;
 pub mod command;

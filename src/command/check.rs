@@ -11,9 +11,10 @@ use crate::decode::time::{self, Micros};
 use crate::decode::{Decoded, decode};
 use crate::detect::detector::{StreamTime, describe};
 use crate::detect::rule::Rule;
-use crate::pattern::load::{self, Pack, Pattern, Reading};
+use crate::pack::{self, Pack};
 use crate::pattern::prefilter::{Need, need};
 use crate::pattern::set::Verdict;
+use crate::pattern::spec::{Pattern, Reading};
 use crate::pattern::{Event, EventIp, Evidence, PatternId, Standing};
 use crate::source::file;
 use crate::yaml::{Checker, Document, Node, Problem};
@@ -62,7 +63,7 @@ fn classify(path: &str) -> Kind {
     let root = Checker::new(&document).parse();
     match root {
         Some(root)
-            if !load::is_pack(&root)
+            if !pack::is_pack(&root)
                 && root.get("patterns").is_none_or(|p| p.as_map().is_none()) =>
         {
             Kind::Config(document)
@@ -77,7 +78,7 @@ fn yaml_files(paths: &[String]) -> Result<Vec<String>> {
     for path in paths {
         if !Path::new(path).is_dir() {
             // The name of a built-in pack is as good as a path.
-            if !load::PACKS.iter().any(|(name, _)| name == path) {
+            if !pack::PACKS.iter().any(|(name, _)| name == path) {
                 file::probe(Path::new(path)).context("error: nothing to check")?;
             }
             files.push(path.clone());
@@ -102,7 +103,7 @@ fn yaml_files(paths: &[String]) -> Result<Vec<String>> {
 /// Files of rules may speak of patterns that the configured packs declare.
 fn with_what_they_need(configured: &[String], packs: Vec<String>) -> Vec<String> {
     let missing = |problem: &Problem| problem.message.contains("no loaded pattern is called");
-    if load::load(&packs).1.iter().any(missing) {
+    if pack::load(&packs).1.iter().any(missing) {
         configured
             .iter()
             .filter(|pack| !packs.contains(pack))
@@ -193,6 +194,19 @@ impl Report {
                 ));
             }
         }
+        let mut checker = Checker::new(&pack.document);
+        let width = pattern.name.len();
+        if pattern.title.is_empty() {
+            let message = format!("the pattern {} needs a `title`", pattern.name);
+            checker.at(pattern.place, width, message, None);
+        }
+        if pattern.tests.is_empty() {
+            self.untested.push(format!("pattern {}", pattern.name));
+            let message = format!("the pattern {} needs at least one test", pattern.name);
+            let help = "tests: [{ line: '...', gives: { ip: 203.0.113.7 } }]".to_owned();
+            checker.at(pattern.place, width, message, Some(help));
+        }
+        self.failures.append(&mut checker.problems);
         for test in &pattern.tests {
             let mut checker = Checker::new(&pack.document);
             let before = checker.problems.len();

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tracing::info;
+use tracing::{info, warn};
 
 /// Writes to standard error, whatever the log level; a closed one is nobody's problem.
 pub fn say(text: &str) {
@@ -151,10 +151,20 @@ pub fn assemble(settings: &Settings, live: bool) -> Result<Assembly> {
         assembly.rules.len(),
         settings.patterns.join(" and ")
     );
-    for rule in assembly.need_country().filter(|_| live) {
+    Ok(assembly)
+}
+
+/// Says at the start of a stream what in it will not work.
+pub fn say_inactive(assembly: &Assembly) {
+    for pattern in assembly.scanner.set.patterns().iter().filter(|p| p.tests.is_empty()) {
+        warn!(
+            "the pattern {} has no test: `portcullis check` says how to give it one",
+            pattern.name
+        );
+    }
+    for rule in assembly.need_country() {
         info!("rule {rule} is inactive unless records carry a country: `geoip` names no database");
     }
-    Ok(assembly)
 }
 
 /// Opens the configured sinks.

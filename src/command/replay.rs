@@ -18,6 +18,7 @@ use std::time::Instant;
 pub fn replay(common: &Common, replay: &Replay) -> Result<ExitCode> {
     let settings = settings(common)?;
     let assembly = assemble(&settings, false)?;
+    super::say_inactive(&assembly);
     let inputs = file::expand(&replay.files).map_err(|error| anyhow!("error: {error}"))?;
     let sinks = sinks(&settings)?;
     let stop = listen()?;

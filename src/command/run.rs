@@ -17,6 +17,7 @@ use tracing::info;
 pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
     let settings = settings(common)?;
     let assembly = assemble(&settings, true)?;
+    super::say_inactive(&assembly);
     let sinks = sinks(&settings)?;
     let stop = listen()?;
     let from_end = run.from.as_deref().map(|place| place == "end");

@@ -2,6 +2,7 @@
 //! whose errors carry the place, what was expected and the nearest right word.
 
 use crate::decode::time::{Micros, parse_duration};
+use crate::pattern::spec::is_pattern_name;
 use crate::yaml::nearest;
 
 /// Largest threshold of a count.
@@ -379,13 +380,6 @@ pub fn parse_when(text: &str) -> Result<Condition, SyntaxError> {
     };
     parser.done()?;
     Ok(condition)
-}
-
-/// Names of patterns are written in capitals.
-pub fn is_pattern_name(name: &str) -> bool {
-    let mut bytes = name.bytes();
-    bytes.next().is_some_and(|b| b.is_ascii_uppercase())
-        && bytes.all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
 }
 
 /// Reads one `then`, or several with commas between them.

@@ -9,7 +9,7 @@ use crate::pattern::{Event, PatternId};
 use crate::window::distinct::{DistinctRing, Value};
 use crate::window::ring::{self, Ring};
 use crate::window::sequence::SequenceRing;
-use crate::window::store::{Key, KeyKind, Mark, Retention, State, Store, Window};
+use crate::window::store::{Held, Key, KeyKind, Mark, Retention, State, Store};
 use crate::window::{Entry, Span, Tally};
 use std::sync::Arc;
 
@@ -81,7 +81,7 @@ pub struct Detector {
     /// By group: how many rules share it.
     shared: Vec<usize>,
     retention: Vec<Retention>,
-    store: Store,
+    store: Store<Window>,
     known: Vec<Known>,
     addresses: Addresses,
     /// Patterns whose events are logins, for the addresses of accounts.
@@ -298,12 +298,10 @@ impl Detector {
         inserted.push(plan.group);
         let horizon = stream.clock.map(|clock| clock.saturating_sub(config.lateness));
         store.with(plan.group, &key, fresh, |state| {
-            if let Some((_, id)) = &once {
-                if let Some(seen) = state.once.get_mut(id) {
-                    *seen = (*seen).max(time);
-                    return;
-                }
-                state.once.insert(id.clone(), time);
+            let within = rule.condition.within().unwrap_or(0);
+            let forgotten = horizon.map(|horizon| horizon.saturating_sub(within));
+            if once.is_some_and(|(_, id)| state.once.repeats(&id, time, forgotten)) {
+                return;
             }
             let step = Step {
                 rule,
@@ -354,6 +352,53 @@ impl Detector {
 fn signature(rule: &Rule) -> Option<String> {
     let shares = matches!(rule.condition, Condition::Count { .. }) && rule.once_per.is_none();
     shares.then(|| format!("{:?} {:?} {:?} {:?}", rule.on, rule.per, rule.filter, rule.unless))
+}
+
+/// The state of one key for the rules of one group.
+#[derive(Debug, Clone)]
+enum Window {
+    /// Counts, and counts of new values.
+    Ring(Ring),
+    /// Different values.
+    Distinct(DistinctRing),
+    /// Ordered sequences.
+    Sequence(SequenceRing),
+    /// Values that this key had.
+    Seen(Seen),
+    /// Hours at which this key is active.
+    Hours(Hours),
+}
+
+impl Held for Window {
+    fn bytes(&self) -> usize {
+        match self {
+            Window::Ring(ring) => ring.bytes(),
+            Window::Distinct(ring) => ring.bytes(),
+            Window::Sequence(ring) => ring.bytes(),
+            Window::Seen(seen) => seen.bytes(),
+            Window::Hours(_) => 0,
+        }
+    }
+
+    fn events(&self) -> usize {
+        match self {
+            Window::Ring(ring) => ring.len(),
+            Window::Distinct(ring) => ring.len(),
+            Window::Sequence(ring) => ring.len(),
+            // What is learnt took days to learn: it is given up last.
+            Window::Seen(_) | Window::Hours(_) => usize::MAX,
+        }
+    }
+
+    fn newest(&self) -> Option<Micros> {
+        match self {
+            Window::Ring(ring) => ring.newest(),
+            Window::Distinct(ring) => ring.newest(),
+            Window::Sequence(ring) => ring.newest(),
+            Window::Seen(seen) => seen.newest(),
+            Window::Hours(hours) => hours.newest(),
+        }
+    }
 }
 
 fn fresh_window(condition: &Condition, rules: usize) -> Window {
@@ -423,7 +468,7 @@ impl Found {
         }
     }
 
-    fn use_up(&self, state: &mut State, slot: usize) {
+    fn use_up(&self, state: &mut State<Window>, slot: usize) {
         match (self, &mut state.window) {
             (Found::Ring(crossing, _), Window::Ring(ring)) => ring.use_up(slot, crossing),
             (Found::Distinct(crossing, ..), Window::Distinct(ring)) => ring.use_up(crossing),
@@ -434,11 +479,10 @@ impl Found {
 }
 
 impl Step<'_> {
-    fn run(&self, state: &mut State) -> Option<Found> {
+    fn run(&self, state: &mut State<Window>) -> Option<Found> {
         let within = self.rule.condition.within().unwrap_or(0);
         let horizon = self.horizon.map(|h| h.saturating_sub(within));
         if let Some(horizon) = horizon {
-            state.once.retain(|_, seen| *seen > horizon);
             for mark in &mut state.marks {
                 mark.fired.retain(|(time, _)| *time > horizon);
             }

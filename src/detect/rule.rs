@@ -3,6 +3,7 @@
 use super::condition::{self, ActionKind, Condition, Escalate, Limit, SyntaxError, Then};
 use crate::decode::time::Micros;
 use crate::pattern::filter::Filter;
+use crate::pattern::set::Counting;
 use crate::yaml::{Checker, Node};
 
 /// How soon somebody must look.
@@ -207,8 +208,17 @@ impl Rule {
         })
     }
 
-    /// Fields beyond the built-in roles whose values its counting needs.
-    pub fn counted_fields(&self) -> impl Iterator<Item = &str> {
+    /// What it wants to know of events.
+    pub fn counting(&self) -> Counting {
+        Counting {
+            on: self.on.clone(),
+            filter: self.filter.clone(),
+            unless: self.unless.clone(),
+            fields: self.counted_fields().map(str::to_owned).collect(),
+        }
+    }
+
+    fn counted_fields(&self) -> impl Iterator<Item = &str> {
         let per = self.per.iter().filter_map(|part| match part {
             KeyPart::Field(name) => Some(name.as_str()),
             KeyPart::Ip | KeyPart::User => None,

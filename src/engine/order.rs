@@ -318,8 +318,8 @@ impl Engine {
                 // The line that ended it carries the outcome.
                 if !pieces.full {
                     self.summary.lines.change(Outcome::Joined, Outcome::Unreadable);
+                    *self.summary.unreadable.entry(why.to_string()).or_default() += 1;
                 }
-                *self.summary.unreadable.entry(why.to_string()).or_default() += 1;
             }
             Some(What::Piece) | None => {}
         }
@@ -330,7 +330,10 @@ impl Engine {
         let source = scanned.batch.source;
         let outcome = match item.what {
             What::Unread(why, error) => {
-                *self.summary.unreadable.entry(why.to_string()).or_default() += 1;
+                // An oversized line is counted as that, however its beginning reads.
+                if !scanned.batch.oversized {
+                    *self.summary.unreadable.entry(why.to_string()).or_default() += 1;
+                }
                 if self.told.insert(format!("unreadable {why}")) {
                     let at = self.place(source, item.line);
                     self.messages.push(format!("{at}: unreadable line ({why}): {error}"));
@@ -438,6 +441,10 @@ impl Engine {
         if self.held.len() >= HELD_MAX {
             // The oldest stays what it was counted as: future.
             self.held.pop_front();
+            let reason = format!(
+                "more than {HELD_MAX} records lie too far ahead of the clock: the oldest is given up"
+            );
+            self.limit("held", held.time, reason);
         }
         self.held.push_back(held);
     }
@@ -484,9 +491,11 @@ impl Engine {
         }
         let evicted = self.detector.enforce_ceiling(self.clock.now());
         if evicted > 0 {
-            self.limit("memory_limit", time, |n| {
-                format!("state reached memory_limit: {evicted} keys were given up, those with one event and the quietest first{n}")
-            });
+            let reason = format!(
+                "state reached memory_limit: {evicted} keys were given up, those with one event and \
+                 the quietest first"
+            );
+            self.limit("memory_limit", time, reason);
         }
     }
 
@@ -522,21 +531,26 @@ impl Engine {
     fn oversized(&mut self, source: u32, line: u64) {
         let at = self.place(source, line);
         let max = self.config.max_line;
+        if self.told.insert("oversized".to_owned()) {
+            self.messages.push(format!("{at}: longer than max_line ({max} bytes)"));
+        }
         let time = self.clock.now().or(self.sources.get(&source).and_then(|s| s.last)).unwrap_or(0);
-        self.limit("max_line", time, |_| {
-            format!("{at}: a line longer than max_line ({max} bytes): only its beginning was read")
-        });
+        let reason =
+            format!("a line is longer than max_line ({max} bytes): only its beginning was read");
+        self.limit("max_line", time, reason);
     }
 
-    /// One message a minute per limit.
-    fn limit(&mut self, what: &'static str, time: Micros, reason: impl FnOnce(&str) -> String) {
+    /// Counts a limit that was reached; one line a minute says so. The reason names no source:
+    /// the same input gives the same bytes, wherever it comes from.
+    fn limit(&mut self, what: &'static str, time: Micros, reason: String) {
+        *self.summary.limits.entry(what).or_default() += 1;
         // By the clock, which does not go back and forth as the times of records do.
         let time = self.clock.now().unwrap_or(time);
         let minute = time.div_euclid(60_000_000);
         if self.said.insert(what, minute) == Some(minute) {
             return;
         }
-        self.decider.note("limit", Severity::P1, Urgency::Warning, time, reason(""));
+        self.decider.note("limit", Severity::P1, Urgency::Warning, time, reason);
     }
 
     fn note_restart(&mut self) {

@@ -181,6 +181,8 @@ pub struct Summary {
     pub near_misses: BTreeMap<String, NearMisses>,
     /// Rules that cannot fire in this run, with the reason.
     pub inactive_rules: BTreeMap<String, String>,
+    /// Limits that were reached, and how often.
+    pub limits: BTreeMap<&'static str, u64>,
     /// Keys held at the end.
     pub keys_held: u64,
     /// Counted bytes of state at the end.
@@ -237,9 +239,8 @@ impl Summary {
     /// Whether a run that reached its end has something to be told by its exit code.
     pub fn clean(&self) -> bool {
         self.lines.unreadable == 0
-            && self.lines.oversized == 0
             && self.records.late == 0
-            && self.keys_evicted == 0
+            && self.limits.is_empty()
             && self.errors.is_empty()
     }
 
@@ -346,6 +347,9 @@ impl Summary {
                     escape(&near.sample)
                 ),
             );
+        }
+        for (what, times) in &self.limits {
+            line("limit", format!("{what} was reached {} times", grouped(*times)));
         }
         for (rule, why) in &self.inactive_rules {
             line("inactive", format!("{rule}: {why}"));

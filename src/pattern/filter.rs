@@ -344,9 +344,12 @@ impl Test {
     fn needles(&self) -> Option<Vec<String>> {
         match self {
             // A number may be spelt in several ways.
-            Test::Equals(text) if text.parse::<f64>().is_err() => Some(vec![text.clone()]),
-            Test::Contains(text) | Test::StartsWith(text) | Test::EndsWith(text) => {
+            Test::Equals(text) if text.parse::<f64>().is_err() && !text.contains(',') => {
                 Some(vec![text.clone()])
+            }
+            // A list's text has commas that do not stand so in the line.
+            Test::Contains(text) | Test::StartsWith(text) | Test::EndsWith(text) => {
+                (!text.contains(',')).then(|| vec![text.clone()])
             }
             Test::AnyOf(tests) => {
                 let all: Option<Vec<_>> = tests.iter().map(Test::needles).collect();

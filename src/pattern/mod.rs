@@ -1,13 +1,13 @@
 //! A record becomes events: which named patterns it is, and who it speaks of. Pure.
 //!
-//! [`load`] reads packs, [`prefilter`] proves on raw bytes that most lines cannot matter,
+//! [`spec`] is a pattern as written, [`prefilter`] proves on raw bytes that most lines cannot matter,
 //! [`set`] matches records. What an event says about identity is settled here, by the order of
 //! trust: structure before text, agreement before either, and nothing where two readings differ.
 
 pub mod filter;
-pub mod load;
 pub mod prefilter;
 pub mod set;
+pub mod spec;
 pub mod template;
 
 use std::net::IpAddr;

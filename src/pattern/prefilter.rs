@@ -7,7 +7,7 @@
 //! candidate without further question. So is a piece of a line that a runtime cut, and whatever
 //! follows it is looked at when the pieces are joined.
 
-use super::load::{Pattern, Reading};
+use super::spec::{Pattern, Reading};
 use crate::decode::level::Level;
 use aho_corasick::{AhoCorasick, MatchKind};
 use regex_syntax::hir::literal::Extractor;
@@ -66,11 +66,11 @@ pub fn need(pattern: &Pattern) -> Need {
 fn reading_needle(reading: &Reading) -> Option<String> {
     match reading {
         Reading::Template(template) => match template.leading_literal() {
-            Some(literal) => safe_run(super::load::keyword(literal)),
+            Some(literal) => safe_run(super::spec::keyword(literal)),
             None => template.literals().iter().filter_map(|l| safe_run(l)).max_by_key(String::len),
         },
         Reading::Regex { greedy, prefix, .. } => {
-            let text = prefix.as_deref().map(super::load::keyword);
+            let text = prefix.as_deref().map(super::spec::keyword);
             text.and_then(safe_run).or_else(|| regex_needle(greedy.as_str()))
         }
     }

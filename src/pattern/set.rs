@@ -1,7 +1,8 @@
 //! All loaded patterns together: a record in, its events out.
 
-use super::load::{Pattern, Reading};
+use super::filter::Filter;
 use super::prefilter::Prefilter;
+use super::spec::{Pattern, Reading};
 use super::template::{CaptureKind, Stop};
 use super::{
     BUILT_IN, Event, EventIp, Evidence, LOG_INJECTION, PATTERN_NEAR_MISS, PatternId, Standing,
@@ -10,7 +11,6 @@ use super::{
 use crate::decode::addr::{self, NeverBlock};
 use crate::decode::fields::{FieldMap, Role, normalize};
 use crate::decode::{IpFact, Record};
-use crate::detect::rule::Rule;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -27,13 +27,26 @@ pub trait Countries: Send + Sync {
     fn country(&self, ip: IpAddr) -> Option<String>;
 }
 
+/// What a rule wants to know of events; the set knows nothing else about rules.
+#[derive(Debug, Clone, Default)]
+pub struct Counting {
+    /// The patterns it counts, by name.
+    pub on: Vec<String>,
+    /// Only events for which this holds.
+    pub filter: Filter,
+    /// And this does not.
+    pub unless: Filter,
+    /// Fields whose values its counting needs.
+    pub fields: Vec<String>,
+}
+
 /// The loaded patterns, and what loaded rules want to know of their events.
 pub struct PatternSet {
     patterns: Vec<Pattern>,
     prefilter: Prefilter,
     /// By pattern number: the rules that count it, with the tests by which they narrow it.
     rules: Vec<Vec<u16>>,
-    narrowing: Vec<Rule>,
+    counting: Vec<Counting>,
     counted: Vec<String>,
     roles: RoleNames,
     never: NeverBlock,
@@ -105,7 +118,7 @@ impl PatternSet {
     /// When the prefilter's automaton would grow past its limits.
     pub fn new(
         patterns: Vec<Pattern>,
-        rules: &[Rule],
+        counting: Vec<Counting>,
         never: NeverBlock,
         countries: Option<Box<dyn Countries>>,
     ) -> Result<Self, aho_corasick::BuildError> {
@@ -116,17 +129,16 @@ impl PatternSet {
             .iter()
             .map(|name| {
                 (0u16..)
-                    .zip(rules)
+                    .zip(&counting)
                     .filter(|(_, rule)| rule.on.iter().any(|on| on == name))
                     .map(|(number, _)| number)
                     .collect()
             })
             .collect();
-        let mut counted: Vec<String> = rules
+        let mut counted: Vec<String> = counting
             .iter()
-            .flat_map(Rule::counted_fields)
+            .flat_map(|counting| counting.fields.iter().cloned())
             .filter(|name| !is_role(name))
-            .map(str::to_owned)
             .collect();
         counted.sort();
         counted.dedup();
@@ -134,7 +146,7 @@ impl PatternSet {
             roles: RoleNames(role_names(&patterns)),
             prefilter,
             rules: by_pattern,
-            narrowing: rules.to_vec(),
+            counting,
             counted,
             never,
             countries,
@@ -444,7 +456,7 @@ impl PatternSet {
             .iter()
             .copied()
             .filter(|number| {
-                self.narrowing.get(usize::from(*number)).is_none_or(|rule| {
+                self.counting.get(usize::from(*number)).is_none_or(|rule| {
                     rule.filter.holds(lookup)
                         && (rule.unless.is_empty() || !rule.unless.holds(lookup))
                 })

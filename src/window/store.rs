@@ -5,11 +5,7 @@
 //! oldest first; then the keys that were quiet longest. Evicting goes down to nine tenths, so that
 //! it does not happen at every event.
 
-use super::distinct::DistinctRing;
-use super::ring::Ring;
-use super::sequence::SequenceRing;
 use crate::decode::time::Micros;
-use crate::detect::baseline::{Hours, Seen};
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -48,19 +44,14 @@ impl Key {
     }
 }
 
-/// The state of one key for the rules of one group.
-#[derive(Debug, Clone)]
-pub enum Window {
-    /// Counts, and counts of new values.
-    Ring(Ring),
-    /// Different values.
-    Distinct(DistinctRing),
-    /// Ordered sequences.
-    Sequence(SequenceRing),
-    /// Values that this key had.
-    Seen(Seen),
-    /// Hours at which this key is active.
-    Hours(Hours),
+/// What a key's window tells the store about itself.
+pub trait Held {
+    /// Bytes counted.
+    fn bytes(&self) -> usize;
+    /// Events in it; a key with one is given up before others.
+    fn events(&self) -> usize;
+    /// The newest event time.
+    fn newest(&self) -> Option<Micros>;
 }
 
 /// What a rule remembers of a key beside its events.
@@ -72,54 +63,77 @@ pub struct Mark {
     pub fired: Vec<(Micros, u32)>,
 }
 
+/// Requests of which a line was counted already, with times.
+#[derive(Debug, Clone, Default)]
+pub struct Once {
+    seen: HashMap<Arc<str>, Micros>,
+    pruned: Option<Micros>,
+    bytes: usize,
+}
+
+impl Once {
+    /// Notes a request; whether a line of it was counted before, later than `horizon`. The latest
+    /// time stays.
+    pub fn repeats(&mut self, id: &Arc<str>, time: Micros, horizon: Option<Micros>) -> bool {
+        if let Some(horizon) = horizon {
+            self.prune(horizon);
+        }
+        if let Some(seen) = self.seen.get_mut(id) {
+            let counted = horizon.is_none_or(|horizon| *seen > horizon);
+            *seen = (*seen).max(time);
+            return counted;
+        }
+        self.bytes += id.len() + 64;
+        self.seen.insert(Arc::clone(id), time);
+        false
+    }
+
+    /// Forgets what is old, once a second of event time: looking at all for every event would make
+    /// a flood of requests quadratic.
+    fn prune(&mut self, horizon: Micros) {
+        if self.pruned.is_some_and(|last| horizon >= last && horizon - last < 1_000_000) {
+            return;
+        }
+        self.pruned = Some(horizon);
+        let bytes = &mut self.bytes;
+        self.seen.retain(|id, seen| {
+            let keep = *seen > horizon;
+            if !keep {
+                *bytes -= id.len() + 64;
+            }
+            keep
+        });
+    }
+
+    fn newest(&self) -> Option<Micros> {
+        self.seen.values().max().copied()
+    }
+}
+
 /// A key's state.
 #[derive(Debug, Clone)]
-pub struct State {
+pub struct State<W> {
     /// Its events.
-    pub window: Window,
+    pub window: W,
     /// By the rule's place in its group.
     pub marks: Vec<Mark>,
-    /// For rules that count several lines of one request once: the requests counted, with times.
-    pub once: HashMap<Arc<str>, Micros>,
+    /// For rules that count several lines of one request once.
+    pub once: Once,
     bytes: usize,
     touched: u64,
 }
 
-impl State {
+impl<W: Held> State<W> {
     fn count_bytes(&self, key: &Key) -> usize {
-        let window = match &self.window {
-            Window::Ring(ring) => ring.bytes(),
-            Window::Distinct(ring) => ring.bytes(),
-            Window::Sequence(ring) => ring.bytes(),
-            Window::Seen(seen) => seen.bytes(),
-            Window::Hours(_) => size_of::<Hours>(),
-        };
         let marks: usize = self.marks.iter().map(|m| size_of::<Mark>() + 16 * m.fired.len()).sum();
-        let once: usize = self.once.keys().map(|id| id.len() + 64).sum();
-        size_of::<(Key, State)>() + key.bytes() + window + marks + once
+        size_of::<(Key, Self)>() + key.bytes() + self.window.bytes() + marks + self.once.bytes
     }
 
-    fn events(&self) -> usize {
-        match &self.window {
-            Window::Ring(ring) => ring.len(),
-            Window::Distinct(ring) => ring.len(),
-            Window::Sequence(ring) => ring.len(),
-            Window::Seen(_) | Window::Hours(_) => 2,
-        }
-    }
-
-    /// The newest event time; nothing left to say makes it expired.
+    /// The newest event time; without one it has expired.
     fn newest(&self) -> Option<Micros> {
-        let window = match &self.window {
-            Window::Ring(ring) => ring.newest(),
-            Window::Distinct(ring) => ring.newest(),
-            Window::Sequence(ring) => ring.newest(),
-            Window::Seen(seen) => seen.newest(),
-            Window::Hours(hours) => hours.newest(),
-        };
         // What fired must be remembered as long as it can fire at the same time again.
         let fired = self.marks.iter().flat_map(|m| &m.fired).map(|(time, _)| *time).max();
-        window.max(fired).max(self.once.values().max().copied())
+        self.window.newest().max(fired).max(self.once.newest())
     }
 }
 
@@ -128,16 +142,16 @@ impl State {
 pub struct Retention(pub Micros);
 
 #[derive(Debug)]
-struct Group {
-    states: HashMap<Key, State>,
+struct Group<W> {
+    states: HashMap<Key, State<W>>,
     retention: Retention,
     swept: Option<Micros>,
 }
 
 /// All keys of all groups.
 #[derive(Debug)]
-pub struct Store {
-    groups: Vec<Group>,
+pub struct Store<W> {
+    groups: Vec<Group<W>>,
     bytes: usize,
     ceiling: usize,
     touches: u64,
@@ -145,7 +159,7 @@ pub struct Store {
     pub evicted: u64,
 }
 
-impl Store {
+impl<W: Held> Store<W> {
     /// A store for groups that keep events for `retention`, under `ceiling` counted bytes.
     pub fn new(retention: &[Retention], ceiling: usize) -> Self {
         let group = |r: &Retention| Group { states: HashMap::new(), retention: *r, swept: None };
@@ -163,8 +177,8 @@ impl Store {
         &mut self,
         group: usize,
         key: &Key,
-        fresh: impl FnOnce() -> (Window, usize),
-        work: impl FnOnce(&mut State) -> R,
+        fresh: impl FnOnce() -> (W, usize),
+        work: impl FnOnce(&mut State<W>) -> R,
     ) -> Option<R> {
         self.touches += 1;
         let states = &mut self.groups.get_mut(group)?.states;
@@ -175,7 +189,7 @@ impl Store {
                 State {
                     window,
                     marks: vec![Mark::default(); rules],
-                    once: HashMap::new(),
+                    once: Once::default(),
                     bytes: 0,
                     touched: 0,
                 }
@@ -190,7 +204,7 @@ impl Store {
     }
 
     /// Looks at a key's state.
-    pub fn get(&self, group: usize, key: &Key) -> Option<&State> {
+    pub fn get(&self, group: usize, key: &Key) -> Option<&State<W>> {
         self.groups.get(group)?.states.get(key)
     }
 
@@ -208,7 +222,7 @@ impl Store {
     pub fn sweep(&mut self, clock: Micros, slack: Micros) {
         for group in &mut self.groups {
             let every = (group.retention.0 / 4).max(60_000_000);
-            let due = group.swept.is_none_or(|last| clock.saturating_sub(last) >= every);
+            let due = group.swept.is_none_or(|last| clock < last || clock - last >= every);
             if due {
                 group.swept = Some(clock);
                 self.bytes -= group.sweep(clock, slack);
@@ -233,7 +247,9 @@ impl Store {
         let mut order: Vec<(bool, u64, usize, Key)> = Vec::new();
         for (index, group) in self.groups.iter().enumerate() {
             let states = group.states.iter();
-            order.extend(states.map(|(key, s)| (s.events() > 1, s.touched, index, key.clone())));
+            order.extend(
+                states.map(|(key, s)| (s.window.events() > 1, s.touched, index, key.clone())),
+            );
         }
         order.sort_unstable_by_key(|(several, touched, index, _)| (*several, *touched, *index));
         let mut evicted = 0;
@@ -252,7 +268,7 @@ impl Store {
     }
 }
 
-impl Group {
+impl<W: Held> Group<W> {
     /// Drops expired keys; the bytes that were counted for them.
     fn sweep(&mut self, clock: Micros, slack: Micros) -> usize {
         let horizon = clock.saturating_sub(slack).saturating_sub(self.retention.0);
