@@ -129,7 +129,8 @@ pub struct Retention(pub Micros);
 
 #[derive(Debug)]
 struct Group {
-    states: HashMap<Key, State>,
+    /// Boxed: a table of the states themselves would hold two or three times their size while it grows.
+    states: HashMap<Key, Box<State>>,
     retention: Retention,
     swept: Option<Micros>,
 }
@@ -172,13 +173,13 @@ impl Store {
             Some(state) => state,
             None => states.entry(key.clone()).or_insert_with(|| {
                 let (window, rules) = fresh();
-                State {
+                Box::new(State {
                     window,
                     marks: vec![Mark::default(); rules],
                     once: HashMap::new(),
                     bytes: 0,
                     touched: 0,
-                }
+                })
             }),
         };
         state.touched = self.touches;
@@ -191,7 +192,7 @@ impl Store {
 
     /// Looks at a key's state.
     pub fn get(&self, group: usize, key: &Key) -> Option<&State> {
-        self.groups.get(group)?.states.get(key)
+        self.groups.get(group)?.states.get(key).map(|state| &**state)
     }
 
     /// Keys held.

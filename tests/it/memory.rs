@@ -179,7 +179,9 @@ fn a_million_keys_stay_below_the_limit_that_holds_them() {
     assert_eq!(summary["keys_evicted"], 0);
     assert!(summary["keys_held"].as_u64().unwrap() >= KEYS);
     assert!(summary["state_bytes"].as_u64().unwrap() < LIMIT);
-    assert!(measured.peak < LIMIT + OVERHEAD, "{} MiB", measured.peak / MIB);
+    // What an allocator and tables that grow add to the counted bytes.
+    let counted = summary["state_bytes"].as_u64().unwrap();
+    assert!(measured.peak < counted * 8 / 5 + OVERHEAD, "{} MiB", measured.peak / MIB);
 }
 
 #[test]
