@@ -91,7 +91,13 @@ fn documents(entry: &str, problems: &mut Vec<Problem>) -> Vec<Document> {
                     Some(near) => format!("did you mean the built-in pack `{near}`?"),
                     None => format!("built-in packs: {}", names.join(", ")),
                 };
-                fail(format!("cannot read the pattern file: {error}"), Some(help));
+                let why = match error.kind() {
+                    std::io::ErrorKind::NotFound => "there is no such file or pack".to_owned(),
+                    std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+                    std::io::ErrorKind::InvalidData => "it is no UTF-8 text".to_owned(),
+                    _ => error.to_string(),
+                };
+                fail(format!("cannot read the patterns `{entry}`: {why}"), Some(help));
             }
         }
     }

@@ -122,11 +122,9 @@ fn settings_and_problems(common: &Common) -> Result<(Settings, Vec<Problem>)> {
     }
     if let Some(path) = &common.summary_file {
         // A typing error is told now, not after hours.
-        std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .with_context(|| format!("error: cannot write the summary to {path}"))?;
+        let opened = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        opened
+            .map_err(|error| anyhow!("error: cannot write the summary to {}", why(path, &error)))?;
     }
     Ok((settings, problems))
 }
@@ -167,6 +165,16 @@ pub fn say_inactive(assembly: &Assembly) {
     }
 }
 
+/// Why a file cannot be written, and what would help.
+fn why(path: &str, error: &std::io::Error) -> String {
+    match Path::new(path).parent().filter(|folder| *folder != Path::new("")) {
+        Some(folder) if !folder.is_dir() => {
+            format!("{path}: there is no folder `{}`; make it first", folder.display())
+        }
+        _ => format!("{path}: {error}"),
+    }
+}
+
 /// Opens the configured sinks.
 ///
 /// # Errors
@@ -176,8 +184,7 @@ pub fn sinks(settings: &Settings) -> Result<Vec<Sink>> {
         SinkConfig::Stdout { output } => Ok(Sink::Stdout(StdoutSink::new(*output))),
         SinkConfig::File { path, output } => {
             let sink = FileSink::open(path, *output);
-            sink.map(Sink::File)
-                .with_context(|| format!("error: sink file {path}: cannot be opened for writing"))
+            sink.map(Sink::File).map_err(|error| anyhow!("error: sink file {}", why(path, &error)))
         }
     };
     settings.sinks.iter().map(open).collect()

@@ -143,7 +143,9 @@ pub struct Retention(pub Micros);
 
 #[derive(Debug)]
 struct Group<W> {
-    states: HashMap<Key, State<W>>,
+    /// Boxed: a table of the states themselves would hold two or three times their size while it
+    /// grows.
+    states: HashMap<Key, Box<State<W>>>,
     retention: Retention,
     swept: Option<Micros>,
 }
@@ -186,13 +188,13 @@ impl<W: Held> Store<W> {
             Some(state) => state,
             None => states.entry(key.clone()).or_insert_with(|| {
                 let (window, rules) = fresh();
-                State {
+                Box::new(State {
                     window,
                     marks: vec![Mark::default(); rules],
                     once: Once::default(),
                     bytes: 0,
                     touched: 0,
-                }
+                })
             }),
         };
         state.touched = self.touches;
@@ -205,7 +207,7 @@ impl<W: Held> Store<W> {
 
     /// Looks at a key's state.
     pub fn get(&self, group: usize, key: &Key) -> Option<&State<W>> {
-        self.groups.get(group)?.states.get(key)
+        self.groups.get(group)?.states.get(key).map(|state| &**state)
     }
 
     /// Keys held.
