@@ -16,8 +16,9 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::print_stdout,
     clippy::allow_attributes,
-    reason = "tests say what is wrong by panicking"
+    reason = "tests say what is wrong by panicking, and print what they measured"
 )]
 
 mod accounting;
