@@ -776,3 +776,38 @@ fn help_is_there_for_every_command() {
     assert!(stdout(&run(&["--version"], b"")).starts_with("portcullis "));
     assert!(root().join("portcullis.example.yaml").is_file());
 }
+
+#[test]
+fn railway_lines_that_end_say_how_to_stream_and_that_way_works() {
+    let folder = folder();
+    // As the Railway CLI prints a record: another order of keys, its own spelling of the level.
+    let railway = attack()
+        .lines()
+        .map(|line| {
+            let record = json(line);
+            format!(
+                "{}\n",
+                serde_json::json!({
+                    "message": record["message"], "timestamp": record["timestamp"],
+                    "level": "warn", "logger": "security", "request_id": record["request_id"],
+                })
+            )
+        })
+        .collect::<String>();
+    let piped = run_in(folder.path(), &[], railway.as_bytes());
+    assert!(stderr(&piped).contains("script -qefc 'railway logs --json'"), "{}", stderr(&piped));
+    // The application's own output ends without that sentence.
+    let own = run_in(folder.path(), &[], attack().as_bytes());
+    assert!(!stderr(&own).contains("railway"), "{}", stderr(&own));
+    assert_eq!(stdout(&piped), stdout(&own));
+    // Through a pseudo-terminal lines end in CR LF; `cat` stands in for the CLI.
+    write(&folder, "railway.jsonl", railway);
+    let script = "script -qefc 'cat railway.jsonl' /dev/null | $P run --summary none";
+    let terminal = shell(folder.path(), script);
+    assert!(
+        !stderr(&terminal).contains("not found"),
+        "util-linux's `script` is missing: {}",
+        stderr(&terminal)
+    );
+    assert_eq!(stdout(&terminal), stdout(&own), "{}", stderr(&terminal));
+}
