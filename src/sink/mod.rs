@@ -121,9 +121,9 @@ pub enum Delivered {
 /// A sink at work.
 #[derive(Debug)]
 pub enum Sink {
-    /// See [`stdout`].
+    /// See [`mod@stdout`].
     Stdout(stdout::StdoutSink),
-    /// See [`file`].
+    /// See [`mod@file`].
     File(file::FileSink),
 }
 
