@@ -27,6 +27,15 @@ pub struct DecideConfig {
     pub max_locks: Option<Limit>,
 }
 
+/// What a line says beyond the firing that it is about.
+struct Line {
+    op: Op,
+    mode: Mode,
+    lasting: Micros,
+    until: Option<Micros>,
+    guard: Option<&'static str>,
+}
+
 /// Turns firings into action lines.
 #[derive(Debug)]
 pub struct Decider {
@@ -150,44 +159,31 @@ impl Decider {
             self.repeat(firing, target, then, &key, base);
             return Verdict::Stands;
         }
-        match self.guard.check(firing, then.action, key.mode) {
-            Some(Held::For(guard)) => {
-                self.emit(
-                    firing,
-                    target,
-                    then.action,
-                    Op::Withheld,
-                    key.mode,
-                    base,
-                    None,
-                    Some(guard),
-                );
-                return Verdict::Stands;
+        if let Some(held) = self.guard.check(firing, then.action, key.mode) {
+            let guard = match held {
+                Held::For(guard) => guard,
+                Held::Braked { .. } => "brake",
+            };
+            let line = Line {
+                op: Op::Withheld,
+                mode: key.mode,
+                lasting: base,
+                until: None,
+                guard: Some(guard),
+            };
+            self.emit(firing, target, then.action, &line);
+            let Held::Braked { first } = held else { return Verdict::Stands };
+            if first {
+                let minute = at.div_euclid(60_000_000).saturating_mul(60_000_000);
+                let reason = self.guard.brake_reason(then.action);
+                self.note("brake", BRAKE.0, BRAKE.1, minute, reason);
             }
-            Some(Held::Braked { first }) => {
-                self.emit(
-                    firing,
-                    target,
-                    then.action,
-                    Op::Withheld,
-                    key.mode,
-                    base,
-                    None,
-                    Some("brake"),
-                );
-                if first {
-                    let minute = at.div_euclid(60_000_000).saturating_mul(60_000_000);
-                    let reason = self.guard.brake_reason(then.action);
-                    self.note("brake", BRAKE.0, BRAKE.1, minute, reason);
-                }
-                return Verdict::Braked;
-            }
-            None => {}
+            return Verdict::Braked;
         }
         let lasting = self.ledger.escalated(&key, at, base, firing.rule.escalate.as_ref());
         let until = at.saturating_add(lasting);
-        let id =
-            self.emit(firing, target, then.action, Op::Start, key.mode, lasting, Some(until), None);
+        let line = Line { op: Op::Start, mode: key.mode, lasting, until: Some(until), guard: None };
+        let id = self.emit(firing, target, then.action, &line);
         self.ledger.start(
             key,
             Active {
@@ -224,35 +220,28 @@ impl Decider {
             return;
         };
         if later && way == OnRepeat::Extend {
-            let line = self.emit(
-                firing,
-                target,
-                then.action,
-                Op::Extend,
-                key.mode,
-                base,
-                Some(until),
-                None,
-            );
-            let _ = line;
+            let line = Line {
+                op: Op::Extend,
+                mode: key.mode,
+                lasting: base,
+                until: Some(until),
+                guard: None,
+            };
+            self.emit(firing, target, then.action, &line);
             if let Some(action) = self.out.last_mut() {
                 action.decision = Some(id);
             }
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of a line")]
     fn emit(
         &mut self,
         firing: &Firing<'_>,
         target: &Target,
         kind: ActionKind,
-        op: Op,
-        mode: Mode,
-        lasting: Micros,
-        until: Option<Micros>,
-        guard: Option<&'static str>,
+        line: &Line,
     ) -> String {
+        let Line { op, mode, lasting, until, guard } = *line;
         let rule = firing.rule;
         let span = &firing.span;
         let parts = IdParts {

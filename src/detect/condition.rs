@@ -11,7 +11,7 @@ pub const THRESHOLD_MAX: u64 = 10_000_000;
 pub const WINDOW_MAX: Micros = 31 * 24 * 3600 * 1_000_000;
 
 /// When a rule fires.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Condition {
     /// `count >= N within D`
     Count {
@@ -55,6 +55,7 @@ pub enum Condition {
         within: Micros,
     },
     /// `unusual(hour)`
+    #[default]
     Unusual,
 }
 

@@ -138,7 +138,7 @@ impl Default for UnusualSpec {
 }
 
 /// A rule, checked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Rule {
     /// Its id, unique.
     pub id: String,
@@ -292,32 +292,7 @@ pub fn parse(checker: &mut Checker<'_>, node: &Node, pack: &str) -> Option<Rule>
     if members.is_empty() {
         return None;
     }
-    let mut rule = Rule {
-        id: String::new(),
-        pack: pack.to_owned(),
-        title: String::new(),
-        on: Vec::new(),
-        per: Vec::new(),
-        condition: Condition::Unusual,
-        when: String::new(),
-        then: Vec::new(),
-        filter: Filter::default(),
-        unless: Filter::default(),
-        once_per: None,
-        notify: Vec::new(),
-        level: None,
-        severity: None,
-        respond_s: None,
-        escalate_s: None,
-        runbook: None,
-        mode: None,
-        on_repeat: None,
-        escalate: None,
-        max_locks: None,
-        unusual: UnusualSpec::default(),
-        tests: Vec::new(),
-        place: node.place,
-    };
+    let mut rule = Rule { pack: pack.to_owned(), place: node.place, ..Rule::default() };
     for required in ["id", "title", "per", "when", "then"] {
         if node.get(required).is_none() {
             checker.at(node.place, 1, format!("a rule needs `{required}`"), None);
