@@ -115,7 +115,8 @@ pub struct Replay {
     /// Files (plain, .gz, .zst), folders, globs, or - for standard input
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<String>,
-    /// Let sinks that change the world act; without it they stay dry
+    /// Let sinks that change the world act; without it they stay dry. Standard output and file
+    /// sinks are written either way
     #[arg(long)]
     pub apply: bool,
 }

@@ -23,6 +23,8 @@ pub struct Pack {
     pub name: String,
     /// The file, or the name of a built-in pack, with its text.
     pub document: Document,
+    /// The names of its patterns, those with mistakes included.
+    pub declared: Vec<String>,
     /// Its patterns.
     pub patterns: Vec<Pattern>,
     /// Its rules.
@@ -126,6 +128,7 @@ pub fn parse(document: Document) -> (Option<Pack>, Vec<Problem>) {
     if name == "portcullis" {
         checker.at(Place { line: 1, column: 1 }, 1, "the pack name `portcullis` is its own", None);
     }
+    let mut declared = Vec::new();
     let mut patterns = Vec::new();
     let mut rules = Vec::new();
     for (key, value) in members {
@@ -147,6 +150,7 @@ pub fn parse(document: Document) -> (Option<Pack>, Vec<Problem>) {
                             None,
                         );
                     }
+                    declared.push(key.name.clone());
                     patterns.extend(spec::parse(&mut checker, &key.name, key.place, node, &name));
                 }
                 if value.as_map().is_none() {
@@ -162,7 +166,7 @@ pub fn parse(document: Document) -> (Option<Pack>, Vec<Problem>) {
         }
     }
     let problems = checker.problems;
-    (Some(Pack { name, document, patterns, rules }), problems)
+    (Some(Pack { name, document, declared, patterns, rules }), problems)
 }
 
 /// What no file can tell alone: ids that are there twice, rules on patterns that nobody declares.
@@ -179,6 +183,9 @@ fn check_together(packs: &[Pack], problems: &mut Vec<Problem>) {
             known.push(&pattern.name);
         }
     }
+    known.extend(packs.iter().flat_map(|pack| &pack.declared).map(String::as_str));
+    known.sort_unstable();
+    known.dedup();
     let mut ids: Vec<&str> = Vec::new();
     for pack in packs {
         for rule in &pack.rules {

@@ -425,7 +425,8 @@ fn open(
                 Input::File(path) => path.display().to_string(),
                 Input::Stdin => "standard input".to_owned(),
             };
-            engine.name_source(source, &name, None);
+            // A pipe has no date of its own but the one of its arrival, as in `run`.
+            engine.name_source(source, &name, arrival());
             let read = Arc::new(AtomicU64::new(0));
             let late = Late { input: input.clone(), content: None, read: Arc::clone(&read) };
             (name, Box::new(late) as Box<dyn Read + Send>, read, true)

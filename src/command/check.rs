@@ -1,7 +1,7 @@
 //! `portcullis check`: every mistake in patterns, rules and configuration at once, the tests inside
 //! them, and what has no test.
 
-use super::{print, refuse, refuse_all, say, settings_and_problems};
+use super::{print, refuse, say, settings_and_problems};
 use crate::action::{Action, Op};
 use crate::assembly::Assembly;
 use crate::cli::{Check, Common};
@@ -44,10 +44,17 @@ pub fn check(common: &Common, check: &Check) -> Result<ExitCode> {
     if !packs.is_empty() {
         configured.patterns = with_what_they_need(&configured.patterns, packs);
     }
-    if !problems.is_empty() {
-        return Err(refuse_all(&configured, problems));
-    }
-    let assembly = Assembly::new(&configured, &[]).map_err(|problems| refuse(&problems))?;
+    let assembly = match Assembly::new(&configured, &[]) {
+        Ok(assembly) if problems.is_empty() => assembly,
+        assembled => {
+            problems.extend(assembled.err().into_iter().flatten());
+            let (packs, _) = pack::load(&configured.patterns);
+            let patterns =
+                packs.iter().flat_map(|pack| pack.patterns.iter().map(move |p| (pack, p)));
+            problems.extend(patterns.flat_map(|(pack, pattern)| incomplete(pack, pattern)));
+            return Err(refuse(&problems));
+        }
+    };
     let report = Report::of(&assembly, common.verbose > 0);
     Ok(report.print())
 }
@@ -115,10 +122,28 @@ fn with_what_they_need(configured: &[String], packs: Vec<String>) -> Vec<String>
     }
 }
 
+/// What every pattern must have, and a run does without: a title and a test.
+fn incomplete(pack: &Pack, pattern: &Pattern) -> Vec<Problem> {
+    let mut checker = Checker::new(&pack.document);
+    let width = pattern.name.len();
+    if pattern.title.is_empty() {
+        let message = format!("the pattern {} needs a `title`", pattern.name);
+        checker.at(pattern.place, width, message, None);
+    }
+    if pattern.tests.is_empty() {
+        let message = format!("the pattern {} needs at least one test", pattern.name);
+        let help = "tests: [{ line: '...', gives: { ip: 203.0.113.7 } }]".to_owned();
+        checker.at(pattern.place, width, message, Some(help));
+    }
+    checker.problems
+}
+
 #[derive(Default)]
 struct Report {
+    incomplete: Vec<Problem>,
     lines: Vec<String>,
     passed: usize,
+    failed: usize,
     failures: Vec<Problem>,
     untested: Vec<String>,
     warnings: Vec<String>,
@@ -128,7 +153,7 @@ impl Report {
     fn of(assembly: &Assembly, verbose: bool) -> Self {
         let mut report = Self::default();
         for pack in &assembly.packs {
-            let before = report.passed + report.failures.len();
+            let before = report.passed + report.failed;
             for pattern in &pack.patterns {
                 report.pattern(assembly, pack, pattern);
                 if verbose {
@@ -150,7 +175,7 @@ impl Report {
                 }
                 report.rule(assembly, pack, rule);
             }
-            let tests = report.passed + report.failures.len() - before;
+            let tests = report.passed + report.failed - before;
             report.lines.push(format!(
                 "{}: {} patterns, {} rules, {tests} tests",
                 pack.document.name,
@@ -176,11 +201,18 @@ impl Report {
         if !self.untested.is_empty() {
             print(&format!("without a test: {}", self.untested.join(", ")));
         }
-        for failure in &self.failures {
-            say(&format!("{failure}\n"));
+        for problem in self.incomplete.iter().chain(&self.failures) {
+            say(&format!("{problem}\n"));
         }
-        print(&format!("{} tests passed, {} failed", self.passed, self.failures.len()));
-        ExitCode::from(u8::from(!self.failures.is_empty()))
+        print(&format!("{} tests passed, {} failed", self.passed, self.failed));
+        ExitCode::from(u8::from(self.failed > 0 || !self.incomplete.is_empty()))
+    }
+
+    fn tested(&mut self, mut checker: Checker<'_>) {
+        let passes = checker.problems.is_empty();
+        self.passed += usize::from(passes);
+        self.failed += usize::from(!passes);
+        self.failures.append(&mut checker.problems);
     }
 
     fn pattern(&mut self, assembly: &Assembly, pack: &Pack, pattern: &Pattern) {
@@ -194,25 +226,14 @@ impl Report {
                 ));
             }
         }
-        let mut checker = Checker::new(&pack.document);
-        let width = pattern.name.len();
-        if pattern.title.is_empty() {
-            let message = format!("the pattern {} needs a `title`", pattern.name);
-            checker.at(pattern.place, width, message, None);
-        }
         if pattern.tests.is_empty() {
             self.untested.push(format!("pattern {}", pattern.name));
-            let message = format!("the pattern {} needs at least one test", pattern.name);
-            let help = "tests: [{ line: '...', gives: { ip: 203.0.113.7 } }]".to_owned();
-            checker.at(pattern.place, width, message, Some(help));
         }
-        self.failures.append(&mut checker.problems);
+        self.incomplete.extend(incomplete(pack, pattern));
         for test in &pattern.tests {
             let mut checker = Checker::new(&pack.document);
-            let before = checker.problems.len();
             line_test(&mut checker, assembly, pattern, test);
-            self.passed += usize::from(checker.problems.len() == before);
-            self.failures.append(&mut checker.problems);
+            self.tested(checker);
         }
     }
 
@@ -223,8 +244,7 @@ impl Report {
         for test in &rule.tests {
             let mut checker = Checker::new(&pack.document);
             rule_test(&mut checker, assembly, rule, test);
-            self.passed += usize::from(checker.problems.is_empty());
-            self.failures.append(&mut checker.problems);
+            self.tested(checker);
         }
     }
 }

@@ -146,13 +146,13 @@ impl Ledger {
         self.active.insert(key, (self.started, active));
     }
 
-    /// Counts a crossing of an active decision and, with `until`, lets it end later; its id and
-    /// whether its end moved.
-    pub fn repeat(&mut self, key: &LedgerKey, until: Option<Micros>) -> Option<(String, bool)> {
+    /// Counts a crossing of an active decision and, with `until`, lets it end no earlier; its id and
+    /// its end.
+    pub fn repeat(&mut self, key: &LedgerKey, until: Option<Micros>) -> Option<(String, Micros)> {
         let (number, active) = self.active.get_mut(key)?;
         active.crossings += 1;
         let Some(until) = until.filter(|until| *until > active.until) else {
-            return Some((active.id.clone(), false));
+            return Some((active.id.clone(), active.until));
         };
         let place = (active.until, *number);
         self.ends.remove(&place);
@@ -162,7 +162,7 @@ impl Ledger {
         if let Some(past) = self.past.get_mut(key) {
             past.until = past.until.max(until);
         }
-        Some((active.id.clone(), true))
+        Some((active.id.clone(), until))
     }
 
     /// How long a start at `at` lasts: longer for each earlier start that is not forgotten.

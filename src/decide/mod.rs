@@ -174,9 +174,8 @@ impl Decider {
             self.emit(firing, target, then.action, &line);
             let Held::Braked { first } = held else { return Verdict::Stands };
             if first {
-                let minute = at.div_euclid(60_000_000).saturating_mul(60_000_000);
                 let reason = self.guard.brake_reason(then.action);
-                self.note("brake", BRAKE.0, BRAKE.1, minute, reason);
+                self.note("brake", BRAKE.0, BRAKE.1, at, reason);
             }
             return Verdict::Braked;
         }
@@ -215,11 +214,9 @@ impl Decider {
         };
         let way = firing.rule.on_repeat.unwrap_or(default);
         let until = firing.span.time.saturating_add(base);
-        let Some((id, later)) = self.ledger.repeat(key, (way != OnRepeat::Ignore).then_some(until))
-        else {
-            return;
-        };
-        if later && way == OnRepeat::Extend {
+        let later = (way != OnRepeat::Ignore).then_some(until);
+        let Some((id, until)) = self.ledger.repeat(key, later) else { return };
+        if way == OnRepeat::Extend {
             let line = Line {
                 op: Op::Extend,
                 mode: key.mode,

@@ -536,7 +536,7 @@ fn key_values<'a>(items: &[Value<'a>]) -> Vec<(Cow<'a, str>, Value<'a>)> {
 }
 
 /// Keys that shippers of container output write beside the line they carry.
-const CARRIER_KEYS: [&str; 45] = [
+const CARRIER_KEYS: [&str; 49] = [
     "log",
     "logprocessed",
     "message",
@@ -581,11 +581,14 @@ const CARRIER_KEYS: [&str; 45] = [
     "namespace",
     "level",
     "levelname",
+    "severity",
+    "ts",
+    "dt",
+    "datetime",
     "node",
 ];
 
-/// Keys of which one must be there to believe that a `message` is a carried line; a bare `log`
-/// holding a document is Fluent Bit's own mark.
+/// Keys of which one must be there to believe that a text which is no document is a carried line.
 const CARRIER_MARKS: [&str; 13] = [
     "sourcetype",
     "kubernetes",
@@ -602,7 +605,8 @@ const CARRIER_MARKS: [&str; 13] = [
     "file",
 ];
 
-/// Fluent Bit, Vector, Filebeat, Docker's GELF driver: `log` or `message` holds the line.
+/// Fluent Bit, Vector, Filebeat, Docker's GELF driver, Railway: `log` or `message` holds the line.
+/// A key that no carrier writes, a logger above all, makes the record somebody's own.
 fn carrier(
     members: &Members<'_>,
     outer: &Outer,
@@ -610,11 +614,7 @@ fn carrier(
     out: &mut Vec<Record>,
 ) -> bool {
     let keys: Vec<String> = members.iter().map(|(key, _)| fields::normalize(key)).collect();
-    let gelf = keys.iter().any(|key| key == "shortmessage");
-    if !keys.iter().all(|key| {
-        CARRIER_KEYS.contains(&key.as_str())
-            && (gelf || !matches!(key.as_str(), "level" | "levelname"))
-    }) {
+    if !keys.iter().all(|key| CARRIER_KEYS.contains(&key.as_str())) {
         return false;
     }
     let marked = keys.iter().any(|key| CARRIER_MARKS.contains(&key.as_str()));
@@ -626,12 +626,18 @@ fn carrier(
     };
     let line = match (text_of("log"), text_of("message"), text_of("shortmessage")) {
         (Some(log), ..) => log,
-        (None, Some(message), _) if marked => message,
-        (None, None, Some(short)) if marked => short,
+        (None, Some(message), _) => message,
+        (None, None, Some(short)) => short,
         _ => return false,
     };
-    let trimmed = line.trim_start();
-    if !(trimmed.starts_with('{') || text::cri(line.trim_end()).is_some() || marked) {
+    // Without a mark, only a whole document is believed to be carried; with one, any line is, but
+    // a level of its own says that somebody has read the line already.
+    let levelled =
+        keys.iter().any(|key| matches!(key.as_str(), "level" | "levelname" | "severity"));
+    let carried = line.trim_start().starts_with('{') && json::read(line).is_ok()
+        || text::cri(line.trim_end()).is_some()
+        || (marked && !levelled);
+    if !carried {
         return false;
     }
     let mut inner = outer.inside("carrier");

@@ -219,7 +219,8 @@ fn assign_roles(record: &mut Record, own: usize, config: &DecodeConfig) {
     record.when = time.or(record.when);
     record.level = of(Role::Level).find_map(|hit| read_level(hit.field, &has)).or(record.level);
     let logger = of(Role::Logger)
-        .find(|hit| hit.field.kind == Kind::Text && logger_name_counts(&hit.field.path, &has));
+        .filter(|hit| hit.field.kind == Kind::Text && !hit.field.text.trim().is_empty())
+        .find(|hit| logger_name_counts(&hit.field.path, &has));
     if let Some(hit) = logger {
         record.logger = Some(hit.field.text.as_str().into());
     }

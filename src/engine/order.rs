@@ -41,6 +41,7 @@ struct SourceState {
     last: Option<Micros>,
     /// Where to look for the year of its first time without one.
     year_near: Option<Micros>,
+    year_said: bool,
     pieces: BTreeMap<String, Pieces>,
 }
 
@@ -392,6 +393,9 @@ impl Engine {
             self.say_proxy_hidden();
         }
         let time = when.map(|when| self.resolve(source, when));
+        if let (Some(When::Yearless(_)), Some(time)) = (when, time) {
+            self.say_year(source, time);
+        }
         if !matched.named {
             let last = self.sources.get(&source).and_then(|state| state.last);
             let fallback = self.clock.now().or(last).or(arrival);
@@ -515,6 +519,19 @@ impl Engine {
                     "{at}: {PATTERN_NEAR_MISS}: begins like {name} and is none: {shown}"
                 ));
             }
+        }
+    }
+
+    /// Whose year a time without one was given, once per source.
+    fn say_year(&mut self, source: u32, time: Micros) {
+        let state = self.sources.entry(source).or_default();
+        if self.config.year.is_none() && !std::mem::replace(&mut state.year_said, true) {
+            let year = crate::decode::time::format(time).get(..4).unwrap_or_default().to_owned();
+            let name = &state.name;
+            self.messages.push(format!(
+                "{name}: its times name no year; the first was taken as {year}, nearest to the \
+                 source's own date: `year` in the configuration pins it"
+            ));
         }
     }
 

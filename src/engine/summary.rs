@@ -230,6 +230,9 @@ impl Summary {
     pub fn acted(&mut self, action: &Action) {
         let by_op = self.actions.entry(action.rule.clone()).or_default();
         *by_op.entry(action.op.name().to_owned()).or_default() += 1;
+        if action.op == Op::Note && action.rule == "brake" {
+            *self.limits.entry("brake").or_default() += 1;
+        }
         if action.op == Op::Start {
             self.p0 += u64::from(action.severity == Some("P0"));
             self.suspicious += u64::from(action.pattern.as_deref() == Some("SUSPICIOUS_ACTIVITY"));

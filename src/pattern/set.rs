@@ -362,7 +362,10 @@ impl PatternSet {
             None
         } else {
             let text = text_ip.map(|ip| IpFact { ip, proven: true, from: String::new() });
-            record.ip.clone().or(text)
+            // What a client could have written is proven where the application says the same.
+            let agreed =
+                |fact: IpFact| IpFact { proven: fact.proven || text_ip == Some(fact.ip), ..fact };
+            record.ip.clone().map(agreed).or(text)
         };
         let ip = ip.and_then(|fact| {
             if self.never.covers(fact.ip).is_some() {

@@ -157,7 +157,9 @@ pub fn parse(
         let help = "give it `read`, `regex` or `where`".to_owned();
         whole(checker, format!("the pattern {name} would match every record"), Some(help));
     }
-    if let Some(weight) = &pattern.weight {
+    if let Some(weight) = &pattern.weight
+        && checker.problems.len() == before
+    {
         let fits = pattern.readings.iter().any(|reading| match reading {
             Reading::Template(t) => {
                 t.captures().iter().any(|c| c.name == *weight && c.kind == CaptureKind::Int)

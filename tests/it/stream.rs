@@ -42,6 +42,9 @@ patterns:
 rules:
 ";
 
+/// For stories about something else than what an active block does.
+const QUIET: &str = "on_repeat: quiet";
+
 /// Rules and settings to tell events to.
 #[derive(Default)]
 pub struct Story {
@@ -587,11 +590,19 @@ fn a_block_is_shared_by_all_rules_and_an_alert_is_not() {
              61s end alert 203.0.113.7 [q] crossings 1
              7201s end block 203.0.113.7 crossings 2",
         );
+    // A shorter one is told too, and takes nothing away.
+    Story::of("FAIL", "ip", "count >= 2 within 5s", "block for 2h", "")
+        .rule("q", "FAIL", "ip", "count >= 2 within 5s", "block for 1h", "")
+        .gives(
+            "0s+1s*2 FAIL ip=203.0.113.7",
+            "1s start block 203.0.113.7 until 7201s x2
+             1s extend block 203.0.113.7 until 7201s x2 [q]",
+        );
 }
 
 #[test]
 fn ends_come_in_order_and_by_the_clock_alone() {
-    let story = Story::of("FAIL", "ip", "count >= 1 within 1s", "block for 100s", "");
+    let story = Story::of("FAIL", "ip", "count >= 1 within 1s", "block for 100s", QUIET);
     story.gives(
         "0s FAIL ip=203.0.113.1
          1s FAIL ip=203.0.113.2
@@ -729,11 +740,11 @@ fn a_brake_withholds_uses_nothing_up_and_is_tried_again_in_a_later_minute() {
          121s FAIL ip=203.0.113.3",
         "0s start block 203.0.113.1 until 3600s x2
          1s withheld block 203.0.113.2 x2 by brake
-         0s note brake P0
+         1s note brake P0
          2s withheld block 203.0.113.3 x2 by brake
          61s start block 203.0.113.2 until 3661s x4
          62s withheld block 203.0.113.3 x3 by brake
-         60s note brake P0
+         62s note brake P0
          121s start block 203.0.113.3 until 3721s x4",
     );
     Story::of("FAIL", "user", "count >= 1 within 5m", "lock for 1h", "")
@@ -744,7 +755,7 @@ fn a_brake_withholds_uses_nothing_up_and_is_tried_again_in_a_later_minute() {
             "0s start lock a until 3600s x1
              0s start require_2fa a until 86400s x1 [t]
              1s withheld lock b x1 by brake
-             0s note brake P0
+             1s note brake P0
              1s start require_2fa b until 86401s x1 [t]",
         );
 }
@@ -760,7 +771,7 @@ fn an_extension_and_an_alert_need_no_brake() {
              1s extend block 203.0.113.1 until 3601s x1
              2s start alert 203.0.113.2 until 302s x1
              2s withheld block 203.0.113.2 x1 by brake
-             0s note brake P0",
+             2s note brake P0",
         );
 }
 
@@ -948,7 +959,7 @@ fn what_is_late_is_counted_and_not_used() {
 
 #[test]
 fn the_clock_is_the_lower_median_of_five() {
-    let story = Story::of("FAIL", "ip", "count >= 1 within 10s", "block for 10s", "");
+    let story = Story::of("FAIL", "ip", "count >= 1 within 10s", "block for 10s", QUIET);
     // Of four the second: 0 0 50 60.
     story.gives(
         "0s+0s*2 FAIL ip=203.0.113.1\n50s TICK\n60s TICK",
@@ -1017,7 +1028,8 @@ fn without_a_time_it_is_that_of_the_record_before_or_of_arrival() {
         .arriving(77)
         .gives("- FAIL ip=203.0.113.1", "77s start alert 203.0.113.1 until 137s x1");
     // It moves no clock: nothing has ended.
-    let block = Story::of("FAIL", "ip", "count >= 1 within 10s", "block for 10s", "").arriving(500);
+    let block =
+        Story::of("FAIL", "ip", "count >= 1 within 10s", "block for 10s", QUIET).arriving(500);
     block.gives(
         "0s+0s*3 FAIL ip=203.0.113.1\n- TICK\n- TICK\n- TICK",
         "0s start block 203.0.113.1 until 10s x1",
