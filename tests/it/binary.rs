@@ -778,6 +778,60 @@ fn help_is_there_for_every_command() {
 }
 
 #[test]
+fn times_without_a_year_take_one_and_say_so() {
+    let folder = folder();
+    let lines: String = (0..6)
+        .map(|n| {
+            format!(
+                "Aug  3 22:30:0{n} web sshd[1]: Failed password for root from 203.0.113.7 port 5 ssh2\n"
+            )
+        })
+        .collect();
+    let replayed = run_in(folder.path(), &["replay", "-", "--pack", "sshd"], lines.as_bytes());
+    let piped = run_in(folder.path(), &["run", "--pack", "sshd"], lines.as_bytes());
+    assert_eq!(stdout(&replayed), stdout(&piped));
+    assert!(stderr(&replayed).contains("`year` in the configuration pins it"));
+    write(&folder, "portcullis.yaml", "year: 2021\n");
+    let pinned = run_in(folder.path(), &["replay", "-", "--pack", "sshd"], lines.as_bytes());
+    assert!(
+        stdout(&pinned).contains(r#""time":"2021-08-03T22:30:05.000000Z""#),
+        "{}",
+        stdout(&pinned)
+    );
+    assert!(!stderr(&pinned).contains("pins it"), "{}", stderr(&pinned));
+}
+
+#[test]
+fn a_brake_is_a_limit() {
+    let folder = folder();
+    write(&folder, "portcullis.yaml", "brakes: { max_blocks_per_minute: 1 }\n");
+    let attacks = failed_logins(21, 0, "203.0.113.7") + &failed_logins(21, 0, "203.0.113.8");
+    let output =
+        run_in(folder.path(), &["replay", "-", "--summary", "json", "-q"], attacks.as_bytes());
+    assert_eq!(code(&output), 1);
+    assert_eq!(json(&stderr(&output))["limits"]["brake"], 1);
+}
+
+#[test]
+fn an_incomplete_pattern_runs_and_does_not_pass_its_check() {
+    let folder = folder();
+    let own = write(&folder, "own.yaml", "pack: own\npatterns:\n  HELLO: { read: hello }\n");
+    let output = run_in(folder.path(), &["run", "--patterns", &own], b"hello\n");
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(stderr(&output).contains("HELLO has no test"), "{}", stderr(&output));
+    let checked = run_in(folder.path(), &["check", &own], b"");
+    assert_eq!(code(&checked), 1, "{}", stderr(&checked));
+    assert!(stderr(&checked).contains("needs at least one test"), "{}", stderr(&checked));
+    assert!(stderr(&checked).contains("needs a `title`"), "{}", stderr(&checked));
+    assert!(stdout(&checked).contains("0 tests passed, 0 failed"), "{}", stdout(&checked));
+    // With another mistake in the file, all three are told at once.
+    write(&folder, "own.yaml", "pack: own\nrulez: []\npatterns:\n  HELLO: { read: hello }\n");
+    let text =
+        refused(&folder, &["check", &own], &["`rulez`", "needs a `title`", "at least one test"]);
+    assert!(text.contains("3 mistakes"), "{text}");
+}
+
+#[test]
 fn railway_lines_that_end_say_how_to_stream_and_that_way_works() {
     let folder = folder();
     // As the Railway CLI prints a record: another order of keys, its own spelling of the level.

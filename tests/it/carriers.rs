@@ -200,7 +200,7 @@ type Wrap<'a> = &'a dyn Fn(&str, usize) -> Value;
 fn shippers_and_collectors() {
     let (raw, expected) = expected(64);
     let nanos = |i: usize| (1_754_260_201 + i * 20) * 1_000_000_000;
-    let carriers: [(&str, Wrap<'_>); 12] = [
+    let carriers: [(&str, Wrap<'_>); 14] = [
         ("fluent bit", &|raw, i| {
             json!({"date": 1_754_260_201.5, "log": format!("{raw}\n"), "stream": "stdout", "time": stamp(i),
                 "kubernetes": {"pod_name": "p", "pod_ip": "10.1.1.1", "host": "198.51.100.1"}})
@@ -244,6 +244,15 @@ fn shippers_and_collectors() {
             json!({"version": "1.1", "host": "h", "short_message": raw, "timestamp": 1_754_260_201.5, "level": 6,
                 "_command": "c", "_container_id": "i", "_container_name": "n", "_created": stamp(0),
                 "_image_id": "m", "_image_name": "a", "_tag": "t"})
+        }),
+        (
+            "railway, with a line that it has not read itself",
+            &|raw, i| json!({"message": raw, "timestamp": stamp(i), "level": "info"}),
+        ),
+        ("locomotive, with a line that railway has not read", &|raw, i| {
+            json!([{"_metadata": {"deploymentId": "d", "serviceName": "s"}, "message": raw, "level": "info",
+                "severity": "info", "time": stamp(i), "_time": stamp(i), "dt": stamp(i), "datetime": stamp(i),
+                "ts": stamp(i), "timestamp": stamp(i)}])
         }),
         ("docker in vector", &|raw, i| {
             let docker = json!({"log": format!("{raw}\n"), "stream": "stdout", "time": stamp(i)});
