@@ -10,6 +10,7 @@ use crate::detect::condition::{ActionKind, Escalate};
 use crate::detect::rule::{Mode, Rule};
 use crate::window::store::Key;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// What can be active only once.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -30,7 +31,7 @@ pub struct Active {
     /// The id of its start.
     pub id: String,
     /// The rule that started it.
-    pub rule: Rule,
+    pub rule: Arc<Rule>,
     /// The target as on the action line.
     pub target: Target,
     /// When it started.

@@ -12,6 +12,7 @@ use crate::window::store::Key;
 use guard::{Guard, Held};
 use ledger::{Active, Ledger, LedgerKey};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Times of messages remembered; there are few, and equal ones follow each other closely.
 const NOTED_MAX: usize = 256;
@@ -187,7 +188,7 @@ impl Decider {
             key,
             Active {
                 id,
-                rule: firing.rule.clone(),
+                rule: Arc::clone(firing.rule),
                 target: target.clone(),
                 start: at,
                 until,

@@ -17,7 +17,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct Firing<'f> {
     /// The rule.
-    pub rule: &'f Rule,
+    pub rule: &'f Arc<Rule>,
     /// For what.
     pub key: &'f Key,
     /// How many times before this rule fired for this key at this very time.
@@ -76,7 +76,7 @@ struct Plan {
 /// Counts events and fires rules.
 #[derive(Debug)]
 pub struct Detector {
-    rules: Vec<Rule>,
+    rules: Vec<Arc<Rule>>,
     plans: Vec<Plan>,
     /// By group: how many rules share it.
     shared: Vec<usize>,
@@ -167,7 +167,7 @@ impl Detector {
             })
             .collect();
         Self {
-            rules: rules.to_vec(),
+            rules: rules.iter().cloned().map(Arc::new).collect(),
             plans,
             store: Store::new(&retention, config.memory_limit),
             shared,
@@ -183,7 +183,7 @@ impl Detector {
     }
 
     /// The rules, by number.
-    pub fn rules(&self) -> &[Rule] {
+    pub fn rules(&self) -> &[Arc<Rule>] {
         &self.rules
     }
 
