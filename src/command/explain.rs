@@ -23,7 +23,7 @@ pub fn explain(common: &Common, explain: &Explain) -> Result<ExitCode> {
     let settings = settings(common)?;
     let assembly = assemble(&settings, false)?;
     let detector = assembly.detector(&assembly.rules, settings.learn);
-    let explainer = Explainer { assembly: &assembly, detector: &detector, all: common.verbose > 0 };
+    let explainer = Explainer { assembly: &assembly, detector: &detector };
     let mut shown = 0;
     if explain.lines.is_empty() {
         let mut stdin = std::io::stdin().lock();
@@ -55,8 +55,6 @@ pub fn explain(common: &Common, explain: &Explain) -> Result<ExitCode> {
 struct Explainer<'a> {
     assembly: &'a Assembly,
     detector: &'a Detector,
-    /// Say of every pattern why it does not match.
-    all: bool,
 }
 
 impl Explainer<'_> {
@@ -200,14 +198,10 @@ impl Explainer<'_> {
                 }
                 Verdict::RegexFails => "no: its regular expression finds nothing".to_owned(),
             };
-            if self.all || matches!(verdict, Verdict::Matches(_)) {
-                let _ = writeln!(out, "  pattern {:<22} {text}", pattern.name);
-            }
+            let _ = writeln!(out, "  pattern {:<22} {text}", pattern.name);
         }
         if !any && nearest.as_ref().is_none_or(|(at, ..)| *at == 0) {
-            out.push_str(
-                "  no pattern matches, and none is near (-v shows each with its reason)\n",
-            );
+            out.push_str("  no pattern matches, and none is near\n");
         }
         if let Some((at, pattern, text)) = nearest.filter(|(at, ..)| !any && *at > 0) {
             let message = record.message();
