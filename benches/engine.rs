@@ -1,5 +1,5 @@
 //! How fast lines become actions. Run with `cargo bench`; figures are for comparing two states of
-//! the code on one machine in one session, nothing else.
+//! the code on one machine, one right after the other.
 //!
 //! The streams are seeded: the same bytes on every machine.
 #![allow(missing_docs, reason = "criterion's macros make items without docs")]
