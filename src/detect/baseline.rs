@@ -155,6 +155,21 @@ impl Known {
         }
     }
 
+    /// Gives up the half that was unseen longest if it takes more than `limit` counted bytes; how
+    /// many values. What is given up counts as new again: that can only raise an alert too many.
+    pub fn keep_below(&mut self, limit: usize) -> u64 {
+        if self.bytes() <= limit {
+            return 0;
+        }
+        let mut seen: Vec<Micros> = self.values.values().copied().collect();
+        let middle = seen.len() / 2;
+        let (_, median, _) = seen.select_nth_unstable(middle);
+        let median = *median;
+        let before = self.values.len();
+        self.values.retain(|_, seen| *seen > median);
+        u64::try_from(before - self.values.len()).unwrap_or(0)
+    }
+
     /// Bytes counted.
     pub fn bytes(&self) -> usize {
         self.values.len() * (size_of::<(Value, Micros)>() + 48)
@@ -228,6 +243,20 @@ mod tests {
         }
         assert!(!few_days.learn(at(6, 3), &spec));
         assert!(!hours.learn(at(300, 3), &spec), "after the time of forgetting nothing is known");
+    }
+
+    #[test]
+    fn known_values_stay_below_their_share() {
+        let mut known = Known::default();
+        for n in 0..1000 {
+            assert!(known.learn(&value(&n.to_string()), n));
+        }
+        let limit = known.bytes() / 4 * 3;
+        let given_up = known.keep_below(limit);
+        assert!(given_up >= 500 && known.bytes() <= limit, "{given_up}");
+        assert!(!known.learn(&value("999"), 1001), "the newest stay");
+        assert!(known.learn(&value("0"), 1001), "the oldest went");
+        assert_eq!(known.keep_below(limit), 0);
     }
 
     #[test]

@@ -83,6 +83,10 @@ pub struct Detector {
     retention: Vec<Retention>,
     store: Store<Window>,
     known: Vec<Known>,
+    known_given_up: u64,
+    /// Bytes for each rule that learns values of the whole stream: together a quarter of the
+    /// ceiling; the windows have the rest.
+    known_share: usize,
     addresses: Addresses,
     /// Patterns whose events are logins, for the addresses of accounts.
     logins: Vec<PatternId>,
@@ -110,6 +114,8 @@ impl Detector {
         id: impl Fn(&str) -> Option<PatternId>,
         config: DetectConfig,
     ) -> Self {
+        let learns = |rule: &&Rule| matches!(rule.condition, Condition::New { .. });
+        let learners = rules.iter().filter(learns).count();
         let mut plans = Vec::new();
         let mut shared: Vec<usize> = Vec::new();
         let mut retention: Vec<Retention> = Vec::new();
@@ -169,10 +175,12 @@ impl Detector {
         Self {
             rules: rules.iter().cloned().map(Arc::new).collect(),
             plans,
-            store: Store::new(&retention, config.memory_limit),
+            store: Store::new(&retention, config.memory_limit / 4 * 3),
             shared,
             retention,
             known: vec![Known::default(); rules.len()],
+            known_given_up: 0,
+            known_share: config.memory_limit / 4 / learners.max(1),
             addresses: Addresses::default(),
             logins,
             names: FieldNames { keys, counted: counted.to_vec() },
@@ -194,7 +202,7 @@ impl Detector {
 
     /// Keys given up because of the ceiling.
     pub fn evicted(&self) -> u64 {
-        self.store.evicted
+        self.store.evicted + self.known_given_up
     }
 
     /// The names of fields that keys are made of.
@@ -236,7 +244,10 @@ impl Detector {
 
     /// Gives keys up until the ceiling is kept; how many.
     pub fn enforce_ceiling(&mut self, clock: Option<Micros>) -> u64 {
-        self.store.enforce_ceiling(clock, self.config.lateness)
+        let share = self.known_share;
+        let known: u64 = self.known.iter_mut().map(|known| known.keep_below(share)).sum();
+        self.known_given_up += known;
+        known + self.store.enforce_ceiling(clock, self.config.lateness)
     }
 
     #[expect(clippy::too_many_arguments, reason = "one step of `observe`, not an interface")]
