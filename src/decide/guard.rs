@@ -10,7 +10,6 @@ use crate::window::store::{Key, KeyKind};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 /// Who is allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,10 +172,5 @@ impl Allow {
             }
             _ => false,
         }
-    }
-
-    /// Whether this entry allows the address.
-    pub fn covers_ip(&self, ip: IpAddr) -> bool {
-        matches!(&self.who, Allowed::Net(net) if net.contains(&ip))
     }
 }

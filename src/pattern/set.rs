@@ -4,10 +4,7 @@ use super::filter::Filter;
 use super::prefilter::Prefilter;
 use super::spec::{Pattern, Reading};
 use super::template::{CaptureKind, Stop};
-use super::{
-    BUILT_IN, Event, EventIp, Evidence, LOG_INJECTION, PATTERN_NEAR_MISS, PatternId, Standing,
-    WEIGHT_MAX,
-};
+use super::{BUILT_IN, Event, EventIp, Evidence, PatternId, Standing, WEIGHT_MAX};
 use crate::decode::addr::{self, NeverBlock};
 use crate::decode::fields::{FieldMap, Role, normalize};
 use crate::decode::{IpFact, Record};
@@ -16,9 +13,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// The number of [`LOG_INJECTION`].
+/// The number of [`super::LOG_INJECTION`].
 pub const INJECTION_ID: PatternId = 0;
-/// The number of [`PATTERN_NEAR_MISS`].
+/// The number of [`super::PATTERN_NEAR_MISS`].
 pub const NEAR_MISS_ID: PatternId = 1;
 
 /// Says in which country an address is. The database behind it is read before the stream begins.
@@ -578,12 +575,3 @@ fn pydict_to_json(text: &str) -> String {
     flush(&mut word, &mut out);
     out
 }
-
-/// The names of the built-in events with what they tell, for `check` and the documentation.
-pub const BUILT_IN_TITLES: [(&str, &str); 2] = [
-    (LOG_INJECTION, "A message or record can be read in two ways: somebody writes into the log"),
-    (
-        PATTERN_NEAR_MISS,
-        "A message begins like a pattern and is none: a format drifted, or is forged",
-    ),
-];

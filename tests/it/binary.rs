@@ -1,6 +1,6 @@
 //! The program as users run it: exit codes, messages, signals, environment, pipes, terminals.
 
-use crate::support::{binary, failed_logins, portcullis, root, run, run_in, stderr, stdout};
+use crate::support::{binary, failed_logins, piped, portcullis, root, run, run_in, stderr, stdout};
 use portcullis::config::{EXAMPLE, KEYS, Settings};
 use portcullis::yaml::{Checker, Document};
 use std::collections::BTreeSet;
@@ -224,14 +224,7 @@ fn a_signal_ends_a_run_whose_writer_goes_on_holding_the_pipe() {
             [&["run"][..], &["replay", "-", "--threads", "1"], &["replay", "-", "--threads", "2"]]
         {
             let folder = folder();
-            let mut child = portcullis(folder.path())
-                .args(args)
-                .args(["--summary", "json"])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap();
+            let mut child = piped(folder.path(), &[args, &["--summary", "json"]].concat());
             let mut stdin = child.stdin.take().unwrap();
             stdin.write_all(attack().as_bytes()).unwrap();
             let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -284,13 +277,7 @@ fn until_it_reads(child: &Child) {
 fn a_signal_reaches_a_run_that_waits_for_its_first_line() {
     let folder = folder();
     for args in [&["run"][..], &["replay", "-"]] {
-        let mut child = portcullis(folder.path())
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = piped(folder.path(), args);
         let held = child.stdin.take();
         until_it_reads(&child);
         signal(&child, "-TERM");

@@ -3,7 +3,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 /// The built binary.
 pub fn binary() -> &'static str {
@@ -28,15 +28,20 @@ pub fn run(args: &[&str], input: &[u8]) -> Output {
     run_in(folder.path(), args, input)
 }
 
-/// Runs the binary in `folder` with `input` piped in.
-pub fn run_in(folder: &Path, args: &[&str], input: &[u8]) -> Output {
-    let mut child = portcullis(folder)
+/// Starts the binary in `folder` with a pipe at each end.
+pub fn piped(folder: &Path, args: &[&str]) -> Child {
+    portcullis(folder)
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+/// Runs the binary in `folder` with `input` piped in.
+pub fn run_in(folder: &Path, args: &[&str], input: &[u8]) -> Output {
+    let mut child = piped(folder, args);
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
     let writer = std::thread::spawn(move || {
