@@ -12,10 +12,11 @@ use crate::decode::{Decoded, decode};
 use crate::detect::detector::{StreamTime, describe};
 use crate::detect::rule::Rule;
 use crate::pack::{self, Pack};
+use crate::pattern::event::Run;
 use crate::pattern::prefilter::{Need, need};
 use crate::pattern::set::Verdict;
 use crate::pattern::spec::{Pattern, Reading};
-use crate::pattern::{Event, EventIp, Evidence, PatternId, Standing};
+use crate::pattern::{Event, EventIp, Events, PatternId, Standing};
 use crate::source::file;
 use crate::yaml::{Checker, Document, Node, Problem};
 use anyhow::{Context, Result, bail};
@@ -23,7 +24,6 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 /// The moment at which the events of rule tests begin: 2025-01-01T00:00:00Z.
 const TEST_START: Micros = 1_735_689_600_000_000;
@@ -299,11 +299,12 @@ fn line_test(checker: &mut Checker<'_>, assembly: &Assembly, pattern: &Pattern, 
     let mut seen = "unmatched";
     let mut given: BTreeMap<String, String> = BTreeMap::new();
     for record in &records {
-        let matched = set.matches(record);
-        if id.is_some_and(|id| matched.near_misses.contains(&id)) {
+        let mut events = Events::default();
+        let matched = set.matches(record, &mut events);
+        if id.is_some_and(|id| events.near_misses.contains(&id)) {
             seen = "near_miss";
         }
-        let Some(event) = matched.events.iter().find(|event| Some(event.pattern) == id) else {
+        let Some(event) = events.of(matched.events).find(|event| Some(event.pattern) == id) else {
             continue;
         };
         seen = match (matched.ambiguous, matched.conflict) {
@@ -321,11 +322,17 @@ fn line_test(checker: &mut Checker<'_>, assembly: &Assembly, pattern: &Pattern, 
             given.remove(name);
         }
         given.extend(event.ip.map(|ip| ("ip".to_owned(), ip.ip.to_string())));
-        given.extend(event.user.iter().map(|user| ("user".to_owned(), user.to_string())));
-        given.extend(event.user_id.iter().map(|id| ("user_id".to_owned(), id.to_string())));
-        given.extend(event.country.iter().map(|c| ("country".to_owned(), c.to_string())));
+        let texts = [
+            ("user", event.user()),
+            ("user_id", event.user_id()),
+            ("country", event.country()),
+            ("request_id", event.request_id()),
+        ];
         given.extend(
-            event.evidence.request_id.iter().map(|r| ("request_id".to_owned(), r.to_string())),
+            texts
+                .iter()
+                .filter_map(|(name, text)| Some((*name, (*text)?)))
+                .map(|(name, text)| (name.to_owned(), text.to_owned())),
         );
         given.insert("weight".to_owned(), event.weight.to_string());
     }
@@ -369,11 +376,11 @@ fn rule_test(checker: &mut Checker<'_>, assembly: &Assembly, rule: &Rule, test: 
         checker.at(test.place, 1, format!("{}: a test needs `events`", rule.id), None);
         return;
     };
-    let mut stream: Vec<(Micros, Event)> = Vec::new();
+    let mut stream = Stream::default();
     for node in events.as_list() {
         test_events(checker, assembly, rule, node, &mut stream);
     }
-    stream.sort_by_key(|(time, _)| *time);
+    stream.times.sort_by_key(|(time, _)| *time);
     let actions = play(assembly, rule, &stream);
     let expected: Vec<&Node> = test.get("expect").map(Node::as_list).unwrap_or_default();
     let wants_ends =
@@ -404,18 +411,27 @@ fn rule_test(checker: &mut Checker<'_>, assembly: &Assembly, rule: &Rule, test: 
     }
 }
 
+/// The events of a test, with the time of each.
+#[derive(Default)]
+struct Stream {
+    times: Vec<(Micros, Run)>,
+    events: Events,
+}
+
 /// Plays events through one rule, as the beginning of a stream without learning.
-fn play(assembly: &Assembly, rule: &Rule, stream: &[(Micros, Event)]) -> Vec<Action> {
+fn play(assembly: &Assembly, rule: &Rule, stream: &Stream) -> Vec<Action> {
     let mut detector = assembly.detector(std::slice::from_ref(rule), 0);
     let mut decider: Decider = assembly.decider();
     let names = detector.key_names();
-    for (at, event) in stream {
+    for (at, run) in &stream.times {
         let time = StreamTime { clock: Some(*at), start: Some(TEST_START) };
         decider.advance(*at);
-        detector.observe(event, *at, time, &mut |firing| {
-            let target = describe(firing.key, &names);
-            decider.fire(&firing, target)
-        });
+        for event in stream.events.of(*run) {
+            detector.observe(event, *at, time, &mut |firing| {
+                let target = describe(firing.key, &names);
+                decider.fire(&firing, target)
+            });
+        }
     }
     std::mem::take(&mut decider.out)
 }
@@ -471,7 +487,7 @@ fn test_events(
     assembly: &Assembly,
     rule: &Rule,
     node: &Node,
-    out: &mut Vec<(Micros, Event)>,
+    out: &mut Stream,
 ) {
     let duration = |checker: &mut Checker<'_>, name: &str| match node.get(name) {
         Some(value) => checker.duration(value, &format!("`{name}`"), 0).unwrap_or(0),
@@ -512,7 +528,9 @@ fn test_events(
         let fields: Vec<(String, String)> =
             fields.iter().map(|(k, v)| (k.clone(), v.replace("{n}", &number))).collect();
         let time = TEST_START + at + every * n;
-        out.push((time, test_event(assembly, rule, id, &fields)));
+        let first = out.events.list.len();
+        test_event(assembly, rule, id, &fields, &mut out.events);
+        out.times.push((time, Run::between(first, out.events.list.len())));
     }
 }
 
@@ -521,37 +539,30 @@ fn test_event(
     rule: &Rule,
     id: PatternId,
     fields: &[(String, String)],
-) -> Event {
+    out: &mut Events,
+) {
     let set = &assembly.scanner.set;
     let of =
         |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-    let user: Option<Arc<str>> =
-        of("user").or_else(|| of("email")).and_then(addr::normalize_user).map(Into::into);
-    let user_id: Option<Arc<str>> =
-        of("user_id").and_then(|text| addr::canonical_id(text, false)).map(Into::into);
-    let ip = of("ip").and_then(addr::parse_ip).map(|ip| EventIp { ip, standing: Standing::Good });
+    let user = of("user").or_else(|| of("email")).and_then(addr::normalize_user);
+    let user_id = of("user_id").and_then(|text| addr::canonical_id(text, false));
     let lookup = |name: &str| of(name).map(Cow::Borrowed);
     let number = assembly.rules.iter().position(|known| known.id == rule.id);
-    let narrowed = set.narrowed(id, &lookup);
-    let counts = number.is_some_and(|number| narrowed.iter().any(|n| usize::from(*n) == number));
-    Event {
+    let mut narrowed = set.narrowed(id, &lookup);
+    let counts = number.is_some_and(|number| narrowed.any(|n| usize::from(n) == number));
+    let texts = &mut out.texts;
+    let counted = (0u16..).zip(set.counted());
+    let event = Event {
         pattern: id,
         weight: of("weight").and_then(|n| n.parse().ok()).unwrap_or(1),
-        ip,
-        country: of("country").map(|c| c.to_uppercase().into()),
-        values: (0u16..)
-            .zip(set.counted())
-            .filter_map(|(slot, name)| Some((slot, Arc::from(of(name)?))))
-            .collect(),
-        rules: if counts { vec![0] } else { Vec::new() },
-        evidence: Arc::new(Evidence {
-            ip: ip.map(|ip| ip.ip),
-            user: user.clone().or_else(|| user_id.clone()),
-            reason: of("reason").map(Into::into),
-            request_id: of("request_id").map(Into::into),
-            standing: Standing::Good,
-        }),
-        user,
-        user_id,
-    }
+        ip: of("ip").and_then(addr::parse_ip).map(|ip| EventIp { ip, standing: Standing::Good }),
+        user: user.and_then(|user| texts.put(&user)),
+        user_id: user_id.and_then(|id| texts.put(&id)),
+        country: of("country").and_then(|country| texts.put(&country.to_uppercase())),
+        reason: of("reason").and_then(|reason| texts.put(reason)),
+        request_id: of("request_id").and_then(|id| texts.put(id)),
+        values: texts.put_values(counted.filter_map(|(slot, name)| Some((slot, of(name)?)))),
+        rules: texts.put_rules(counts.then_some(0).into_iter()),
+    };
+    out.list.push(event);
 }

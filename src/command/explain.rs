@@ -9,7 +9,7 @@ use crate::decode::{Decoded, Record, decode};
 use crate::detect::detector::{Detector, describe};
 use crate::pattern::set::{Matched, Verdict};
 use crate::pattern::spec::Pattern;
-use crate::pattern::{Event, Standing};
+use crate::pattern::{EventView, Events, Standing};
 use anyhow::Result;
 use std::fmt::Write;
 use std::io::BufRead;
@@ -151,9 +151,10 @@ impl Explainer<'_> {
             }
         }
         self.verdicts(record, out);
-        let matched = self.assembly.scanner.set.matches(record);
-        self.marks(&matched, out);
-        for event in &matched.events {
+        let mut events = Events::default();
+        let matched = self.assembly.scanner.set.matches(record, &mut events);
+        self.marks(&matched, &events, out);
+        for event in events.of(matched.events) {
             self.event(event, record, out);
         }
     }
@@ -217,9 +218,9 @@ impl Explainer<'_> {
         }
     }
 
-    fn marks(&self, matched: &Matched, out: &mut String) {
+    fn marks(&self, matched: &Matched, events: &Events, out: &mut String) {
         let set = &self.assembly.scanner.set;
-        for id in &matched.near_misses {
+        for id in matched.near_misses.of(&events.near_misses) {
             let _ = writeln!(
                 out,
                 "  near miss of {}: it begins like it, or its logger is another",
@@ -243,7 +244,7 @@ impl Explainer<'_> {
         }
     }
 
-    fn event(&self, event: &Event, record: &Record, out: &mut String) {
+    fn event(&self, event: EventView<'_>, record: &Record, out: &mut String) {
         let set = &self.assembly.scanner.set;
         let weight = if event.weight == 1 {
             String::new()
@@ -257,7 +258,7 @@ impl Explainer<'_> {
             if !rule.on.iter().any(|on| on == set.name(event.pattern)) {
                 continue;
             }
-            let counted = event.rules.iter().any(|n| usize::from(*n) == number);
+            let counted = event.rules().iter().any(|n| usize::from(*n) == number);
             let text = if !counted {
                 "does not count it: its own `where` or `unless` holds it off".to_owned()
             } else {

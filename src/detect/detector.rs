@@ -5,12 +5,12 @@ use super::condition::Condition;
 use super::rule::{KeyPart, Rule};
 use crate::decode::addr;
 use crate::decode::time::Micros;
-use crate::pattern::{Event, PatternId};
+use crate::pattern::{EventView, PatternId, Standing};
 use crate::window::distinct::{DistinctRing, Value};
 use crate::window::ring::{self, Ring};
 use crate::window::sequence::SequenceRing;
 use crate::window::store::{Held, Key, KeyKind, Mark, Retention, State, Store};
-use crate::window::{Entry, Span, Tally};
+use crate::window::{Entry, Evidence, Span, Tally};
 use std::sync::Arc;
 
 /// A rule fires for a key.
@@ -211,14 +211,14 @@ impl Detector {
     }
 
     /// The key under which `rule` counts `event`.
-    pub fn key(&self, rule: &Rule, event: &Event) -> Option<Key> {
+    pub fn key(&self, rule: &Rule, event: EventView<'_>) -> Option<Key> {
         self.names.key(&rule.per, event, self.config.ipv6_prefix)
     }
 
     /// Counts one event at `time` and asks `decide` about every rule that fires.
     pub fn observe(
         &mut self,
-        event: &Event,
+        event: EventView<'_>,
         time: Micros,
         stream: StreamTime,
         decide: &mut dyn FnMut(Firing<'_>) -> Verdict,
@@ -228,7 +228,7 @@ impl Detector {
             None => self.config.learn > 0,
         };
         let mut inserted: Vec<usize> = Vec::new();
-        for number in event.rules.iter().map(|n| usize::from(*n)) {
+        for number in event.rules().iter().map(|n| usize::from(*n)) {
             self.apply(number, event, time, stream, quiet, &mut inserted, decide);
         }
         if self.logins.contains(&event.pattern)
@@ -254,7 +254,7 @@ impl Detector {
     fn apply(
         &mut self,
         number: usize,
-        event: &Event,
+        event: EventView<'_>,
         time: Micros,
         stream: StreamTime,
         quiet: bool,
@@ -426,7 +426,7 @@ fn fresh_window(condition: &Condition, rules: usize) -> Window {
 struct Step<'s> {
     rule: &'s Rule,
     slot: usize,
-    event: &'s Event,
+    event: EventView<'s>,
     time: Micros,
     /// No event before this can still come.
     horizon: Option<Micros>,
@@ -556,12 +556,23 @@ impl Step<'_> {
             Condition::New { .. } => 1,
             _ => self.event.weight,
         };
-        Entry { time: self.time, weight, used: 0, evidence: Arc::clone(&self.event.evidence) }
+        Entry { time: self.time, weight, used: 0, evidence: Arc::new(evidence(self.event)) }
     }
 
     /// The span of an event that fires by itself.
     fn alone(&self) -> Span {
         crate::window::summarize(self.time, std::iter::once(&Entry { weight: 1, ..self.entry() }))
+    }
+}
+
+/// What actions show of an event.
+fn evidence(event: EventView<'_>) -> Evidence {
+    Evidence {
+        ip: event.ip.map(|ip| ip.ip),
+        user: event.user().or(event.user_id()).map(Into::into),
+        reason: event.reason().map(Into::into),
+        request_id: event.request_id().map(Into::into),
+        standing: event.ip.map_or(Standing::Good, |ip| ip.standing),
     }
 }
 
@@ -588,7 +599,7 @@ fn account_value(kind: KeyKind, account: &Arc<str>) -> Option<Value> {
 }
 
 impl FieldNames {
-    fn key(&self, per: &[KeyPart], event: &Event, prefix: u8) -> Option<Key> {
+    fn key(&self, per: &[KeyPart], event: EventView<'_>, prefix: u8) -> Option<Key> {
         match per {
             [] => Some(Key::Global),
             [part] => self.part(part, event, prefix),
@@ -600,16 +611,16 @@ impl FieldNames {
         }
     }
 
-    fn part(&self, part: &KeyPart, event: &Event, prefix: u8) -> Option<Key> {
+    fn part(&self, part: &KeyPart, event: EventView<'_>, prefix: u8) -> Option<Key> {
         match part {
             KeyPart::Ip => event.ip.map(|ip| Key::Ip(addr::target(ip.ip, prefix).1)),
-            KeyPart::User => match (&event.user, &event.user_id) {
-                (Some(user), _) => Some(Key::Text(KeyKind::User, user.clone())),
-                (None, Some(id)) => Some(Key::Text(KeyKind::UserId, id.clone())),
+            KeyPart::User => match (event.user(), event.user_id()) {
+                (Some(user), _) => Some(Key::Text(KeyKind::User, user.into())),
+                (None, Some(id)) => Some(Key::Text(KeyKind::UserId, id.into())),
                 (None, None) => None,
             },
             KeyPart::Field(name) if name == "user_id" => {
-                event.user_id.clone().map(|id| Key::Text(KeyKind::UserId, id))
+                event.user_id().map(|id| Key::Text(KeyKind::UserId, id.into()))
             }
             KeyPart::Field(name) => {
                 let (_, value) = self.value(event, name, prefix)?;
@@ -619,24 +630,24 @@ impl FieldNames {
         }
     }
 
-    fn value(&self, event: &Event, name: &str, prefix: u8) -> Option<Value> {
+    fn value(&self, event: EventView<'_>, name: &str, prefix: u8) -> Option<Value> {
         match name {
             "ip" => event.ip.map(|ip| {
                 let (kind, net) = addr::target(ip.ip, prefix);
                 (2, Arc::from(addr::target_text(kind, &net)))
             }),
-            "user" => match (&event.user, &event.user_id) {
-                (Some(user), _) => Some((0, user.clone())),
-                (None, Some(id)) => Some((1, id.clone())),
+            "user" => match (event.user(), event.user_id()) {
+                (Some(user), _) => Some((0, user.into())),
+                (None, Some(id)) => Some((1, id.into())),
                 (None, None) => None,
             },
-            "user_id" => event.user_id.clone().map(|id| (1, id)),
-            "country" => event.country.clone().map(|country| (3, country)),
-            "request_id" => event.evidence.request_id.clone().map(|id| (4, id)),
+            "user_id" => event.user_id().map(|id| (1, id.into())),
+            "country" => event.country().map(|country| (3, country.into())),
+            "request_id" => event.request_id().map(|id| (4, id.into())),
             _ => {
                 let slot = self.counted.iter().position(|known| known == name)?;
                 let slot = u16::try_from(slot).ok()?;
-                event.values.iter().find(|(s, _)| *s == slot).map(|(_, value)| (5, value.clone()))
+                event.value(slot).map(|value| (5, value.into()))
             }
         }
     }

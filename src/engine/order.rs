@@ -1,7 +1,7 @@
 //! The ordered half: items in canonical order go through the clock, the detector and the ledger.
 
 use super::clock::{Arrival, Clock};
-use super::scan::{Found, Item, Scanned, Scanner, What};
+use super::scan::{Findings, Found, Item, Scanned, Scanner, What};
 use super::summary::{Outcome, Summary};
 use crate::action::Action;
 use crate::decide::Decider;
@@ -9,7 +9,8 @@ use crate::decode::envelope::Fragment;
 use crate::decode::time::{Micros, When, Zone};
 use crate::detect::detector::{self, Detector, StreamTime};
 use crate::detect::rule::{Severity, Urgency};
-use crate::pattern::{Event, PATTERN_NEAR_MISS};
+use crate::pattern::event::Run;
+use crate::pattern::{Events, PATTERN_NEAR_MISS};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -56,7 +57,7 @@ struct Pieces {
 #[derive(Debug)]
 struct HeldBack {
     time: Micros,
-    events: Vec<Event>,
+    events: Events,
     source: u32,
     /// Number of its line, over all sources.
     line: u64,
@@ -192,7 +193,8 @@ impl Engine {
         if self.joining(source) {
             return None;
         }
-        let What::Records(records) = &cursor.items.peek()?.what else { return None };
+        let What::Records(records) = cursor.items.peek()?.what else { return None };
+        let records = records.of(&cursor.scanned.findings.records);
         let when = records.iter().find(|found| found.matched.named)?.when?;
         Some(self.resolve(source, when))
     }
@@ -307,11 +309,12 @@ impl Engine {
             self.summary.lines.change(Outcome::Joined, Outcome::Oversized);
             self.oversized(source, line);
         }
-        match self.scanner.clone().joined(&pieces.first, &pieces.content) {
+        let mut findings = Findings::default();
+        match self.scanner.clone().joined(&pieces.first, &pieces.content, &mut findings) {
             Some(What::Records(records)) => {
                 self.line += 1;
-                for found in records {
-                    let outcome = self.record(source, line, found, arrival);
+                for found in records.of(&findings.records) {
+                    let outcome = self.record(source, line, found, &findings.events, arrival);
                     self.summary.records.add(outcome, 1);
                 }
             }
@@ -346,8 +349,9 @@ impl Engine {
                 self.line += 1;
                 self.line_released = false;
                 let mut best = Outcome::Unmatched;
-                for found in records {
-                    let outcome = self.record(source, item.line, found, arrival);
+                let Findings { records: all, events } = &scanned.findings;
+                for found in records.of(all) {
+                    let outcome = self.record(source, item.line, found, events, arrival);
                     self.summary.records.add(outcome, 1);
                     best = best.min(outcome);
                 }
@@ -374,8 +378,16 @@ impl Engine {
     }
 
     /// Applies one record.
-    fn record(&mut self, source: u32, line: u64, found: Found, arrival: Option<Micros>) -> Outcome {
+    fn record(
+        &mut self,
+        source: u32,
+        line: u64,
+        found: &Found,
+        events: &Events,
+        arrival: Option<Micros>,
+    ) -> Outcome {
         let Found { when, matched, sample } = found;
+        let when = *when;
         let marks = &mut self.summary.marks;
         marks.ambiguous += u64::from(matched.ambiguous);
         marks.conflict += u64::from(matched.conflict);
@@ -383,7 +395,7 @@ impl Engine {
         self.note_near_misses(
             source,
             line,
-            &matched.near_misses,
+            matched.near_misses.of(&events.near_misses),
             sample.as_deref().unwrap_or_default(),
         );
         if matched.events.is_empty() {
@@ -400,7 +412,7 @@ impl Engine {
             let last = self.sources.get(&source).and_then(|state| state.last);
             let fallback = self.clock.now().or(last).or(arrival);
             if let Some(time) = time.map(|t| self.clock.clamp(t)).or(fallback) {
-                self.events(&matched.events, time);
+                self.events(events, matched.events, time);
             }
             return Outcome::NearMiss;
         }
@@ -409,7 +421,7 @@ impl Engine {
             let last = self.sources.get(&source).and_then(|state| state.last);
             let Some(time) = arrival.or(last) else { return Outcome::NoTime };
             self.summary.saw(time);
-            self.events(&matched.events, time);
+            self.events(events, matched.events, time);
             return Outcome::Matched;
         };
         let before = self.clock.now();
@@ -425,7 +437,7 @@ impl Engine {
             Arrival::Ahead => {
                 self.hold(HeldBack {
                     time,
-                    events: matched.events,
+                    events: events.cut(matched.events),
                     source,
                     line: self.line,
                     carries_line: false,
@@ -435,7 +447,7 @@ impl Engine {
             Arrival::OnTime => {
                 self.sources.entry(source).or_default().last = Some(time);
                 self.summary.saw(time);
-                self.events(&matched.events, time);
+                self.events(events, matched.events, time);
                 Outcome::Matched
             }
         }
@@ -469,16 +481,16 @@ impl Engine {
                 }
                 self.sources.entry(held.source).or_default().last = Some(held.time);
                 self.summary.saw(held.time);
-                self.events(&held.events, held.time);
+                self.events(&held.events, held.events.all(), held.time);
             }
         }
         self.decider.advance(now);
         self.decider.forget(now.saturating_sub(self.config.lateness));
     }
 
-    fn events(&mut self, events: &[Event], time: Micros) {
+    fn events(&mut self, events: &Events, run: Run, time: Micros) {
         let stream = StreamTime { clock: self.clock.now(), start: self.clock.start() };
-        for event in events {
+        for event in events.of(run) {
             self.countries_seen |= event.country.is_some();
             let name = self.scanner.set.name(event.pattern);
             match self.summary.events.get_mut(name) {

@@ -3,6 +3,8 @@
 use crate::decode::envelope::Fragment;
 use crate::decode::time::When;
 use crate::decode::{DecodeConfig, Decoded, Record, Unread, decode, envelope};
+use crate::pattern::Events;
+use crate::pattern::event::Run;
 use crate::pattern::set::{Matched, PatternSet};
 use crate::source::Batch;
 use std::ops::Range;
@@ -29,6 +31,17 @@ pub struct Scanned {
     pub skipped: u64,
     /// The other lines, in order.
     pub items: Vec<Item>,
+    /// Their records.
+    pub findings: Findings,
+}
+
+/// The records of many lines.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// What each was.
+    pub records: Vec<Found>,
+    /// Their events.
+    pub events: Events,
 }
 
 /// A line that was looked at.
@@ -45,8 +58,8 @@ pub struct Item {
 /// What a line was.
 #[derive(Debug)]
 pub enum What {
-    /// Its records.
-    Records(Vec<Found>),
+    /// Its records, among the [`Findings`].
+    Records(Run),
     /// It could not be read.
     Unread(Unread, String),
     /// A piece of a line.
@@ -80,6 +93,7 @@ impl Scanner {
             empty: 0,
             skipped: 0,
             items: Vec::new(),
+            findings: Findings::default(),
         };
         let bytes = batch.bytes;
         let mut start = 0;
@@ -96,7 +110,7 @@ impl Scanner {
             } else if !batch.oversized && !self.set.prefilter().candidate(line) {
                 scanned.skipped += 1;
             } else {
-                match self.line(line) {
+                match self.line(line, &mut scanned.findings) {
                     Some(what) => {
                         scanned.items.push(Item { line: number, bytes: start..end, what });
                     }
@@ -110,13 +124,13 @@ impl Scanner {
     }
 
     /// Decodes and matches one line; `None` if it turns out to hold no text.
-    pub fn line(&self, line: &[u8]) -> Option<What> {
-        self.what(decode(line, &self.decode))
+    pub fn line(&self, line: &[u8], out: &mut Findings) -> Option<What> {
+        self.what(decode(line, &self.decode), out)
     }
 
     /// Matches pieces that were joined.
-    pub fn joined(&self, first: &Fragment, content: &str) -> Option<What> {
-        self.what(envelope::joined(first, content, &self.decode))
+    pub fn joined(&self, first: &Fragment, content: &str, out: &mut Findings) -> Option<What> {
+        self.what(envelope::joined(first, content, &self.decode), out)
     }
 
     /// Reads a line as a piece, if it is one.
@@ -126,27 +140,32 @@ impl Scanner {
 
     /// Whether [`Scanner::scan`] counts a line as empty.
     pub fn is_empty(&self, line: &[u8]) -> bool {
-        blank(line) || (self.set.prefilter().candidate(line) && self.line(line).is_none())
+        blank(line)
+            || (self.set.prefilter().candidate(line)
+                && self.line(line, &mut Findings::default()).is_none())
     }
 
-    fn what(&self, decoded: Decoded) -> Option<What> {
+    fn what(&self, decoded: Decoded, out: &mut Findings) -> Option<What> {
         match decoded {
             Decoded::Empty => None,
             Decoded::Unread(why, error) => Some(What::Unread(why, error)),
             Decoded::Partial => Some(What::Piece),
             Decoded::Records(records) => {
-                Some(What::Records(records.iter().map(|r| self.found(r)).collect()))
+                let first = out.records.len();
+                for record in &records {
+                    let found = self.found(record, &mut out.events);
+                    out.records.push(found);
+                }
+                Some(What::Records(Run::between(first, out.records.len())))
             }
         }
     }
 
-    fn found(&self, record: &Record) -> Found {
-        let matched = self.set.matches(record);
+    fn found(&self, record: &Record, out: &mut Events) -> Found {
+        let matched = self.set.matches(record, out);
         let sample = (!matched.near_misses.is_empty()).then(|| {
             let message = record.message();
-            let end =
-                (0..=SAMPLE_MAX.min(message.len())).rev().find(|i| message.is_char_boundary(*i));
-            message[..end.unwrap_or(0)].to_owned()
+            message[..message.floor_char_boundary(SAMPLE_MAX)].to_owned()
         });
         Found { when: record.when, matched, sample }
     }

@@ -4,14 +4,14 @@
 //! [`set`] matches records. What an event says about identity is settled here, by the order of
 //! trust: structure before text, agreement before either, and nothing where two readings differ.
 
+pub mod event;
 pub mod filter;
 pub mod prefilter;
 pub mod set;
 pub mod spec;
 pub mod template;
 
-use std::net::IpAddr;
-use std::sync::Arc;
+pub use event::{Event, EventIp, EventView, Events};
 
 /// Raised when a message can be read in two ways, or a record contradicts itself.
 pub const LOG_INJECTION: &str = "LOG_INJECTION";
@@ -36,52 +36,4 @@ pub enum Standing {
     Unproven,
     /// Its kind of address names no single host: counts and alerts, never blocks.
     NoHost,
-}
-
-/// The address of an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EventIp {
-    /// Canonical.
-    pub ip: IpAddr,
-    /// What may be done to it.
-    pub standing: Standing,
-}
-
-/// What an action shows of an event; shared by all windows that hold it.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Evidence {
-    /// The exact address.
-    pub ip: Option<IpAddr>,
-    /// The account, by name or else by id.
-    pub user: Option<Arc<str>>,
-    /// A capture named reason.
-    pub reason: Option<Arc<str>>,
-    /// The request.
-    pub request_id: Option<Arc<str>>,
-    /// What may be done to the address.
-    pub standing: Standing,
-}
-
-/// A named event.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Event {
-    /// Which pattern.
-    pub pattern: PatternId,
-    /// For how many it counts, 1 to [`WEIGHT_MAX`].
-    pub weight: u32,
-    /// The client.
-    pub ip: Option<EventIp>,
-    /// The account by name.
-    pub user: Option<Arc<str>>,
-    /// The account by id.
-    pub user_id: Option<Arc<str>>,
-    /// The client's country.
-    pub country: Option<Arc<str>>,
-    /// Values of other fields that loaded rules count, by their number in
-    /// [`set::PatternSet::counted`].
-    pub values: Vec<(u16, Arc<str>)>,
-    /// Numbers of the rules that count it, ascending.
-    pub rules: Vec<u16>,
-    /// What actions show of it.
-    pub evidence: Arc<Evidence>,
 }

@@ -1,10 +1,11 @@
 //! All loaded patterns together: a record in, its events out.
 
+use super::event::Run;
 use super::filter::Filter;
 use super::prefilter::Prefilter;
 use super::spec::{Pattern, Reading};
 use super::template::{CaptureKind, Stop};
-use super::{BUILT_IN, Event, EventIp, Evidence, PatternId, Standing, WEIGHT_MAX};
+use super::{BUILT_IN, Event, EventIp, Events, PatternId, Standing, WEIGHT_MAX};
 use crate::decode::addr::{self, NeverBlock};
 use crate::decode::fields::{FieldMap, Role, normalize};
 use crate::decode::{IpFact, Record};
@@ -67,14 +68,14 @@ impl RoleNames {
 }
 
 /// What a record was.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Matched {
     /// Its events: those of patterns first, in their order, then what Portcullis raised.
-    pub events: Vec<Event>,
+    pub events: Run,
     /// Some pattern named it.
     pub named: bool,
     /// The patterns it begins like without being them.
-    pub near_misses: Vec<PatternId>,
+    pub near_misses: Run,
     /// A capture could be read in two ways.
     pub ambiguous: bool,
     /// Structure and text disagreed, and structure won.
@@ -185,9 +186,10 @@ impl PatternSet {
         PatternId::try_from(index).ok()
     }
 
-    /// The events of a record.
-    pub fn matches(&self, record: &Record) -> Matched {
+    /// The events of a record, put behind those in `out`.
+    pub fn matches(&self, record: &Record, out: &mut Events) -> Matched {
         let mut matched = Matched::default();
+        let (first, first_near) = (out.list.len(), out.near_misses.len());
         let mut read = false;
         for (index, pattern) in self.patterns.iter().enumerate() {
             let id = PatternId::try_from(index + BUILT_IN.len()).unwrap_or(PatternId::MAX);
@@ -195,7 +197,7 @@ impl PatternSet {
                 Some(captures) => captures,
                 None => {
                     if claims(pattern, record) {
-                        matched.near_misses.push(id);
+                        out.near_misses.push(id);
                     }
                     continue;
                 }
@@ -203,26 +205,28 @@ impl PatternSet {
             if !pattern.filter.holds(&|name| record.lookup(name)) {
                 let lookup = |name: &str| record.lookup(name);
                 if !pattern.readings.is_empty() && pattern.filter.holds_but_logger(&lookup) {
-                    matched.near_misses.push(id);
+                    out.near_misses.push(id);
                 }
                 continue;
             }
             matched.named = true;
             read |= !pattern.readings.is_empty();
-            let event = self.event(id, pattern, record, &captures, &mut matched);
-            matched.events.push(event);
+            self.event(id, pattern, record, &captures, &mut matched, out);
         }
         // What another pattern has read is explained, however it begins.
         if read {
-            matched.near_misses.clear();
+            out.near_misses.truncate(first_near);
         }
         if matched.named && (matched.ambiguous || record.doubts.any()) {
-            let of = matched.events.first().map(|event| event.pattern);
-            matched.events.push(self.raise(INJECTION_ID, of, record));
+            let of = out.list.get(first).map(|event| event.pattern);
+            self.raise(INJECTION_ID, of, record, out);
         }
-        for near in matched.near_misses.clone() {
-            matched.events.push(self.raise(NEAR_MISS_ID, Some(near), record));
+        for near in first_near..out.near_misses.len() {
+            let near = out.near_misses.get(near).copied();
+            self.raise(NEAR_MISS_ID, near, record, out);
         }
+        matched.events = Run::between(first, out.list.len());
+        matched.near_misses = Run::between(first_near, out.near_misses.len());
         matched
     }
 
@@ -388,40 +392,20 @@ impl PatternSet {
         record: &Record,
         captures: &[Capture<'_>],
         matched: &mut Matched,
-    ) -> Event {
+        out: &mut Events,
+    ) {
         let Identity { ip, user, user_id } = self.identify(record, captures, matched);
         let named =
             |name: &str| captures.iter().find(|c| c.name == name).and_then(|c| c.value.as_deref());
-        let country = record.country.as_ref().map(|fact| fact.value.clone());
+        let country = record.country.as_ref().map(|fact| Cow::Borrowed(fact.value.as_str()));
         let country = country
-            .or_else(|| named("country").map(str::to_uppercase))
-            .or_else(|| self.countries.as_ref()?.country(ip.as_ref()?.ip));
+            .or_else(|| named("country").map(|country| Cow::Owned(country.to_uppercase())))
+            .or_else(|| self.countries.as_ref()?.country(ip.as_ref()?.ip).map(Cow::Owned));
         let request_id = record.request_id.as_ref().map(|fact| fact.value.as_str());
-        let request_id: Option<Arc<str>> =
-            request_id.or_else(|| named("request_id")).map(|id| addr::bounded(id).into());
+        let request_id = request_id.or_else(|| named("request_id"));
         let weight = pattern.weight.as_deref().and_then(named).and_then(|n| n.parse::<i64>().ok());
         let weight = weight.map_or(1, |n| u32::try_from(n).unwrap_or(1).clamp(1, WEIGHT_MAX));
-        let values = (0u16..)
-            .zip(&self.counted)
-            .filter_map(|(slot, name)| {
-                let capture = captures.iter().find(|c| *c.name == **name);
-                let value = match capture {
-                    Some(capture) => capture.value.as_deref().map(Cow::Borrowed),
-                    None => record.lookup(name),
-                };
-                value.filter(|v| !v.is_empty()).map(|v| (slot, Arc::from(addr::bounded(&v))))
-            })
-            .collect();
-        let evidence = Evidence {
-            ip: ip.map(|ip| ip.ip),
-            user: user.clone().or_else(|| user_id.clone()),
-            reason: named("reason")
-                .map(Cow::Borrowed)
-                .or_else(|| record.lookup("reason"))
-                .map(|text| addr::bounded(&text).into()),
-            request_id,
-            standing: ip.map_or(Standing::Good, |ip| ip.standing),
-        };
+        let reason = named("reason").map(Cow::Borrowed).or_else(|| record.lookup("reason"));
         let lookup = |name: &str| -> Option<Cow<'_, str>> {
             match name {
                 "ip" => ip.map(|ip| Cow::Owned(ip.ip.to_string())),
@@ -435,61 +419,76 @@ impl PatternSet {
                 },
             }
         };
-        let rules = self.narrowed(id, &lookup);
-        Event {
+        let texts = &mut out.texts;
+        let values: Vec<(u16, Cow<'_, str>)> = (0u16..)
+            .zip(&self.counted)
+            .filter_map(|(slot, name)| {
+                let capture = captures.iter().find(|c| *c.name == **name);
+                let value = match capture {
+                    Some(capture) => capture.value.as_deref().map(Cow::Borrowed),
+                    None => record.lookup(name),
+                };
+                Some((slot, value?))
+            })
+            .collect();
+        let values: Vec<(u16, Cow<'_, str>)> =
+            values.iter().map(|(slot, value)| (*slot, addr::bounded(value))).collect();
+        let values = values.iter().map(|(slot, value)| (*slot, value.as_ref()));
+        let event = Event {
             pattern: id,
             weight,
             ip,
-            user: user.clone(),
-            user_id: user_id.clone(),
-            country: country.as_deref().map(|country| addr::bounded(country).into()),
-            values,
-            rules,
-            evidence: Arc::new(evidence),
-        }
+            user: user.as_deref().and_then(|user| texts.put(user)),
+            user_id: user_id.as_deref().and_then(|id| texts.put(id)),
+            country: country.as_deref().and_then(|country| texts.put(&addr::bounded(country))),
+            reason: reason.as_deref().and_then(|reason| texts.put(&addr::bounded(reason))),
+            request_id: request_id.and_then(|id| texts.put(&addr::bounded(id))),
+            values: texts.put_values(values),
+            rules: texts.put_rules(self.narrowed(id, &lookup)),
+        };
+        out.list.push(event);
     }
 
     /// The rules on pattern `id` whose own tests hold.
-    pub fn narrowed(&self, id: PatternId, lookup: super::filter::Lookup<'_>) -> Vec<u16> {
+    pub fn narrowed<'l>(
+        &'l self,
+        id: PatternId,
+        lookup: super::filter::Lookup<'l>,
+    ) -> impl Iterator<Item = u16> + 'l {
         let rules = self.rules.get(usize::from(id)).map(Vec::as_slice).unwrap_or_default();
-        rules
-            .iter()
-            .copied()
-            .filter(|number| {
-                self.counting.get(usize::from(*number)).is_none_or(|rule| {
-                    rule.filter.holds(lookup)
-                        && (rule.unless.is_empty() || !rule.unless.holds(lookup))
-                })
+        rules.iter().copied().filter(move |number| {
+            self.counting.get(usize::from(*number)).is_none_or(|rule| {
+                rule.filter.holds(lookup) && (rule.unless.is_empty() || !rule.unless.holds(lookup))
             })
-            .collect()
+        })
     }
 
     /// An event about a record rather than of it: nobody is to be held responsible, since what it
     /// tells is that somebody tampers with who that would be.
-    fn raise(&self, id: PatternId, about: Option<PatternId>, record: &Record) -> Event {
+    fn raise(&self, id: PatternId, about: Option<PatternId>, record: &Record, out: &mut Events) {
         let about = about.map(|of| self.name(of)).unwrap_or_default();
-        let values = (0u16..)
-            .zip(&self.counted)
-            .filter(|(_, name)| *name == "pattern" && !about.is_empty())
-            .map(|(slot, _)| (slot, Arc::from(about)))
-            .collect();
-        let request_id = record.request_id.as_ref().map(|fact| Arc::from(fact.value.as_str()));
+        let request_id = record.request_id.as_ref().map(|fact| fact.value.as_str());
         let lookup = |name: &str| match name {
             "pattern" => Some(Cow::Borrowed(about)),
             "level" | "logger" | "message" => record.lookup(name),
             _ => None,
         };
-        Event {
+        let counted = (0u16..).zip(&self.counted);
+        let values = counted.filter(|(_, name)| *name == "pattern").map(|(slot, _)| (slot, about));
+        let texts = &mut out.texts;
+        let event = Event {
             pattern: id,
             weight: 1,
             ip: None,
             user: None,
             user_id: None,
             country: None,
-            values,
-            rules: self.narrowed(id, &lookup),
-            evidence: Arc::new(Evidence { request_id, ..Evidence::default() }),
-        }
+            reason: None,
+            request_id: request_id.and_then(|id| texts.put(id)),
+            values: texts.put_values(values),
+            rules: texts.put_rules(self.narrowed(id, &lookup)),
+        };
+        out.list.push(event);
     }
 }
 

@@ -11,10 +11,25 @@ pub mod sequence;
 pub mod store;
 
 use crate::decode::time::Micros;
-use crate::pattern::{Evidence, Standing};
+use crate::pattern::Standing;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+
+/// What an action shows of an event.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// The exact address.
+    pub ip: Option<IpAddr>,
+    /// The account, by name or else by id.
+    pub user: Option<Arc<str>>,
+    /// A capture named reason.
+    pub reason: Option<Arc<str>>,
+    /// The request.
+    pub request_id: Option<Arc<str>>,
+    /// What may be done to the address.
+    pub standing: Standing,
+}
 
 /// An event in a window.
 #[derive(Debug, Clone)]

@@ -10,7 +10,8 @@ use portcullis::decode::time::{Micros, When, format};
 use portcullis::detect::condition::Condition;
 use portcullis::detect::detector::{StreamTime, Verdict};
 use portcullis::engine::clock::{Arrival, Clock};
-use portcullis::engine::scan::What;
+use portcullis::engine::scan::{Findings, What};
+use portcullis::pattern::{Event, EventView, Events};
 use portcullis::source::file::Input;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -162,8 +163,9 @@ fn piped_and_replayed_are_the_same() {
 
 /// A line's time, if it is one that is counted; the lines of this module only.
 fn time_of(assembly: &Assembly, line: &str) -> Option<Micros> {
-    let Some(What::Records(records)) = assembly.scanner.line(line.as_bytes()) else { return None };
-    match records.iter().find(|found| found.matched.named)?.when? {
+    let mut findings = Findings::default();
+    let _what = assembly.scanner.line(line.as_bytes(), &mut findings);
+    match findings.records.iter().find(|found| found.matched.named)?.when? {
         When::At(time) => Some(time),
         When::Yearless(_) => None,
     }
@@ -296,15 +298,17 @@ proptest! {
         let mut naive: BTreeMap<u8, Naive> = BTreeMap::new();
         for (_, time, ip) in sent {
             let line = login(time, &format!("203.0.113.{ip}"), 1);
-            let Some(What::Records(records)) = assembly.scanner.line(line.as_bytes()) else {
+            let mut findings = Findings::default();
+            let Some(What::Records(_)) = assembly.scanner.line(line.as_bytes(), &mut findings) else {
                 return Err(TestCaseError::fail("a record"));
             };
             prop_assert_eq!(clock.observe(time).0, Arrival::OnTime);
             let stream = StreamTime { clock: clock.now(), start: clock.start() };
             let mut fired = Vec::new();
-            let mut event = records[0].matched.events[0].clone();
-            event.rules = vec![0];
-            detector.observe(&event, time, stream, &mut |firing| {
+            let Events { list, mut texts, .. } = findings.events;
+            let event = Event { rules: texts.put_rules([0].into_iter()), ..list[0] };
+            let event = EventView { event: &event, texts: &texts };
+            detector.observe(event, time, stream, &mut |firing| {
                 fired.push((firing.span.time, firing.span.count));
                 Verdict::Stands
             });

@@ -10,11 +10,11 @@ use portcullis::config::Settings;
 use portcullis::decode::addr::normalize_user;
 use portcullis::decode::text::strip_ansi;
 use portcullis::decode::{Decoded, Record, decode};
-use portcullis::engine::scan::What;
+use portcullis::engine::scan::Findings;
 use portcullis::pack::PACKS;
 use portcullis::pattern::spec::Reading;
 use portcullis::pattern::template::CaptureKind;
-use portcullis::pattern::{Event, PatternId};
+use portcullis::pattern::{EventView, Events, PatternId};
 use proptest::prelude::*;
 use serde_json::Value;
 use std::net::IpAddr;
@@ -55,17 +55,14 @@ fn first_record(assembly: &Assembly, line: &str) -> Option<Record> {
     }
 }
 
-fn events(assembly: &Assembly, line: &[u8]) -> Vec<Event> {
-    match assembly.scanner.line(line) {
-        Some(What::Records(records)) => {
-            records.into_iter().flat_map(|found| found.matched.events).collect()
-        }
-        _ => Vec::new(),
-    }
+fn events(assembly: &Assembly, line: &[u8]) -> Events {
+    let mut findings = Findings::default();
+    let _what = assembly.scanner.line(line, &mut findings);
+    findings.events
 }
 
-fn users(event: &Event) -> impl Iterator<Item = &str> {
-    event.user.as_deref().into_iter().chain(event.user_id.as_deref())
+fn users<'e>(event: EventView<'e>) -> impl Iterator<Item = &'e str> {
+    event.user().into_iter().chain(event.user_id())
 }
 
 /// Where a reading found its captures.
@@ -112,8 +109,8 @@ fn world() -> &'static World {
             for test in pattern.tests.iter().filter(|test| test.get("outcome").is_none()) {
                 let line = test.get("line").and_then(|line| line.scalar()).unwrap();
                 let Some(record) = first_record(&assembly, &line) else { continue };
-                let event =
-                    events(&assembly, line.as_bytes()).into_iter().find(|e| e.pattern == id);
+                let found = events(&assembly, line.as_bytes());
+                let event = found.of(found.all()).find(|e| e.pattern == id);
                 let event = event.unwrap_or_else(|| panic!("{}: {line}", pattern.name));
                 for message in &record.messages {
                     let found = pattern.readings.iter().find_map(|r| captures(r, message));
@@ -134,7 +131,7 @@ fn world() -> &'static World {
                             range,
                             logger: record.logger.as_deref().map(str::to_owned),
                             ip: event.ip.map(|ip| ip.ip),
-                            users: users(&event).map(str::to_owned).collect(),
+                            users: users(event).map(str::to_owned).collect(),
                         });
                     }
                     break;
@@ -300,12 +297,13 @@ fn nobody_else(slot: &Slot, text: &str, form: u8) -> Result<(), TestCaseError> {
         allowed.extend(normalize_user(text));
         allowed.extend(normalize_user(&text.replace(['\n', '\r'], " ")));
     }
-    for event in events(&world.assembly, line.as_bytes()) {
+    let found = events(&world.assembly, line.as_bytes());
+    for event in found.of(found.all()) {
         let name = world.assembly.scanner.set.name(event.pattern);
         if let Some(ip) = event.ip {
             prop_assert_eq!(Some(ip.ip), slot.ip, "{} names another: {}", name, line);
         }
-        for user in users(&event) {
+        for user in users(event) {
             // A sequence at the edge of the text may take a character of the next literal along;
             // then only a part of what was sent is left, but never a part that was chosen.
             let torn = text.contains(['\u{1b}', '\u{9b}', '\0', '\u{feff}']) && user != VICTIM;
@@ -384,12 +382,12 @@ fn merged_keys_do_not_make_a_carrier() {
         let line = format!(
             "{{\"timestamp\":\"2025-08-03T22:30:00Z\",\"logger\":\"chat\",\"note\":\"hello\",{key}}}"
         );
-        for event in events(&world.assembly, line.as_bytes()) {
+        for event in events(&world.assembly, line.as_bytes()).list {
             assert!(event.ip.is_none() && event.user.is_none(), "{line}");
         }
         let alone = format!("{{{key}}}");
         let carried = events(&world.assembly, alone.as_bytes());
-        assert!(carried.iter().any(|e| e.ip.is_some()), "the carrier itself is read: {alone}");
+        assert!(carried.list.iter().any(|e| e.ip.is_some()), "the carrier itself is read: {alone}");
     }
 }
 
@@ -400,7 +398,11 @@ fn a_control_sequence_does_not_end_a_record_early() {
         let message = format!("FAILED_LOGIN: email=a@b.c, ip={TRUE_IP}, reason={odd}");
         let line = format!("{{\"logger\":\"security\",\"message\":\"{message}\"}}");
         let events = events(&world().assembly, line.as_bytes());
-        assert_eq!(events[0].ip.map(|ip| ip.ip.to_string()).as_deref(), Some(TRUE_IP), "{line}");
+        assert_eq!(
+            events.list[0].ip.map(|ip| ip.ip.to_string()).as_deref(),
+            Some(TRUE_IP),
+            "{line}"
+        );
     }
 }
 
@@ -599,7 +601,7 @@ fn monsters_cost_no_more_than_their_length() {
     let mut slow = Vec::new();
     for line in lines {
         let started = std::time::Instant::now();
-        let _ = assembly.scanner.line(line.as_bytes());
+        let _ = assembly.scanner.line(line.as_bytes(), &mut Findings::default());
         let _ = assembly.scanner.fragment(line.as_bytes());
         let took = started.elapsed();
         if took.as_millis() > 2000 {
