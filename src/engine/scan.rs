@@ -2,7 +2,7 @@
 
 use crate::decode::envelope::Fragment;
 use crate::decode::time::When;
-use crate::decode::{DecodeConfig, Decoded, Record, Unread, decode, envelope};
+use crate::decode::{DecodeConfig, Record, Shape, Unread, each, envelope};
 use crate::pattern::Events;
 use crate::pattern::event::Run;
 use crate::pattern::set::{Matched, PatternSet};
@@ -125,12 +125,17 @@ impl Scanner {
 
     /// Decodes and matches one line; `None` if it turns out to hold no text.
     pub fn line(&self, line: &[u8], out: &mut Findings) -> Option<What> {
-        self.what(decode(line, &self.decode), out)
+        let first = out.records.len();
+        let shape = each(line, &self.decode, &mut |record| self.found(&record, out));
+        what(shape, first, out)
     }
 
     /// Matches pieces that were joined.
     pub fn joined(&self, first: &Fragment, content: &str, out: &mut Findings) -> Option<What> {
-        self.what(envelope::joined(first, content, &self.decode), out)
+        let start = out.records.len();
+        let found = &mut |record: Record<'_>| self.found(&record, out);
+        let shape = envelope::joined(first, content, &self.decode, found);
+        what(shape, start, out)
     }
 
     /// Reads a line as a piece, if it is one.
@@ -145,28 +150,22 @@ impl Scanner {
                 && self.line(line, &mut Findings::default()).is_none())
     }
 
-    fn what(&self, decoded: Decoded, out: &mut Findings) -> Option<What> {
-        match decoded {
-            Decoded::Empty => None,
-            Decoded::Unread(why, error) => Some(What::Unread(why, error)),
-            Decoded::Partial => Some(What::Piece),
-            Decoded::Records(records) => {
-                let first = out.records.len();
-                for record in &records {
-                    let found = self.found(record, &mut out.events);
-                    out.records.push(found);
-                }
-                Some(What::Records(Run::between(first, out.records.len())))
-            }
-        }
-    }
-
-    fn found(&self, record: &Record, out: &mut Events) -> Found {
-        let matched = self.set.matches(record, out);
+    fn found(&self, record: &Record<'_>, out: &mut Findings) {
+        let matched = self.set.matches(record, &mut out.events);
         let sample = (!matched.near_misses.is_empty()).then(|| {
             let message = record.message();
             message[..message.floor_char_boundary(SAMPLE_MAX)].to_owned()
         });
-        Found { when: record.when, matched, sample }
+        out.records.push(Found { when: record.when(), matched, sample });
+    }
+}
+
+/// What a line was whose records stand in `out` from `first` on.
+fn what(shape: Shape, first: usize, out: &Findings) -> Option<What> {
+    match shape {
+        Shape::Empty => None,
+        Shape::Unread(why, error) => Some(What::Unread(why, error)),
+        Shape::Partial => Some(What::Piece),
+        Shape::Records => Some(What::Records(Run::between(first, out.records.len()))),
     }
 }
