@@ -549,6 +549,11 @@ const CARRIER_KEYS: [&str; 49] = [
     "node",
 ];
 
+/// Whether shippers write a key of this name, normalised, beside the line they carry.
+pub(super) fn is_carrier_key(name: &str) -> bool {
+    CARRIER_KEYS.contains(&name)
+}
+
 /// Keys of which one must be there to believe that a text which is no document is a carried line.
 const CARRIER_MARKS: [&str; 13] = [
     "sourcetype",
@@ -570,7 +575,7 @@ const CARRIER_MARKS: [&str; 13] = [
 /// A key that no carrier writes, a logger above all, makes the record somebody's own.
 fn carrier(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> bool {
     let keys: Vec<String> = members.iter().map(|(key, _)| fields::normalize(key)).collect();
-    if !keys.iter().all(|key| CARRIER_KEYS.contains(&key.as_str())) {
+    if !keys.iter().all(|key| is_carrier_key(key)) {
         return false;
     }
     let marked = keys.iter().any(|key| CARRIER_MARKS.contains(&key.as_str()));

@@ -473,7 +473,7 @@ pub enum Known {
 }
 
 /// One scalar of a record, with the place where it stood.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Field<'a> {
     /// The path as it was written.
     pub shown: Cow<'a, str>,
@@ -490,6 +490,18 @@ pub struct Field<'a> {
     pub object: u32,
     /// What the map of names knows of its path.
     known: Known,
+}
+
+impl PartialEq for Field<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        // Whether it was looked up already makes no difference.
+        self.shown == other.shown
+            && self.path() == other.path()
+            && self.text == other.text
+            && self.kind == other.kind
+            && self.listed == other.listed
+            && self.object == other.object
+    }
 }
 
 impl<'a> Field<'a> {

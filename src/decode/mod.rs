@@ -7,6 +7,7 @@
 pub mod addr;
 pub mod envelope;
 pub mod fields;
+pub mod flat;
 pub mod json;
 pub mod level;
 pub mod text;

@@ -1,6 +1,7 @@
 //! The parallel half: a batch of lines becomes items, without any shared state.
 
 use crate::decode::envelope::Fragment;
+use crate::decode::flat::{self, Keys};
 use crate::decode::time::When;
 use crate::decode::{DecodeConfig, Record, Shape, Unread, each, envelope};
 use crate::pattern::Events;
@@ -27,8 +28,10 @@ pub struct Scanned {
     pub lines: u64,
     /// Lines without text.
     pub empty: u64,
-    /// Lines that the prefilter proved to match nothing.
-    pub skipped: u64,
+    /// Lines that match nothing: by the prefilter's proof, or by all of their records.
+    pub unmatched: u64,
+    /// The records of those lines, as far as they were decoded.
+    pub unmatched_records: u64,
     /// The other lines, in order.
     pub items: Vec<Item>,
     /// Their records.
@@ -91,11 +94,13 @@ impl Scanner {
             batch: Batch { bytes: Vec::new(), ..batch },
             lines: 0,
             empty: 0,
-            skipped: 0,
+            unmatched: 0,
+            unmatched_records: 0,
             items: Vec::new(),
             findings: Findings::default(),
         };
         let bytes = batch.bytes;
+        let mut keys = Keys::default();
         let mut start = 0;
         while start < bytes.len() {
             let end = match memchr::memchr(b'\n', &bytes[start..]) {
@@ -103,24 +108,53 @@ impl Scanner {
                 _ => bytes.len(),
             };
             let line = &bytes[start..end];
-            let number = scanned.lines;
-            scanned.lines += 1;
             if blank(line) {
                 scanned.empty += 1;
             } else if !batch.oversized && !self.set.prefilter().candidate(line) {
-                scanned.skipped += 1;
+                scanned.unmatched += 1;
             } else {
-                match self.line(line, &mut scanned.findings) {
-                    Some(what) => {
-                        scanned.items.push(Item { line: number, bytes: start..end, what });
-                    }
-                    None => scanned.empty += 1,
-                }
+                self.candidate(line, start, batch.oversized, &mut keys, &mut scanned);
             }
+            scanned.lines += 1;
             start = end + 1;
         }
         scanned.batch.bytes = bytes;
         scanned
+    }
+
+    /// Decodes a line that begins at `start`, and keeps it if it is more than unmatched.
+    fn candidate(
+        &self,
+        line: &[u8],
+        start: usize,
+        oversized: bool,
+        keys: &mut Keys,
+        scanned: &mut Scanned,
+    ) {
+        let out = &mut scanned.findings;
+        let first = out.records.len();
+        let what = match flat::read(line, &self.decode, keys) {
+            Some(record) => {
+                self.found(&record, out);
+                Some(What::Records(Run::between(first, out.records.len())))
+            }
+            None => self.line(line, out),
+        };
+        let Some(what) = what else {
+            scanned.empty += 1;
+            return;
+        };
+        if let What::Records(records) = what
+            && !oversized
+            && records.of(&out.records).iter().all(|found| found.matched.events.is_empty())
+        {
+            scanned.unmatched += 1;
+            scanned.unmatched_records += u64::try_from(records.len()).unwrap_or(0);
+            out.records.truncate(first);
+            return;
+        }
+        let bytes = start..start + line.len();
+        scanned.items.push(Item { line: scanned.lines, bytes, what });
     }
 
     /// Decodes and matches one line; `None` if it turns out to hold no text.
@@ -143,11 +177,19 @@ impl Scanner {
         envelope::fragment(line, &self.decode)
     }
 
-    /// Whether [`Scanner::scan`] counts a line as empty.
-    pub fn is_empty(&self, line: &[u8]) -> bool {
-        blank(line)
-            || (self.set.prefilter().candidate(line)
-                && self.line(line, &mut Findings::default()).is_none())
+    /// How many records of a line [`Scanner::scan`] has counted as unmatched; `None` if it has
+    /// counted the line as empty.
+    pub fn unmatched(&self, line: &[u8]) -> Option<u64> {
+        if blank(line) {
+            return None;
+        }
+        if !self.set.prefilter().candidate(line) {
+            return Some(0);
+        }
+        match self.line(line, &mut Findings::default())? {
+            What::Records(records) => Some(u64::try_from(records.len()).unwrap_or(0)),
+            What::Unread(..) | What::Piece => Some(0),
+        }
     }
 
     fn found(&self, record: &Record<'_>, out: &mut Findings) {
