@@ -101,22 +101,24 @@ impl Scanner {
         };
         let bytes = batch.bytes;
         let mut keys = Keys::default();
-        let mut start = 0;
-        while start < bytes.len() {
-            let end = match memchr::memchr(b'\n', &bytes[start..]) {
-                Some(offset) if !batch.oversized => start + offset,
-                _ => bytes.len(),
-            };
-            let line = &bytes[start..end];
-            if blank(line) {
-                scanned.empty += 1;
-            } else if !batch.oversized && !self.set.prefilter().candidate(line) {
-                scanned.unmatched += 1;
+        if batch.oversized {
+            scanned.lines = 1;
+            if blank(&bytes) {
+                scanned.empty = 1;
             } else {
-                self.candidate(line, start, batch.oversized, &mut keys, &mut scanned);
+                self.candidate(&bytes, 0, 0, &mut keys, &mut scanned);
             }
-            scanned.lines += 1;
-            start = end + 1;
+        } else {
+            let mut candidates = self.set.prefilter().candidates(&bytes);
+            let mut looked_at = 0;
+            while let Some((number, range)) = candidates.next() {
+                let line = bytes.get(range.clone()).unwrap_or_default();
+                looked_at += 1;
+                self.candidate(line, number, range.start, &mut keys, &mut scanned);
+            }
+            scanned.lines = candidates.lines();
+            scanned.empty += candidates.blanks();
+            scanned.unmatched += scanned.lines - candidates.blanks() - looked_at;
         }
         scanned.batch.bytes = bytes;
         scanned
@@ -126,8 +128,8 @@ impl Scanner {
     fn candidate(
         &self,
         line: &[u8],
+        number: u64,
         start: usize,
-        oversized: bool,
         keys: &mut Keys,
         scanned: &mut Scanned,
     ) {
@@ -145,7 +147,7 @@ impl Scanner {
             return;
         };
         if let What::Records(records) = what
-            && !oversized
+            && !scanned.batch.oversized
             && records.of(&out.records).iter().all(|found| found.matched.events.is_empty())
         {
             scanned.unmatched += 1;
@@ -154,7 +156,7 @@ impl Scanner {
             return;
         }
         let bytes = start..start + line.len();
-        scanned.items.push(Item { line: scanned.lines, bytes, what });
+        scanned.items.push(Item { line: number, bytes, what });
     }
 
     /// Decodes and matches one line; `None` if it turns out to hold no text.

@@ -102,16 +102,13 @@ struct Capture<'t> {
 
 impl PatternSet {
     /// The set for `patterns` and the rules that count their events.
-    ///
-    /// # Errors
-    /// When the prefilter's automaton would grow past its limits.
     pub fn new(
         patterns: Vec<Pattern>,
         counting: Vec<Counting>,
         never: NeverBlock,
         countries: Option<Box<dyn Countries>>,
-    ) -> Result<Self, aho_corasick::BuildError> {
-        let prefilter = Prefilter::new(&patterns)?;
+    ) -> Self {
+        let prefilter = Prefilter::new(&patterns);
         let mut names: Vec<&str> = BUILT_IN.to_vec();
         names.extend(patterns.iter().map(|pattern| pattern.name.as_str()));
         let by_pattern = names
@@ -131,7 +128,7 @@ impl PatternSet {
             .collect();
         counted.sort();
         counted.dedup();
-        Ok(Self {
+        Self {
             counted_names: counted.iter().map(|name| FieldName::new(name)).collect(),
             reason: FieldName::new("reason"),
             prefilter,
@@ -141,7 +138,7 @@ impl PatternSet {
             never,
             countries,
             patterns,
-        })
+        }
     }
 
     /// The test of raw lines.
