@@ -167,9 +167,7 @@ impl Prefilter {
     /// The lines of `text` that a pattern might match.
     pub fn candidates<'p>(&'p self, text: &'p [u8]) -> Candidates<'p> {
         let walk = self.sieve.as_ref().map(|sieve| sieve.walk(text));
-        let mut candidates = Candidates { prefilter: self, walk, text, at: 0, own: 0, blanks: 0 };
-        candidates.begin(0);
-        candidates
+        Candidates { prefilter: self, walk, text, at: 0, own: 0, blanks: 0 }
     }
 
     fn holds(&self, text: &[u8], found: Found) -> bool {
@@ -189,7 +187,7 @@ pub struct Candidates<'p> {
     text: &'p [u8],
     /// Where the line begins behind the last candidate.
     at: usize,
-    /// Lines that were given, or looked at one by one.
+    /// Lines that were looked at one by one.
     own: u64,
     blanks: u64,
 }
@@ -198,48 +196,43 @@ impl Candidates<'_> {
     /// The next candidate: its number in the text, from 0, and its bytes without the newline.
     /// Lines that hold only blanks are none.
     pub fn next(&mut self) -> Option<(u64, Range<usize>)> {
-        let Self { prefilter, walk, text, at, own, .. } = self;
+        let Self { prefilter, walk, text, at, own, blanks } = self;
         let (start, end, number) = match walk {
             Some(walk) => {
                 let found = walk.next(|found| prefilter.holds(text, found))?;
                 let (start, end) = line_around(text, *at, found);
                 walk.jump(end + 1);
-                (start, end, *own + walk.newlines)
+                (start, end, walk.newlines_before(start))
             }
             None => {
                 while is_blank_line(text, *at) {
                     *at = line_end(text, *at) + 1;
-                    self.blanks += 1;
+                    *blanks += 1;
                     *own += 1;
                 }
                 if *at >= text.len() {
                     return None;
                 }
-                (*at, line_end(text, *at), *own)
+                *own += 1;
+                (*at, line_end(text, *at), *own - 1)
             }
         };
-        self.own += 1;
-        self.begin(end + 1);
+        *at = end + 1;
         Some((number, start..end))
-    }
-
-    fn begin(&mut self, at: usize) {
-        self.at = at;
-        if self.walk.is_some() {
-            self.blanks += u64::from(is_blank_line(self.text, at));
-        }
     }
 
     /// All lines, once the last candidate was given.
     pub fn lines(&self) -> u64 {
-        let unfinished = self.at < self.text.len() && self.text.last() != Some(&b'\n');
-        let passed = self.walk.as_ref().map_or(0, |walk| walk.newlines);
-        self.own + passed + u64::from(unfinished)
+        let unfinished = self.text.last().is_some_and(|last| *last != b'\n');
+        match &self.walk {
+            Some(walk) => walk.newlines_before(self.text.len()) + u64::from(unfinished),
+            None => self.own,
+        }
     }
 
     /// Lines that hold only blanks, once the last candidate was given.
     pub fn blanks(&self) -> u64 {
-        self.blanks + self.walk.as_ref().map_or(0, |walk| walk.blanks)
+        self.walk.as_ref().map_or(self.blanks, Walk::blank_lines)
     }
 }
 
