@@ -300,6 +300,7 @@ pub fn print_circumstances(program: &str) {
         if changed { " with changes" } else { "" },
         asked("rustc", &["--version"])
     );
-    println!("* command: cargo bench --bench {program} -- {}", words.join(" "));
+    let words = if words.is_empty() { String::new() } else { format!(" -- {}", words.join(" ")) };
+    println!("* command: `cargo bench --bench {program}{words}`");
     println!("* MB are millions of bytes; the page cache is warm\n");
 }

@@ -182,7 +182,7 @@ fn go(course: &Course, arguments: &Arguments, ripgrep: bool) {
         }
     }
     println!(
-        "\n### {}\n\n{} lines, {} MB of text, median of {} runs\n",
+        "\n### {}\n\n{} lines, {} MB of text, runs: {}\n",
         course.title,
         grouped(lines),
         mb(corpus.bytes),
