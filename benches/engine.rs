@@ -33,6 +33,8 @@ fn engine(criterion: &mut Criterion) {
         let batches = batches(&text);
         let mut group = criterion.benchmark_group(name);
         group.sample_size(10).throughput(Throughput::Bytes(text.len() as u64));
+        // A generator that is slower than what it feeds would be what is measured.
+        group.bench_function("generate", |b| b.iter(|| mix.text(LINES).len()));
         group.bench_function("newline scan", |b| {
             b.iter(|| memchr::memchr_iter(b'\n', black_box(&text)).count());
         });

@@ -55,6 +55,7 @@ fn main() {
             "p50 ms",
             "p99 ms",
             "max ms",
+            "p99 ms since due",
         ]);
         for pace in PACES {
             for &threads in &arguments.threads {
@@ -159,16 +160,19 @@ fn live(folder: &Path, pace: &Pace, lines: u64, threads: u16) -> Vec<String> {
             std::thread::sleep(due.saturating_sub(started.elapsed()));
         }
         if fires {
-            written.push(Instant::now());
+            written.push((started + due, Instant::now()));
         }
         stdin.write_all(&line).expect("the program reads");
     }
     let rate = lines as f64 / started.elapsed().as_secs_f64();
     drop(stdin);
-    let took: Vec<f64> = told
+    let (took, since_due): (Vec<f64>, Vec<f64>) = told
         .iter()
-        .map(|(number, at): (usize, Instant)| (at - written[number]).as_secs_f64())
-        .collect();
+        .map(|(number, at): (usize, Instant)| {
+            let (due, before) = written[number];
+            ((at - before).as_secs_f64(), (at - due).as_secs_f64())
+        })
+        .unzip();
     reading.join().expect("reading ends");
     end(child);
     assert_eq!(took.len(), written.len(), "every line that fires has its action");
@@ -180,6 +184,7 @@ fn live(folder: &Path, pace: &Pace, lines: u64, threads: u16) -> Vec<String> {
         ms(median(&took)),
         ms(quantile(&took, 0.99)),
         ms(quantile(&took, 1.0)),
+        ms(quantile(&since_due, 0.99)),
     ]
 }
 

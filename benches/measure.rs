@@ -189,6 +189,13 @@ fn processor_time(id: u32) -> f64 {
     ticks as f64 / 100.0
 }
 
+/// Seconds that this thread was on a processor.
+pub fn thread_time() -> f64 {
+    let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = stat.split(' ').next().and_then(|n| n.parse::<u64>().ok());
+    nanos.unwrap_or(0) as f64 / 1e9
+}
+
 /// The middle one.
 pub fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
@@ -293,6 +300,7 @@ pub fn print_circumstances(program: &str) {
         if changed { " with changes" } else { "" },
         asked("rustc", &["--version"])
     );
-    println!("* command: cargo bench --bench {program} -- {}", words.join(" "));
+    let words = if words.is_empty() { String::new() } else { format!(" -- {}", words.join(" ")) };
+    println!("* command: `cargo bench --bench {program}{words}`");
     println!("* MB are millions of bytes; the page cache is warm\n");
 }

@@ -182,7 +182,7 @@ fn go(course: &Course, arguments: &Arguments, ripgrep: bool) {
         }
     }
     println!(
-        "\n### {}\n\n{} lines, {} MB of text, median of {} runs\n",
+        "\n### {}\n\n{} lines, {} MB of text, runs: {}\n",
         course.title,
         grouped(lines),
         mb(corpus.bytes),
@@ -290,9 +290,10 @@ fn floors<'a>(course: &Course, corpus: &'a Corpus, ripgrep: bool) -> Vec<Runner<
 }
 
 fn timed(work: impl FnOnce()) -> Took {
-    let started = Instant::now();
+    let (started, worked) = (Instant::now(), measure::thread_time());
     work();
-    Took { wall_s: started.elapsed().as_secs_f64(), ..Took::default() }
+    let wall_s = started.elapsed().as_secs_f64();
+    Took { wall_s, cpu_s: measure::thread_time() - worked, ..Took::default() }
 }
 
 fn parse(corpus: &Corpus, read: impl Fn(&[u8])) -> Took {
@@ -370,7 +371,7 @@ fn print_table(runners: &[Runner<'_>], corpus: &Corpus) {
             format!("{least:.2} to {most:.2}"),
             format!("{:.0}", corpus.bytes as f64 / 1e6 / wall_s),
             grouped((corpus.lines as f64 / wall_s) as u64),
-            if peak > 0 { format!("{cpu_s:.2}") } else { String::new() },
+            format!("{cpu_s:.2}"),
             if peak > 0 { mb(peak) } else { String::new() },
         ];
         row.extend(shown.iter().map(|(_, floor_s)| format!("{:.2}", wall_s / floor_s)));
