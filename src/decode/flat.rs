@@ -23,8 +23,10 @@ pub struct Keys {
 
 #[derive(Debug)]
 struct Key {
-    /// All bytes from the end of the value before up to the value: `,"level":"`.
-    lead: Box<[u8]>,
+    /// All bytes from the end of the value before up to the value, `,"level":`: words of eight, with
+    /// what of them counts.
+    lead: Box<[(u64, u64)]>,
+    length: usize,
     /// Where in them the key stands.
     start: usize,
     end: usize,
@@ -105,7 +107,14 @@ impl Keys {
         if place >= KEYS_MAX || lead.len() > LEAD_MAX {
             return;
         }
-        let key = Key { lead: lead.as_bytes().into(), start, end, meaning };
+        let words = lead.as_bytes().chunks(8).map(|chunk| {
+            let (mut word, mut mask) = ([0; 8], [0; 8]);
+            for (i, byte) in chunk.iter().enumerate() {
+                (word[i], mask[i]) = (*byte, 0xff);
+            }
+            (u64::from_le_bytes(word), u64::from_le_bytes(mask))
+        });
+        let key = Key { lead: words.collect(), length: lead.len(), start, end, meaning };
         if let Some(known) = self.by_place.get_mut(place) {
             *known = key;
         } else if place == self.by_place.len() {
@@ -134,13 +143,21 @@ impl<'a> Reader<'a> {
 
     /// The key, if it is the one that stood in this place before.
     fn expected(&mut self, key: &Key) -> Option<(&'a str, Meaning)> {
-        let rest = self.text.as_bytes().get(self.at..)?;
+        let mut rest = self.text.as_bytes().get(self.at..)?;
+        for (word, mask) in &key.lead {
+            // Near its end, a line is read without help.
+            let (first, behind) = rest.split_first_chunk()?;
+            if (u64::from_le_bytes(*first) ^ word) & mask != 0 {
+                return None;
+            }
+            rest = behind;
+        }
         // Blanks in front of a value belong to what is remembered.
-        if !rest.starts_with(&key.lead) || rest.get(key.lead.len()) == Some(&b' ') {
+        if self.text.as_bytes().get(self.at + key.length) == Some(&b' ') {
             return None;
         }
         let found = self.text.get(self.at + key.start..self.at + key.end)?;
-        self.at += key.lead.len();
+        self.at += key.length;
         Some((found, key.meaning))
     }
 

@@ -395,8 +395,16 @@ impl<'a> Record<'a> {
 
     /// HTTP status.
     pub fn status(&self) -> Option<u16> {
-        self.of(Role::Status)
-            .find_map(|hit| hit.field.text.trim().parse().ok().filter(|s| (100..=599).contains(s)))
+        self.status_field().map(|(status, _)| status)
+    }
+
+    /// The status, and how it is written.
+    fn status_field(&self) -> Option<(u16, &str)> {
+        self.of(Role::Status).find_map(|hit| {
+            let text = hit.field.text.trim();
+            let status = text.parse().ok().filter(|status| (100..=599).contains(status))?;
+            Some((status, text))
+        })
     }
 
     /// Duration in milliseconds.
@@ -434,7 +442,10 @@ impl<'a> Record<'a> {
             Some(Role::UserId) => self.user_id().map(|fact| fact.value),
             Some(Role::RequestId) => self.request_id().map(|fact| fact.value),
             Some(Role::Country) => self.country().map(|fact| fact.value),
-            Some(Role::Status) => self.status().map(|status| Owned(status.to_string())),
+            Some(Role::Status) => self.status_field().map(|(status, text)| {
+                // Three digits are written in one way only.
+                if text.len() == 3 { Borrowed(text) } else { Owned(status.to_string()) }
+            }),
             Some(Role::Duration) => self.duration_ms().map(|ms| Owned(ms.to_string())),
             Some(Role::Path) => self.path().map(Borrowed),
             Some(Role::Method) => self.method().map(Borrowed),
@@ -625,7 +636,13 @@ fn surest<V>(readable: Vec<(Hit<'_>, V)>) -> Vec<(Hit<'_>, V)> {
 
 /// A client's address, and whether a client could not have written it.
 fn read_ip(field: &Field<'_>, config: &DecodeConfig) -> Option<(IpAddr, bool)> {
-    if !matches!(field.kind, Kind::Text | Kind::List) || addr::is_non_value(&field.text) {
+    if !matches!(field.kind, Kind::Text | Kind::List) {
+        return None;
+    }
+    if let Some(ip) = addr::plain_v4(&field.text) {
+        return Some((IpAddr::V4(ip), true));
+    }
+    if addr::is_non_value(&field.text) {
         return None;
     }
     if field.text.contains(',') {
