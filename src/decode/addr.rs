@@ -408,6 +408,8 @@ pub struct NeverBlock {
     all: Nets,
     /// The same ranges with their reasons, in the order in which reasons are given.
     named: Vec<(IpNet, &'static str)>,
+    /// By the first octet of an IPv4 address: whether some range has such addresses.
+    octets: Box<[bool; 256]>,
 }
 
 impl Default for NeverBlock {
@@ -438,7 +440,13 @@ impl NeverBlock {
         named.extend(trusted_proxies.iter().map(|net| (canonical_net(*net), "trusted_proxies")));
         named.extend(own.iter().map(|ip| (IpNet::from(canonical(*ip)), "own_address")));
         named.extend(extra.iter().map(|net| (canonical_net(*net), "extra")));
-        Self { all: named.iter().map(|(net, _)| *net).collect(), named }
+        let all: Nets = named.iter().map(|(net, _)| *net).collect();
+        let mut octets = Box::new([false; 256]);
+        for (octet, slot) in (0..=255u8).zip(octets.iter_mut()) {
+            let block = Ipv4Net::new(Ipv4Addr::new(octet, 0, 0, 0), 8).map(IpNet::V4);
+            *slot = block.is_ok_and(|block| all.overlaps(&block));
+        }
+        Self { all, named, octets }
     }
 
     /// Why the address, in its [canonical] form, must not be blocked: `loopback`, `unspecified`,
@@ -446,6 +454,12 @@ impl NeverBlock {
     /// or `extra`, the first that holds. `None` if it may be.
     pub fn covers(&self, ip: IpAddr) -> Option<&'static str> {
         let ip = canonical(ip);
+        if let IpAddr::V4(v4) = ip
+            && let [first, ..] = v4.octets()
+            && self.octets.get(usize::from(first)) == Some(&false)
+        {
+            return None;
+        }
         self.all.covering(ip)?;
         self.named.iter().find(|(net, _)| net.contains(&ip)).map(|(_, reason)| *reason)
     }

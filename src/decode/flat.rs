@@ -6,7 +6,7 @@
 //! and confirmed by one comparison.
 
 use super::envelope::{self, BARE};
-use super::fields::{Field, Kind, Known, normalize};
+use super::fields::{Field, Kind, Known, Plays, normalize};
 use super::{DecodeConfig, Record, json, text};
 use std::borrow::Cow;
 
@@ -19,6 +19,8 @@ const LEAD_MAX: usize = 96;
 #[derive(Debug, Default)]
 pub struct Keys {
     by_place: Vec<Key>,
+    /// The roles that the fields of such a line play, if none of them is `null`.
+    plays: Option<Vec<Plays>>,
 }
 
 #[derive(Debug)]
@@ -60,7 +62,7 @@ pub fn read<'a>(line: &'a [u8], config: &'a DecodeConfig, keys: &mut Keys) -> Op
     let text = calm(line)?;
     let mut reader = Reader { text, at: 1 };
     let mut fields = Vec::with_capacity(keys.by_place.len().clamp(8, KEYS_MAX));
-    let mut carriers = true;
+    let (mut carriers, mut nulls) = (true, false);
     for place in 0.. {
         let (key, meaning) = match keys.by_place.get(place).and_then(|key| reader.expected(key)) {
             Some(found) => found,
@@ -77,6 +79,7 @@ pub fn read<'a>(line: &'a [u8], config: &'a DecodeConfig, keys: &mut Keys) -> Op
         }
         carriers &= meaning.carrier;
         let (value, kind) = reader.value()?;
+        nulls |= kind == Kind::Null;
         fields.push(Field::flat(key, value, kind, meaning.known));
         if reader.ended()? {
             break;
@@ -85,7 +88,17 @@ pub fn read<'a>(line: &'a [u8], config: &'a DecodeConfig, keys: &mut Keys) -> Op
     if carriers {
         return None;
     }
-    let plays = config.fields.roles(&fields);
+    // As long as every key was the expected one, roles are as they were.
+    let plays = match &keys.plays {
+        Some(plays) if !nulls && fields.len() == keys.by_place.len() => plays.clone(),
+        _ => {
+            let plays = config.fields.roles(&fields);
+            if !nulls && fields.len() == keys.by_place.len() {
+                keys.plays = Some(plays.clone());
+            }
+            plays
+        }
+    };
     Some(Record::new(config, "json", fields, plays, Cow::Borrowed(&BARE)))
 }
 
@@ -104,6 +117,7 @@ fn calm(line: &[u8]) -> Option<&str> {
 
 impl Keys {
     fn learn(&mut self, place: usize, lead: &str, start: usize, end: usize, meaning: Meaning) {
+        self.plays = None;
         if place >= KEYS_MAX || lead.len() > LEAD_MAX {
             return;
         }

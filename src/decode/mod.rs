@@ -153,8 +153,10 @@ pub struct Record<'a> {
     config: &'a DecodeConfig,
     /// Every scalar of its own.
     fields: Vec<Field<'a>>,
-    /// The roles they play. A field that only stands in a text of pairs plays none.
+    /// The roles they play, in their order. A field that only stands in a text of pairs plays none.
     plays: Vec<Plays>,
+    /// Which roles those are, a bit each.
+    roles: u16,
     header: Header<'a>,
     /// What its envelopes say.
     outer: Cow<'a, Outer>,
@@ -182,10 +184,12 @@ impl<'a> Record<'a> {
         plays: Vec<Plays>,
         outer: Cow<'a, Outer>,
     ) -> Self {
+        let roles = plays.iter().fold(0, |roles, plays| roles | role_bit(plays.role));
         Self {
             config,
             fields,
             plays,
+            roles,
             header: Header::default(),
             outer,
             shape,
@@ -202,6 +206,7 @@ impl<'a> Record<'a> {
             config,
             fields: self.fields.into_iter().map(Field::into_owned).collect(),
             plays: self.plays,
+            roles: self.roles,
             header: Header {
                 when,
                 level,
@@ -217,7 +222,9 @@ impl<'a> Record<'a> {
 
     /// The fields that may play a role, the surest first, repetitions in their order.
     fn of(&self, role: Role) -> impl Iterator<Item = Hit<'_>> + Clone {
-        self.plays.iter().filter(move |plays| plays.role == role).filter_map(|plays| {
+        let played = self.roles & role_bit(role) != 0;
+        let plays = if played { self.plays.as_slice() } else { &[] };
+        plays.iter().filter(move |plays| plays.role == role).filter_map(|plays| {
             let field = self.fields.get(plays.field as usize)?;
             Some(Hit { field, rank: plays.rank, index: plays.field })
         })
@@ -462,6 +469,10 @@ impl<'a> Record<'a> {
     fn all_fields(&self) -> impl Iterator<Item = &Field<'_>> {
         self.fields.iter().chain(self.outer.fields.iter().flat_map(|fields| fields.iter()))
     }
+}
+
+fn role_bit(role: Role) -> u16 {
+    1 << (role as u16)
 }
 
 /// The texts of a record that patterns read, the first of them its message.
