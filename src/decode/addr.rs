@@ -137,6 +137,13 @@ fn is_port(text: &str) -> bool {
     text.bytes().all(|c| c.is_ascii_digit()) && text.len() <= 5 && text.parse::<u16>().is_ok()
 }
 
+/// `text` without blanks around it; nearly always there are none, which is seen at once.
+pub(super) fn trimmed(text: &str) -> &str {
+    let graphic = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_graphic);
+    let bytes = text.as_bytes();
+    if graphic(bytes.first()) && graphic(bytes.last()) { text } else { text.trim() }
+}
+
 /// Words that programs write where they have no identity to write.
 const NON_VALUES: [&str; 10] = [
     "-",
@@ -155,7 +162,11 @@ const NON_VALUES: [&str; 10] = [
 /// `--`, none, null, nil, undefined, unknown, anonymous, testclient, localhost, or `unix:` and
 /// whatever follows it.
 pub fn is_non_value(text: &str) -> bool {
-    let text = text.trim();
+    let text = trimmed(text);
+    // The longest of the words has ten letters.
+    if text.len() > 12 && !text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("unix:")) {
+        return false;
+    }
     text.is_empty()
         || NON_VALUES.iter().any(|word| text.eq_ignore_ascii_case(word))
         || text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("unix:"))
@@ -176,7 +187,7 @@ const USER_READ: usize = 4096;
 /// different. Three ASCII points are used because NFKC would turn an ellipsis into them: a key is
 /// its own key. What lies beyond the first 4 KiB goes into the hash as it is spelled.
 pub fn normalize_user(text: &str) -> Option<Cow<'_, str>> {
-    let text = text.trim();
+    let text = trimmed(text);
     if is_non_value(text) {
         return None;
     }
@@ -231,7 +242,7 @@ fn capped(mut key: String, rest: &str) -> String {
 /// `42`. That holds for whole numbers below 10^15 in size; others stay as they are spelled. 0 is
 /// what programs write for nobody, and is `None`, as text too: carriers turn one into the other.
 pub fn canonical_id(text: &str, is_number: bool) -> Option<Cow<'_, str>> {
-    if text.trim() == "0" {
+    if trimmed(text) == "0" {
         return None;
     }
     if is_number {

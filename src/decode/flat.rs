@@ -15,12 +15,33 @@ const KEYS_MAX: usize = 64;
 /// Longest key that is remembered, with what stands around it, bytes.
 const LEAD_MAX: usize = 96;
 
+/// Keys that are remembered for one place: one for each kind of line that takes turns.
+const KINDS_MAX: usize = 4;
+
 /// The keys of the lines read so far, by their place.
 #[derive(Debug, Default)]
 pub struct Keys {
-    by_place: Vec<Key>,
-    /// The roles that the fields of such a line play, if none of them is `null`.
-    plays: Option<Vec<Plays>>,
+    by_place: Vec<Vec<Key>>,
+    /// The roles that the fields of a line play none of which is `null`, by which key stood in
+    /// which place.
+    plays: Vec<(Way, Vec<Plays>)>,
+}
+
+/// Which of the known keys stood in each place, two bits a place, and how many there were.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Way {
+    kinds: u64,
+    places: u32,
+    /// Some key was not known, or there are too many of them.
+    lost: bool,
+}
+
+impl Way {
+    fn go(&mut self, kind: Option<usize>) {
+        self.lost |= kind.is_none() || self.places >= 32;
+        self.kinds = self.kinds << 2 | kind.unwrap_or(0) as u64;
+        self.places += 1;
+    }
 }
 
 #[derive(Debug)]
@@ -61,11 +82,17 @@ pub fn read<'a>(line: &'a [u8], config: &'a DecodeConfig, keys: &mut Keys) -> Op
     let [b'{', .., b'}'] = line else { return None };
     let text = calm(line)?;
     let mut reader = Reader { text, at: 1 };
-    let mut fields = Vec::with_capacity(keys.by_place.len().clamp(8, KEYS_MAX));
-    let (mut carriers, mut nulls) = (true, false);
+    let mut fields = Vec::with_capacity(keys.by_place.len().max(8));
+    let (mut carriers, mut nulls, mut way) = (true, false, Way::default());
     for place in 0.. {
-        let (key, meaning) = match keys.by_place.get(place).and_then(|key| reader.expected(key)) {
-            Some(found) => found,
+        let known = keys.by_place.get(place).map_or(&[][..], Vec::as_slice);
+        let found = known.iter().enumerate().find_map(|(kind, key)| {
+            let (found, meaning) = reader.expected(key)?;
+            Some((kind, found, meaning))
+        });
+        way.go(found.map(|(kind, ..)| kind));
+        let (key, meaning) = match found {
+            Some((_, key, meaning)) => (key, meaning),
             None => {
                 let (lead, start, end) = reader.key()?;
                 let key = lead.get(start..end)?;
@@ -88,17 +115,7 @@ pub fn read<'a>(line: &'a [u8], config: &'a DecodeConfig, keys: &mut Keys) -> Op
     if carriers {
         return None;
     }
-    // As long as every key was the expected one, roles are as they were.
-    let plays = match &keys.plays {
-        Some(plays) if !nulls && fields.len() == keys.by_place.len() => plays.clone(),
-        _ => {
-            let plays = config.fields.roles(&fields);
-            if !nulls && fields.len() == keys.by_place.len() {
-                keys.plays = Some(plays.clone());
-            }
-            plays
-        }
-    };
+    let plays = keys.plays(way, nulls, || config.fields.roles(&fields));
     Some(Record::new(config, "json", fields, plays, Cow::Borrowed(&BARE)))
 }
 
@@ -117,7 +134,6 @@ fn calm(line: &[u8]) -> Option<&str> {
 
 impl Keys {
     fn learn(&mut self, place: usize, lead: &str, start: usize, end: usize, meaning: Meaning) {
-        self.plays = None;
         if place >= KEYS_MAX || lead.len() > LEAD_MAX {
             return;
         }
@@ -129,12 +145,28 @@ impl Keys {
             (u64::from_le_bytes(word), u64::from_le_bytes(mask))
         });
         let key = Key { lead: words.collect(), length: lead.len(), start, end, meaning };
-        if let Some(known) = self.by_place.get_mut(place) {
-            *known = key;
-        } else if place == self.by_place.len() {
-            // Places are filled in their order, or the ones behind wait for a later line.
-            self.by_place.push(key);
+        // Places are filled in their order, or the ones behind wait for a later line.
+        if place == self.by_place.len() {
+            self.by_place.push(Vec::new());
         }
+        if let Some(known) = self.by_place.get_mut(place)
+            && known.len() < KINDS_MAX
+        {
+            known.push(key);
+        }
+    }
+
+    /// The roles of a line's fields, from memory if the same keys stood in the same places before.
+    fn plays(&mut self, way: Way, nulls: bool, roles: impl FnOnce() -> Vec<Plays>) -> Vec<Plays> {
+        let usable = !way.lost && !nulls;
+        if usable && let Some((_, plays)) = self.plays.iter().find(|(known, _)| *known == way) {
+            return plays.clone();
+        }
+        let plays = roles();
+        if usable && self.plays.len() < KEYS_MAX {
+            self.plays.push((way, plays.clone()));
+        }
+        plays
     }
 }
 

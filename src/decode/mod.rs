@@ -270,7 +270,9 @@ impl<'a> Record<'a> {
     pub fn logger(&self) -> Option<&str> {
         let answers: Answers<'_> = Answers::new(self);
         self.of(Role::Logger)
-            .filter(|hit| hit.field.kind == Kind::Text && !hit.field.text.trim().is_empty())
+            .filter(|hit| {
+                hit.field.kind == Kind::Text && !addr::trimmed(&hit.field.text).is_empty()
+            })
             .find(|hit| logger_name_counts(hit.field, &|path| answers.has(path)))
             .map(|hit| hit.field.text.as_ref())
             .or(self.header.logger.as_deref())
@@ -408,7 +410,7 @@ impl<'a> Record<'a> {
     /// The status, and how it is written.
     fn status_field(&self) -> Option<(u16, &str)> {
         self.of(Role::Status).find_map(|hit| {
-            let text = hit.field.text.trim();
+            let text = addr::trimmed(&hit.field.text);
             let status = text.parse().ok().filter(|status| (100..=599).contains(status))?;
             Some((status, text))
         })

@@ -92,7 +92,8 @@ pub struct Engine {
     detector: Detector,
     decider: Decider,
     key_names: Vec<String>,
-    sources: HashMap<u32, SourceState>,
+    /// Few, and asked for with every record.
+    sources: BTreeMap<u32, SourceState>,
     held: VecDeque<HeldBack>,
     /// Number of the line that is being applied, and whether one of its records was held and then
     /// applied while it was.
@@ -124,7 +125,7 @@ impl Engine {
             config,
             detector,
             decider,
-            sources: HashMap::new(),
+            sources: BTreeMap::new(),
             held: VecDeque::new(),
             line: 0,
             line_released: false,
