@@ -7,7 +7,7 @@ use crate::action::Action;
 use crate::decide::Decider;
 use crate::decode::envelope::Fragment;
 use crate::decode::time::{Micros, When, Zone};
-use crate::detect::detector::{self, Detector, StreamTime};
+use crate::detect::detector::{Detector, StreamTime};
 use crate::detect::rule::{Severity, Urgency};
 use crate::pattern::event::Run;
 use crate::pattern::{Events, PATTERN_NEAR_MISS};
@@ -98,6 +98,8 @@ pub struct Engine {
     /// Kinds of messages that were given; see [`Engine::forget_told`].
     told: std::collections::HashSet<String>,
     countries_seen: bool,
+    /// Keys were given up that windows can still reach.
+    degraded: bool,
     /// Messages for the log, not for sinks.
     pub messages: Vec<String>,
 }
@@ -125,6 +127,7 @@ impl Engine {
             said: HashMap::new(),
             told: std::collections::HashSet::new(),
             countries_seen: false,
+            degraded: false,
             messages: Vec::new(),
         }
     }
@@ -158,7 +161,7 @@ impl Engine {
 
     /// Lets decisions end although the stream is idle; touches nothing else.
     pub fn idle_until(&mut self, clock: Micros) {
-        self.decider.advance(clock);
+        self.decider.advance(clock, &self.key_names);
     }
 
     /// Lets every kind of message be given once more; `run` does so every minute.
@@ -484,7 +487,7 @@ impl Engine {
                 self.events(&held.events, held.events.all(), held.time);
             }
         }
-        self.decider.advance(now);
+        self.decider.advance(now, &self.key_names);
         self.decider.forget(now.saturating_sub(self.config.lateness));
     }
 
@@ -500,19 +503,37 @@ impl Engine {
                 }
             }
             let Self { detector, decider, key_names, .. } = self;
-            detector.observe(event, time, stream, &mut |firing| {
-                let target = detector::describe(firing.key, key_names);
-                decider.fire(&firing, target)
-            });
+            detector.observe(event, time, stream, &mut |firing| decider.fire(&firing, key_names));
         }
-        let evicted = self.detector.enforce_ceiling(self.clock.now());
-        if evicted > 0 {
+        self.keep_ceiling(time);
+    }
+
+    /// Gives up what is too much. When it begins and when nothing of it is left, a line says so.
+    fn keep_ceiling(&mut self, time: Micros) {
+        let given_up = self.detector.enforce_ceiling(self.clock.now(), self.decider.bytes());
+        if given_up.values > 0 {
             let reason = format!(
-                "state reached memory_limit: {evicted} keys were given up, those with one event and \
-                 the quietest first"
+                "values known to the whole stream reached their share of memory_limit: {} were \
+                 given up, those unseen longest first",
+                given_up.values
             );
-            self.limit("memory_limit", time, reason);
+            self.limit("known_values", time, reason);
         }
+        let reason = if given_up.keys > 0 && !self.degraded {
+            self.degraded = true;
+            *self.summary.limits.entry("memory_limit").or_default() += 1;
+            "state reached memory_limit: keys are given up, those with the fewest events and the \
+             oldest first; until their windows are over, what was given up counts as an upper \
+             bound, and a crossing that needs it alerts and is marked approx"
+        } else if given_up.keys == 0 && self.degraded && !self.detector.is_degraded() {
+            self.degraded = false;
+            "the windows of all keys that were given up for memory_limit are over: every count is \
+             exact again"
+        } else {
+            return;
+        };
+        let time = self.clock.now().unwrap_or(time);
+        self.decider.note("limit", Severity::P1, Urgency::Warning, time, reason.to_owned());
     }
 
     fn note_near_misses(&mut self, source: u32, line: u64, ids: &[u16], sample: &str) {
