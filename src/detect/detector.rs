@@ -2,13 +2,13 @@
 
 use super::baseline::{Addresses, FORGET, Hours, Known, Seen};
 use super::condition::Condition;
-use super::marks::Marks;
 use super::rule::{KeyPart, Rule};
 use crate::decode::addr;
 use crate::decode::time::Micros;
 use crate::pattern::{EventView, PatternId, Standing};
 use crate::window::codec::Evidence;
 use crate::window::key::{Key, KeyKind, OwnKey, put_net, put_part};
+use crate::window::marks::Fired;
 use crate::window::ring::{Crossing, RULES_MAX, ValueOf, bit};
 use crate::window::store::{Kind, Limits, Spec, Store};
 use crate::window::table::{Place, Table};
@@ -192,7 +192,7 @@ pub struct Detector {
     store: Store,
     /// By tag: where the extra values of a group's events are found.
     extras: Vec<Vec<Field>>,
-    /// The part of a state that holds [`Marks`].
+    /// The part of a state in which rules remember what they did.
     marks: u16,
     known: Vec<Known>,
     known_given_up: u64,
@@ -558,7 +558,7 @@ impl Detector {
             place,
             event,
             time,
-            forgotten,
+            horizon,
             store: &mut self.store,
             marks: self.marks,
             addresses: &self.addresses,
@@ -669,8 +669,8 @@ struct Step<'s> {
     place: Place,
     event: EventView<'s>,
     time: Micros,
-    /// Nothing that the rule did at or before this can come again.
-    forgotten: Option<Micros>,
+    /// No event before this can still come.
+    horizon: Option<Micros>,
     store: &'s mut Store,
     /// The tag of the key's marks.
     marks: u16,
@@ -727,12 +727,11 @@ impl<'s> Step<'s> {
     ) {
         let at = crossing.map_or(self.time, |crossing| crossing.time);
         let minute = at.div_euclid(60_000_000);
-        let mut marks = Marks::read(self.store.read(self.place, self.marks));
-        if marks.braked(self.number).is_some_and(|braked| minute <= braked) {
+        let Self { number: rule, place, marks, horizon, .. } = *self;
+        if self.store.braked(place, marks, rule).is_some_and(|braked| minute <= braked) {
             return;
         }
-        let ordinal = marks.fired(self.number, at);
-        marks.fire(self.number, at, self.forgotten);
+        let ordinal = self.store.fired(place, marks, rule, at);
         let tell = || {
             let (span, distinct) = match crossing {
                 Some(crossing) => {
@@ -743,16 +742,12 @@ impl<'s> Step<'s> {
             let value = value.map(str::to_owned);
             Details { span, distinct, value, known_ips: self.known_ips() }
         };
-        match decide(self.firing(ordinal, at, false, &tell)) {
-            Verdict::Stands => {
-                marks.brake(self.number, None);
-                if let Some(crossing) = crossing {
-                    self.store.use_up(self.place, self.plan.tag, self.plan.slot, crossing);
-                }
-            }
-            Verdict::Braked => marks.brake(self.number, Some(minute)),
+        let verdict = decide(self.firing(ordinal, at, false, &tell));
+        if let (Verdict::Stands, Some(crossing)) = (verdict, crossing) {
+            self.store.use_up(place, self.plan.tag, self.plan.slot, crossing);
         }
-        self.store.write(self.place, self.marks, &marks.write());
+        let braked = (verdict == Verdict::Braked).then_some(minute);
+        self.store.fire(place, marks, Fired { rule, at, braked, horizon });
     }
 
     /// Fires if what is held has enough together with what may have been given up. Nothing is used
@@ -777,8 +772,7 @@ impl<'s> Step<'s> {
             let span = Span { time, count: bound, ..span };
             Details { span, distinct, value: None, known_ips: self.known_ips() }
         };
-        let marks = Marks::read(self.store.read(place, self.marks));
-        let ordinal = marks.fired(self.number, time);
+        let ordinal = self.store.fired(place, self.marks, self.number, time);
         decide(self.firing(ordinal, time, true, &tell));
     }
 

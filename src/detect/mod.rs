@@ -3,5 +3,4 @@
 pub mod baseline;
 pub mod condition;
 pub mod detector;
-pub mod marks;
 pub mod rule;

@@ -1,6 +1,7 @@
 //! The state of a key with many events, whose costs do not grow with them.
 
 use super::codec::Shown;
+use super::marks::Marks;
 use super::ring::{Crossing, Item, Timeline, ValueOf, bit};
 use super::small::{self, Written, chunk};
 use super::{Cut, Fresh, Group, What};
@@ -131,9 +132,13 @@ impl Window {
         Self { entries: Entries::default(), shares, bytes }
     }
 
-    /// Takes over an event of the other form.
-    pub fn take_over(&mut self, group: &Group, event: &Written<'_>) {
-        self.put(group, event.item, event.completes, event.shown);
+    /// A window that takes over the events of the other form.
+    pub fn of<'b>(group: &Group, events: impl Iterator<Item = Written<'b>>) -> Self {
+        let mut window = Self::new(group);
+        for event in events {
+            window.put(group, event.item, event.completes, event.shown);
+        }
+        window
     }
 
     fn put(&mut self, group: &Group, item: Item, completes: Option<usize>, shown: &[u8]) {
@@ -353,6 +358,8 @@ pub enum Part {
     Bytes(Vec<u8>),
     /// Requests.
     Once(Once),
+    /// What rules remember.
+    Marks(Marks),
 }
 
 impl Part {
@@ -361,6 +368,7 @@ impl Part {
             Part::Window(window) => window.bytes(),
             Part::Bytes(bytes) => chunk(bytes.len()),
             Part::Once(once) => once.bytes,
+            Part::Marks(marks) => marks.bytes(),
         }
     }
 }
@@ -379,21 +387,10 @@ impl Large {
         Self { key: key.into(), parts: Vec::new() }
     }
 
-    /// The state that a block holds; `group` gives the rules of a part with events.
-    pub fn of_block<'g>(block: &[u8], group: impl Fn(u16) -> Option<&'g Group>) -> Self {
-        let mut large = Self::new(small::key(block));
-        for (tag, content) in small::parts(block) {
-            let part = match group(tag) {
-                Some(group) => {
-                    let mut window = Window::new(group);
-                    small::events(content).for_each(|event| window.take_over(group, &event));
-                    Part::Window(window)
-                }
-                None => Part::Bytes(content.to_vec()),
-            };
-            large.parts.push((tag, part));
-        }
-        large
+    /// The state that a block holds; `part` makes its parts of their contents.
+    pub fn of_block(block: &[u8], part: impl Fn(u16, &[u8]) -> Part) -> Self {
+        let parts = small::parts(block).map(|(tag, content)| (tag, part(tag, content)));
+        Self { parts: parts.collect(), ..Self::new(small::key(block)) }
     }
 
     /// A part.

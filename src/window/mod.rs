@@ -14,6 +14,7 @@
 pub mod codec;
 pub mod key;
 pub mod large;
+pub mod marks;
 pub mod ring;
 pub mod sketch;
 pub mod small;

@@ -17,6 +17,8 @@ pub const BYTES_MAX: usize = 2048;
 /// Events of one window beyond which a state is kept in the other form.
 pub const EVENTS_MAX: i32 = 64;
 
+/// What a first event usually takes, its window's part included.
+const FIRST: usize = 52;
 /// Bytes before a window's events: the oldest time and the total.
 const HEAD: usize = 10;
 /// In the total: there are events that complete sequences.
@@ -34,7 +36,8 @@ pub fn fresh(key: &[u8]) -> Box<[u8]> {
     let mut start = vec![0, 0];
     put_number(&mut start, number(key.len()));
     start.extend_from_slice(key);
-    let mut block = vec![0; block_len(start.len())].into_boxed_slice();
+    // With room for the first event, so that the block need not move for it.
+    let mut block = vec![0; block_len(start.len() + FIRST)].into_boxed_slice();
     if let Some(to) = block.get_mut(..start.len()) {
         to.copy_from_slice(&start);
     }
@@ -47,9 +50,11 @@ pub fn chunk(len: usize) -> usize {
     if len == 0 { 0 } else { (len + 8).next_multiple_of(16).max(32) }
 }
 
-/// The length of a block with room for `len` bytes: what the allocator takes anyway.
+/// The length of a block with room for `len` bytes: what the allocator takes anyway, and of a longer
+/// one up to an eighth more, so that it need not move for every event.
 fn block_len(len: usize) -> usize {
-    chunk(len.max(1)) - 8
+    let step = (len.max(1).ilog2().max(7) - 3).min(15);
+    (len + 8).next_multiple_of(1 << step).max(32) - 8
 }
 
 fn two(block: &[u8], at: usize) -> usize {
@@ -130,7 +135,7 @@ pub fn part(block: &[u8], tag: u16) -> &[u8] {
 fn splice(block: &mut Box<[u8]>, place: Range<usize>, with: &[u8]) {
     let used = used(block);
     let after = used - place.len() + with.len();
-    if after <= block.len() && block_len(after) + 32 >= block.len() {
+    if after <= block.len() && block_len(after + block.len() / 4) >= block.len() {
         block.copy_within(place.end..used, place.start + with.len());
         if let Some(to) = block.get_mut(place.start..place.start + with.len()) {
             to.copy_from_slice(with);
@@ -263,7 +268,8 @@ impl Timeline for List<'_> {
 
 /// The events of a window that are counted, and those that complete the sequence in `slot`.
 pub fn lists(content: &[u8], slot: usize) -> (List<'_>, List<'_>) {
-    let (mut firsts, mut completing) = (List::default(), List::default());
+    let mut firsts = List(Vec::with_capacity(content.len() / 8));
+    let mut completing = List::default();
     for event in events(content) {
         match event.completes {
             None => firsts.0.push((event.item, event.shown)),
@@ -274,26 +280,25 @@ pub fn lists(content: &[u8], slot: usize) -> (List<'_>, List<'_>) {
     (firsts, completing)
 }
 
-/// Writes a window's content anew.
-fn written(events: &[Written<'_>]) -> Vec<u8> {
-    let Some(base) = events.iter().map(|event| event.item.time).min() else { return Vec::new() };
+/// Writes a window's content anew; without events there is none.
+fn write(events: &[Written<'_>], out: &mut Vec<u8>) {
+    let Some(base) = events.iter().map(|event| event.item.time).min() else { return };
     let firsts = events.iter().filter(|event| event.completes.is_none());
     let total: u64 = firsts.map(|event| u64::from(event.item.weight)).sum();
     let mut total = u16::try_from(total).unwrap_or(TOTAL_MAX).min(TOTAL_MAX);
     if events.iter().any(|event| event.completes.is_some()) {
         total |= COMPLETES;
     }
-    let mut out = Vec::new();
     out.extend_from_slice(&base.to_le_bytes());
     out.extend_from_slice(&total.to_le_bytes());
     for event in events {
-        event.put(&mut out, base);
+        event.put(out, base);
     }
-    out
 }
 
 /// Puts an event at its time; `later` if it is later than all others of the key. Which rules may
-/// now have enough, and by how much the number of events changed.
+/// now have enough, and by how much the number of events changed. `room` is used for nothing else.
+#[expect(clippy::too_many_arguments, reason = "one step of the store, not an interface")]
 pub fn insert(
     block: &mut Box<[u8]>,
     tag: u16,
@@ -302,6 +307,7 @@ pub fn insert(
     cut: Cut,
     later: bool,
     estimate: u64,
+    room: &mut Vec<u8>,
 ) -> (u32, i32) {
     let item = Item { time: fresh.time, weight: fresh.weight, used: fresh.used };
     let new = Written { item, completes: fresh.completes, shown: fresh.shown };
@@ -309,30 +315,36 @@ pub fn insert(
     let head = place.clone().and_then(|place| Reader::of(block.get(place)?));
     let head = head.map(|reader| (reader.base, reader.total));
     let mut change = 1;
+    room.clear();
     match (place, head) {
         (Some(place), Some((base, total)))
             if later && new.completes.is_none() && cut.firsts.is_none_or(|cut| base > cut) =>
         {
-            let mut bytes = Vec::with_capacity(fresh.shown.len() + 16);
-            new.put(&mut bytes, base);
+            new.put(room, base);
             let weight = u16::try_from(fresh.weight).unwrap_or(TOTAL_MAX);
             let sum = (total & TOTAL_MAX).saturating_add(weight).min(TOTAL_MAX);
             set_two(block, place.start + 8, usize::from(sum | total & COMPLETES));
-            set_two(block, place.start - 2, place.len() + bytes.len());
-            splice(block, place.end..place.end, &bytes);
+            set_two(block, place.start - 2, place.len() + room.len());
+            splice(block, place.end..place.end, room);
         }
-        (place, _) => {
-            let content = place.and_then(|place| block.get(place)).unwrap_or_default();
-            let before: Vec<Written<'_>> = events(content).collect();
-            let keeps = |event: &&Written<'_>| match event.completes {
-                None => cut.firsts.is_none_or(|cut| event.item.time > cut),
-                Some(_) => cut.completing.is_none_or(|cut| event.item.time > cut),
-            };
-            let mut list: Vec<Written<'_>> = before.iter().filter(keeps).copied().collect();
-            change -= i32::try_from(before.len() - list.len()).unwrap_or(0);
+        (None, _) => {
+            write(&[new], room);
+            put(block, tag, room);
+        }
+        (Some(place), _) => {
+            let content = block.get(place).unwrap_or_default();
+            let mut list = Vec::with_capacity(content.len() / 8 + 1);
+            for event in events(content) {
+                let cut = if event.completes.is_none() { cut.firsts } else { cut.completing };
+                if cut.is_none_or(|cut| event.item.time > cut) {
+                    list.push(event);
+                } else {
+                    change -= 1;
+                }
+            }
             list.insert(list.partition_point(|other| other.item.time <= item.time), new);
-            let content = written(&list);
-            put(block, tag, &content);
+            write(&list, room);
+            put(block, tag, room);
         }
     }
     (candidates(part(block, tag), group, fresh.completes, estimate), change)
@@ -375,33 +387,32 @@ pub fn use_up(
     slot: usize,
     crossing: &Crossing,
 ) -> i32 {
-    let before: Vec<Written<'_>> = events(part(block, tag)).collect();
-    let (mut first, mut completing) = (0, 0);
-    let mut after = Vec::with_capacity(before.len());
-    for event in &before {
-        let mut event = *event;
-        match event.completes {
+    let content = part(block, tag);
+    let (mut first, mut completing, mut change) = (0, 0, 0);
+    let mut left = Vec::with_capacity(content.len() / 8);
+    for mut event in events(content) {
+        let gone = match event.completes {
             None => {
                 if crossing.range.contains(&first) {
                     event.item.used |= bit(slot);
                 }
                 first += 1;
-                if event.item.used & group.all() == group.all() {
-                    continue;
-                }
+                event.item.used & group.all() == group.all()
             }
             Some(of) if of == slot => {
                 completing += 1;
-                if crossing.completing == Some(completing - 1) {
-                    continue;
-                }
+                crossing.completing == Some(completing - 1)
             }
-            Some(_) => {}
+            Some(_) => false,
+        };
+        if gone {
+            change -= 1;
+        } else {
+            left.push(event);
         }
-        after.push(event);
     }
-    let change = i32::try_from(before.len() - after.len()).unwrap_or(0);
-    let content = written(&after);
-    put(block, tag, &content);
-    -change
+    let mut out = Vec::with_capacity(content.len());
+    write(&left, &mut out);
+    put(block, tag, &out);
+    change
 }

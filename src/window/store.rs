@@ -10,6 +10,7 @@
 use super::codec::{Evidence, Reasons, Shown};
 use super::key::{Key, KeyKind};
 use super::large::{Large, Once, Part, Window};
+use super::marks::{self, Fired, Marks};
 use super::ring::{self, Crossing, Timeline};
 use super::sketch::Sketch;
 use super::small;
@@ -24,7 +25,7 @@ pub enum Kind {
     Window(Group),
     /// Requests of which a line was counted.
     Once,
-    /// Bytes that others write and read.
+    /// What rules remember.
     Marks,
     /// Bytes that others write and read, and that took days to learn.
     Learnt,
@@ -77,7 +78,9 @@ pub struct Store {
     sweep_every: Micros,
     swept: Option<Micros>,
     next_shard: usize,
+    /// Lists that are used again for every event.
     written: Vec<u8>,
+    room: Vec<u8>,
     /// Keys given up so far because of the ceiling.
     pub evicted: u64,
 }
@@ -122,6 +125,7 @@ impl Store {
             swept: None,
             next_shard: 0,
             written: Vec::new(),
+            room: Vec::new(),
             evicted: 0,
         }
     }
@@ -185,7 +189,9 @@ impl Store {
         let mask = match &mut slot.state {
             State::Small(block) => {
                 let later = seconds(event.time) > slot.newest;
-                let (mask, change) = small::insert(block, tag, group, &event, cut, later, estimate);
+                let room = &mut self.room;
+                let (mask, change) =
+                    small::insert(block, tag, group, &event, cut, later, estimate, room);
                 let events = i32::from(slot.events) + change;
                 slot.events = u8::try_from(events.max(0)).unwrap_or(u8::MAX);
                 if events > small::EVENTS_MAX {
@@ -387,6 +393,47 @@ impl Store {
                     *bytes = content.to_vec();
                 }
             }
+        }
+        self.bytes = self.bytes - before + slot.state.bytes();
+    }
+
+    /// The minute of a rule's decision that a brake held back.
+    pub fn braked(&self, place: Place, tag: u16, rule: usize) -> Option<i64> {
+        match &self.table.get(place)?.state {
+            State::Small(block) => marks::braked(small::part(block, tag), rule),
+            State::Large(large) => match large.part(tag) {
+                Some(Part::Marks(marks)) => marks.braked(rule),
+                _ => None,
+            },
+        }
+    }
+
+    /// How often a rule fired at `at`.
+    pub fn fired(&self, place: Place, tag: u16, rule: usize, at: Micros) -> u32 {
+        match self.table.get(place).map(|slot| &slot.state) {
+            Some(State::Small(block)) => marks::fired(small::part(block, tag), rule, at),
+            Some(State::Large(large)) => match large.part(tag) {
+                Some(Part::Marks(marks)) => marks.fired(rule, at),
+                _ => 0,
+            },
+            None => 0,
+        }
+    }
+
+    /// Notes that a rule fired.
+    pub fn fire(&mut self, place: Place, tag: u16, fired: Fired) {
+        let Some(slot) = self.table.get_mut(place) else { return };
+        let before = slot.state.bytes();
+        if let State::Small(block) = &mut slot.state {
+            marks::fire(small::part(block, tag), fired, &mut self.written);
+            small::put(block, tag, &self.written);
+            if marks::written(&self.written) > marks::FEW || small::used(block) > small::BYTES_MAX {
+                slot.enlarge(&self.specs);
+            }
+        } else if let State::Large(large) = &mut slot.state
+            && let Some(Part::Marks(marks)) = large.part_mut(tag, || Part::Marks(Marks::default()))
+        {
+            marks.fire(fired);
         }
         self.bytes = self.bytes - before + slot.state.bytes();
     }
@@ -602,8 +649,14 @@ impl Slot {
     /// Brings the state into the form for many events.
     fn enlarge(&mut self, specs: &[Spec]) {
         if let State::Small(block) = &self.state {
-            let large = Large::of_block(block, |tag| group(specs, tag));
-            self.state = State::Large(Box::new(large));
+            let part = |tag: u16, content: &[u8]| match specs.get(usize::from(tag)) {
+                Some(Spec { kind: Kind::Window(group), .. }) => {
+                    Part::Window(Window::of(group, small::events(content)))
+                }
+                Some(Spec { kind: Kind::Marks, .. }) => Part::Marks(Marks::of(content)),
+                _ => Part::Bytes(content.to_vec()),
+            };
+            self.state = State::Large(Box::new(Large::of_block(block, part)));
         }
     }
 
@@ -643,4 +696,259 @@ fn sketch_bytes(limits: Limits) -> usize {
 /// What everything but sketches may take.
 fn ceiling(limits: Limits) -> usize {
     limits.memory - (limits.memory / 4).min(ALLOWANCE) - sketch_bytes(limits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Need;
+    use super::super::ring::{ValueOf, bit};
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    const LATE: Micros = 12;
+    const TAG: u16 = 0;
+    const ONCE: u16 = 1;
+
+    fn store(needs: &[Need], memory: usize, lateness: Micros) -> Store {
+        let mut group = Group::default();
+        needs.iter().for_each(|need| {
+            group.join(*need);
+        });
+        let retention = group.longest;
+        let window = Spec { kind: Kind::Window(group), retention, many: true };
+        let once = Spec { kind: Kind::Once, retention, many: true };
+        let learnt = Spec { kind: Kind::Learnt, retention: 1 << 40, many: true };
+        Store::new(vec![window, once, learnt], Limits { memory, lateness })
+    }
+
+    /// The definition, word by word: a list of all events, with a mark for those that a rule used.
+    #[derive(Default)]
+    struct Naive {
+        firsts: Vec<(Micros, u64, Option<u8>, bool)>,
+        completing: Vec<(Micros, bool)>,
+    }
+
+    impl Naive {
+        fn arrive(
+            &mut self,
+            need: &Need,
+            time: Micros,
+            event: Option<(u64, Option<u8>)>,
+        ) -> Option<(Micros, u64)> {
+            let Need { what, at_least, within } = *need;
+            match event {
+                Some((weight, value)) => {
+                    // An event without the value is none of those that the rule counts.
+                    let blind = matches!(what, What::Distinct(_)) && value.is_none();
+                    self.firsts.push((time, weight, value, blind));
+                    if blind {
+                        return None;
+                    }
+                }
+                None if what != What::Sequence => return None,
+                None => self.completing.push((time, false)),
+            }
+            let inside = |e: &(Micros, u64, Option<u8>, bool), end: Micros| {
+                !e.3 && end - within < e.0 && (e.0 < end || what != What::Sequence && e.0 == end)
+            };
+            let enough = |end: Micros| {
+                let list = self.firsts.iter().filter(|e| inside(e, end));
+                match what {
+                    What::Distinct(_) => list.map(|e| e.2).collect::<HashSet<_>>().len() as u64,
+                    _ => list.map(|e| e.1).sum(),
+                }
+            } >= at_least;
+            let mut ends: Vec<Micros> = if what == What::Sequence {
+                let of = |b: &&(Micros, bool)| {
+                    !b.1 && if event.is_some() {
+                        b.0 - within < time && time < b.0
+                    } else {
+                        b.0 == time
+                    }
+                };
+                self.completing.iter().filter(of).map(|b| b.0).collect()
+            } else {
+                let all = self.firsts.iter().map(|e| e.0);
+                all.filter(|end| end - within < time && time <= *end).collect()
+            };
+            ends.sort_unstable();
+            let end = ends.into_iter().find(|end| enough(*end))?;
+            let mut count = 0;
+            for e in &mut self.firsts {
+                if inside(e, end) {
+                    e.3 = true;
+                    count += e.1;
+                }
+            }
+            if let Some(b) = self.completing.iter_mut().find(|b| !b.1 && b.0 == end) {
+                b.1 = true;
+            }
+            Some((end, count))
+        }
+    }
+
+    fn need() -> impl Strategy<Value = Need> {
+        let what = prop::sample::select(vec![
+            What::Count,
+            What::Count,
+            What::Distinct(ValueOf::User),
+            What::Sequence,
+        ]);
+        (what, 1u64..7, prop::sample::select(vec![1i64, 10, 25]))
+            .prop_map(|(what, at_least, within)| Need { what, at_least, within })
+    }
+
+    proptest! {
+        /// Rules of all kinds on one list, in both forms, agree with the definition.
+        #[test]
+        fn shared_windows_agree_with_the_definition(
+            // Ties, bursts at exactly W, gaps, and lateness.
+            steps in prop::collection::vec(
+                (
+                    prop::sample::select(vec![0i64, 0, 1, 5, 9, 10, 11, 40]),
+                    0i64..=LATE,
+                    prop::option::weighted(0.8, (1u32..4, prop::option::weighted(0.8, 0u8..6))),
+                ),
+                1..150,
+            ),
+            needs in prop::collection::vec(need(), 1..5),
+            clocked in any::<bool>(),
+            // In seconds most events are later than all before, and just appended.
+            unit in prop::sample::select(vec![1i64, 1_000_000]),
+        ) {
+            let needs: Vec<Need> =
+                needs.iter().map(|need| Need { within: need.within * unit, ..*need }).collect();
+            let mut forms = [(); 2].map(|()| store(&needs, 1 << 30, LATE * unit));
+            let key = Key { kind: KeyKind::User, value: b"somebody" };
+            let mut naive: Vec<Naive> = needs.iter().map(|_| Naive::default()).collect();
+            let mut now = 1_000_000_000;
+            for (step, back, event) in steps {
+                now += step * unit;
+                let time = now - back * unit;
+                let mut expected = Vec::new();
+                for (rule, need) in needs.iter().enumerate() {
+                    let event = event.map(|(weight, value)| (u64::from(weight), value));
+                    if let Some((end, count)) = naive[rule].arrive(need, time, event) {
+                        expected.push((rule, end, count));
+                    }
+                }
+                for (form, store) in forms.iter_mut().enumerate() {
+                    let (place, _) = store.place(key);
+                    if form == 1 {
+                        store.repeats(place, ONCE, "x", time, None);
+                    }
+                    let clock = clocked.then_some(now);
+                    let user = event.and_then(|(_, value)| value).map(|value| value.to_string());
+                    let evidence = Evidence { user: user.as_deref(), ..Evidence::default() };
+                    let fresh = |completes| Fresh {
+                        time,
+                        weight: event.map_or(1, |(weight, _)| weight),
+                        used: 0,
+                        completes,
+                        shown: &[],
+                    };
+                    let mut found = Vec::new();
+                    let mut mask = 0;
+                    if event.is_some() {
+                        mask = store.insert(place, TAG, fresh(None), &evidence, clock, 0);
+                    }
+                    for (rule, need) in needs.iter().enumerate() {
+                        if event.is_none() {
+                            if need.what != What::Sequence {
+                                continue;
+                            }
+                            mask = store.insert(place, TAG, fresh(Some(rule)), &evidence, clock, 0);
+                        }
+                        let crossing = store.crossing(place, TAG, rule, time, event.is_some());
+                        if mask & bit(rule) == 0 {
+                            // What is not asked could not have fired.
+                            prop_assert_eq!(crossing.clone().filter(|_| event.is_none_or(|(_, v)| {
+                                v.is_some() || !matches!(need.what, What::Distinct(_))
+                            })), None);
+                            continue;
+                        }
+                        if matches!(need.what, What::Distinct(_)) && user.is_none() {
+                            continue;
+                        }
+                        if let Some(crossing) = crossing {
+                            let (span, _) = store.span(place, TAG, rule, &crossing);
+                            found.push((rule, span.time, span.count));
+                            store.use_up(place, TAG, rule, &crossing);
+                        }
+                    }
+                    prop_assert_eq!(&found, &expected, "form {}", form);
+                }
+            }
+            // Bytes are counted right to the last one.
+            for store in &mut forms {
+                (0..SHARDS).for_each(|shard| store.sweep_shard(shard, 1 << 50));
+                prop_assert_eq!((store.bytes, store.keys()), (0, 0));
+            }
+        }
+    }
+
+    fn count(at_least: u64, within: Micros) -> Need {
+        Need { what: What::Count, at_least, within }
+    }
+
+    const HOUR: Micros = 3600 * 1_000_000;
+
+    fn arrive(store: &mut Store, ip: u32, time: Micros) -> u32 {
+        let key = Key { kind: KeyKind::Host, value: &ip.to_be_bytes() };
+        let estimate = store.estimate(key, TAG, time);
+        let (place, _) = store.place(key);
+        let user = format!("user{ip}@example.org");
+        let evidence = Evidence {
+            user: Some(&user),
+            request_id: Some("0123456789abcdef"),
+            reason: Some("invalid_password"),
+            ..Evidence::default()
+        };
+        let fresh = Fresh { time, weight: 1, used: 0, completes: None, shown: &[] };
+        let mask = store.insert(place, TAG, fresh, &evidence, Some(time), estimate);
+        store.enforce_ceiling(Some(time), 0);
+        mask
+    }
+
+    #[test]
+    fn a_key_with_one_event_takes_at_most_120_bytes() {
+        let mut store = store(&[count(10, HOUR), count(21, HOUR), count(51, HOUR)], 1 << 30, 0);
+        for ip in 0..300_000 {
+            arrive(&mut store, ip, HOUR + i64::from(ip));
+        }
+        assert!(store.bytes() / store.keys() <= 120, "{}", store.bytes() / store.keys());
+    }
+
+    #[test]
+    fn a_flood_pushes_out_no_key_that_is_close_and_hides_nobody() {
+        const LIMIT: usize = 8 << 20;
+        let mut store = store(&[count(21, HOUR)], LIMIT, 0);
+        let second = |n: u32| HOUR + i64::from(n) * 10_000;
+        // One is close to its threshold before the flood, another comes slowly during it.
+        let (close, slow) = (1 << 30, 1 << 31);
+        for _ in 0..20 {
+            assert_eq!(arrive(&mut store, close, HOUR), 0);
+        }
+        let mut noticed = 0;
+        for n in 0..300_000 {
+            arrive(&mut store, n, second(n));
+            if n % 12_000 == 11_999 {
+                noticed |= arrive(&mut store, slow, second(n));
+            }
+            assert!(store.bytes() <= LIMIT, "{}", store.bytes());
+        }
+        assert!(store.evicted > 200_000, "{}", store.evicted);
+        assert_eq!(arrive(&mut store, close, second(300_000)), 1, "it was not pushed out");
+        assert_eq!(noticed, 1, "twenty-five in less than an hour were noticed");
+        let innocent = (0..300_000u32).step_by(1000);
+        let suspected = innocent.filter(|n| arrive(&mut store, *n, second(300_001)) != 0).count();
+        assert_eq!(suspected, 0);
+        // What is over is forgotten.
+        let later = second(300_000) + 3 * HOUR;
+        for n in 0..200 {
+            store.sweep(later + n * HOUR);
+        }
+        assert!(!store.is_degraded());
+    }
 }
