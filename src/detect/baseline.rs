@@ -92,8 +92,8 @@ impl Hours {
     /// Reads them from a key's state.
     pub fn read(mut bytes: &[u8]) -> Self {
         let mut hours = Self { begun: !bytes.is_empty(), ..Self::default() };
-        let day = |n: u64| u32::try_from(n).map_or(i32::MAX, u32::cast_signed);
-        hours.newest_day = day(take_number(&mut bytes));
+        let day = u32::try_from(take_number(&mut bytes));
+        hours.newest_day = day.map_or(i32::MAX, u32::cast_signed);
         let low = take_number(&mut bytes);
         hours.days = u128::from(take_number(&mut bytes)) << 64 | u128::from(low);
         while let Some((hour, rest)) = bytes.split_first() {

@@ -98,6 +98,8 @@ pub struct Engine {
     /// Kinds of messages that were given; see [`Engine::forget_told`].
     told: std::collections::HashSet<String>,
     countries_seen: bool,
+    /// Events by their pattern's number.
+    by_pattern: Vec<u64>,
     /// Keys were given up that windows can still reach.
     degraded: bool,
     /// Messages for the log, not for sinks.
@@ -127,6 +129,7 @@ impl Engine {
             said: HashMap::new(),
             told: std::collections::HashSet::new(),
             countries_seen: false,
+            by_pattern: Vec::new(),
             degraded: false,
             messages: Vec::new(),
         }
@@ -495,12 +498,12 @@ impl Engine {
         let stream = StreamTime { clock: self.clock.now(), start: self.clock.start() };
         for event in events.of(run) {
             self.countries_seen |= event.country.is_some();
-            let name = self.scanner.set.name(event.pattern);
-            match self.summary.events.get_mut(name) {
-                Some(count) => *count += 1,
-                None => {
-                    self.summary.events.insert(name.to_owned(), 1);
-                }
+            let pattern = usize::from(event.pattern);
+            if self.by_pattern.len() <= pattern {
+                self.by_pattern.resize(pattern + 1, 0);
+            }
+            if let Some(count) = self.by_pattern.get_mut(pattern) {
+                *count += 1;
             }
             let Self { detector, decider, key_names, .. } = self;
             detector.observe(event, time, stream, &mut |firing| decider.fire(&firing, key_names));
@@ -651,6 +654,10 @@ impl Engine {
             for pieces in pieces.into_values() {
                 self.joined(source, &pieces, 0, None);
             }
+        }
+        for (pattern, count) in (0..).zip(&self.by_pattern).filter(|(_, count)| **count > 0) {
+            let name = self.scanner.set.name(pattern).to_owned();
+            self.summary.events.insert(name, *count);
         }
         let (keys, bytes) = self.detector.held();
         self.summary.keys_held = u64::try_from(keys).unwrap_or(0);

@@ -25,7 +25,7 @@ fn entry_bytes(shown: &[u8]) -> usize {
 pub struct Entries(VecDeque<Entry>);
 
 impl Timeline for Entries {
-    fn len(&self) -> usize {
+    fn size(&self) -> usize {
         self.0.len()
     }
 
@@ -168,7 +168,7 @@ impl Window {
         let mut mask = 0;
         for (slot, (share, need)) in self.shares.iter().zip(&group.needs).enumerate() {
             let due = match (need.what, fresh.completes) {
-                (What::Sequence, None) => share.completing.len() > 0,
+                (What::Sequence, None) => share.completing.size() > 0,
                 (_, completes) => completes.is_none_or(|of| of == slot),
             };
             if due && share.unused.saturating_add(estimate) >= need.at_least {
@@ -287,8 +287,8 @@ impl Window {
     }
 
     /// The events in it.
-    pub fn len(&self) -> usize {
-        self.entries.len() + self.shares.iter().map(|s| s.completing.len()).sum::<usize>()
+    pub fn size(&self) -> usize {
+        self.entries.size() + self.shares.iter().map(|s| s.completing.size()).sum::<usize>()
     }
 
     /// Every event in it, with its time and weight.

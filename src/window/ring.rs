@@ -38,15 +38,15 @@ pub fn bit(slot: usize) -> u32 {
 /// Events ordered by time, then arrival.
 pub trait Timeline {
     /// How many there are.
-    fn len(&self) -> usize;
-    /// The event at a place below [`Timeline::len`].
+    fn size(&self) -> usize;
+    /// The event at a place below [`Timeline::size`].
     fn item(&self, at: usize) -> Item;
     /// What it shows.
     fn shown(&self, at: usize) -> Shown<'_>;
 
     /// The first place whose time is beyond `time`, or with `before` not before it.
     fn place(&self, time: Micros, before: bool) -> usize {
-        let (mut low, mut high) = (0, self.len());
+        let (mut low, mut high) = (0, self.size());
         while low < high {
             let middle = low + (high - low) / 2;
             let other = self.item(middle).time;
@@ -101,14 +101,14 @@ fn earliest<T: Timeline + ?Sized>(
         if tally.enough() {
             return Some(Crossing { time: end, range: low..high, completing: None });
         }
-        if high >= list.len() {
+        if high >= list.size() {
             return None;
         }
         end = list.item(high).time;
         if end >= time.saturating_add(within) {
             return None;
         }
-        while high < list.len() && list.item(high).time == end {
+        while high < list.size() && list.item(high).time == end {
             tally.add(high);
             high += 1;
         }
@@ -264,7 +264,7 @@ pub fn completed<A: Timeline + ?Sized, B: Timeline + ?Sized>(
     time: Micros,
     is_first: bool,
 ) -> Option<Crossing> {
-    for at in completing.place(time, !is_first)..completing.len() {
+    for at in completing.place(time, !is_first)..completing.size() {
         let end = completing.item(at).time;
         if end >= time.saturating_add(need.within) || (!is_first && end > time) {
             return None;

@@ -253,7 +253,7 @@ pub fn events(content: &[u8]) -> impl Iterator<Item = Written<'_>> {
 pub struct List<'b>(Vec<(Item, &'b [u8])>);
 
 impl Timeline for List<'_> {
-    fn len(&self) -> usize {
+    fn size(&self) -> usize {
         self.0.len()
     }
 

@@ -663,7 +663,7 @@ impl Slot {
     /// Counts the events of a state with many.
     fn count(&mut self) {
         if let State::Large(large) = &self.state {
-            let events: usize = large.windows().map(|(_, window)| window.len()).sum();
+            let events: usize = large.windows().map(|(_, window)| window.size()).sum();
             self.events = u8::try_from(events).unwrap_or(u8::MAX);
         }
     }
