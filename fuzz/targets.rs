@@ -106,7 +106,7 @@ pub fn templates(data: &[u8]) {
     let stop = template.stop(message);
     assert!(message.is_char_boundary(stop.at));
     let Some(found) = template.matches(message) else { return };
-    for ranges in [&found.earliest, &found.latest] {
+    for ranges in [&found.earliest[..], found.latest()] {
         assert_eq!(ranges.len(), template.captures().len());
         let mut at = 0;
         for (range, literal) in ranges.iter().zip(template.literals()) {

@@ -64,17 +64,9 @@ impl Assembly {
             never.clone(),
             countries,
         );
-        let set = match set {
-            Ok(set) if problems.is_empty() => set,
-            Ok(_) => return Err(problems),
-            Err(error) => {
-                problems.push(problem(
-                    "patterns",
-                    format!("the patterns are too large together: {error}"),
-                ));
-                return Err(problems);
-            }
-        };
+        if !problems.is_empty() {
+            return Err(problems);
+        }
         let decode = DecodeConfig {
             fields: FieldMap::new(&settings.fields),
             zone: settings.timezone.clone(),

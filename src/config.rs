@@ -517,7 +517,7 @@ fn allow(checker: &mut Checker<'_>, node: &Node) -> Option<Allow> {
                 ),
             },
             "user" => match addr::normalize_user(&text) {
-                Some(user) => who = Some(Allowed::User(user)),
+                Some(user) => who = Some(Allowed::User(user.into_owned())),
                 None => checker.node(value, format!("`{text}` names no account"), None),
             },
             "comment" => comment = text,

@@ -61,7 +61,7 @@
 //! | a condition | an arm in [`detect::condition`], its window in [`window`] or [`detect`] | the table in README |
 //! | an envelope or time form | one function in [`decode::envelope`] or [`decode::time`] | a fixture |
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod source;
 pub mod decode;

@@ -382,7 +382,7 @@ fn first_time(
     while let Ok(Some(batch)) = reader.next_batch() {
         for line in batch.lines() {
             if let Decoded::Records(records) = decode(line, &assembly.scanner.decode) {
-                match records.iter().find_map(|record| record.when) {
+                match records.iter().find_map(|record| record.when()) {
                     Some(When::At(time)) => return Ok(time),
                     Some(When::Yearless(yearless)) => {
                         let zone = &settings.timezone;

@@ -7,6 +7,7 @@ use crate::assembly::Assembly;
 use crate::cli::{Check, Common};
 use crate::decide::Decider;
 use crate::decode::addr;
+use crate::decode::fields::FieldName;
 use crate::decode::time::{self, Micros};
 use crate::decode::{Decoded, decode};
 use crate::detect::detector::StreamTime;
@@ -316,7 +317,11 @@ fn line_test(checker: &mut Checker<'_>, assembly: &Assembly, pattern: &Pattern, 
             given.extend(captures.into_iter().filter_map(|(name, value)| Some((name, value?))));
         }
         for name in ["level", "logger", "status", "path", "method", "duration"] {
-            given.extend(record.lookup(name).map(|value| (name.to_owned(), value.into_owned())));
+            given.extend(
+                record
+                    .lookup(&FieldName::new(name))
+                    .map(|value| (name.to_owned(), value.into_owned())),
+            );
         }
         for name in ["ip", "user", "user_id", "country", "request_id", "email"] {
             given.remove(name);
@@ -543,7 +548,7 @@ fn test_event(
         |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     let user = of("user").or_else(|| of("email")).and_then(addr::normalize_user);
     let user_id = of("user_id").and_then(|text| addr::canonical_id(text, false));
-    let lookup = |name: &str| of(name).map(Cow::Borrowed);
+    let lookup = |name: &FieldName| of(&name.written).map(Cow::Borrowed);
     let number = assembly.rules.iter().position(|known| known.id == rule.id);
     let mut narrowed = set.narrowed(id, &lookup);
     let counts = number.is_some_and(|number| narrowed.any(|n| usize::from(n) == number));

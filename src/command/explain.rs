@@ -4,6 +4,7 @@ use super::{assemble, print, settings};
 use crate::action::escape;
 use crate::assembly::Assembly;
 use crate::cli::{Common, Explain};
+use crate::decode::fields::FieldName;
 use crate::decode::time::{self, When};
 use crate::decode::{Decoded, Record, decode};
 use crate::detect::detector::{Detector, describe};
@@ -87,14 +88,14 @@ impl Explainer<'_> {
         out
     }
 
-    fn record(&self, record: &Record, out: &mut String) {
+    fn record(&self, record: &Record<'_>, out: &mut String) {
         let _ = writeln!(
             out,
             "  read as: {}{}",
-            record.layers.join(" > "),
-            if record.bent { " (not strict JSON; read with good will)" } else { "" }
+            record.layers().collect::<Vec<_>>().join(" > "),
+            if record.bent() { " (not strict JSON; read with good will)" } else { "" }
         );
-        let time = match record.when {
+        let time = match record.when() {
             Some(When::At(at)) => time::format(at),
             Some(When::Yearless(_)) => {
                 "without a year; it is taken from the records before it".to_owned()
@@ -105,38 +106,38 @@ impl Explainer<'_> {
             let _ = writeln!(out, "    {name:<11} {value}");
         };
         field("time", time);
-        if let Some(level) = record.level {
+        if let Some(level) = record.level() {
             field("level", level.to_string());
         }
-        if let Some(logger) = &record.logger {
+        if let Some(logger) = record.logger() {
             field("logger", escape(logger));
         }
-        field("message", escape(record.message()));
-        if let Some(ip) = &record.ip {
+        field("message", escape(&record.message()));
+        if let Some(ip) = record.ip() {
             let doubt = if ip.proven {
                 ""
             } else {
                 "; a client could have written it, so it never blocks: set trusted_proxies"
             };
-            field("ip", format!("{}  (field {}{doubt})", ip.ip, escape(&ip.from)));
+            field("ip", format!("{}  (field {}{doubt})", ip.ip, escape(ip.from)));
         }
         for (name, fact) in [
-            ("user", &record.user),
-            ("user_id", &record.user_id),
-            ("request_id", &record.request_id),
-            ("country", &record.country),
+            ("user", record.user()),
+            ("user_id", record.user_id()),
+            ("request_id", record.request_id()),
+            ("country", record.country()),
         ] {
             if let Some(fact) = fact {
-                field(name, format!("{}  (field {})", escape(&fact.value), escape(&fact.from)));
+                field(name, format!("{}  (field {})", escape(&fact.value), escape(fact.from)));
             }
         }
-        if let Some(status) = record.status {
+        if let Some(status) = record.status() {
             field("status", status.to_string());
         }
-        if let Some(path) = &record.path {
+        if let Some(path) = record.path() {
             field("path", escape(path));
         }
-        let doubts = record.doubts;
+        let doubts = record.doubts();
         for (doubt, what) in [
             (doubts.ip, "two different addresses stand in it, so neither is used"),
             (doubts.user, "two different users stand in it, so neither is used"),
@@ -159,7 +160,7 @@ impl Explainer<'_> {
         }
     }
 
-    fn verdicts(&self, record: &Record, out: &mut String) {
+    fn verdicts(&self, record: &Record<'_>, out: &mut String) {
         let set = &self.assembly.scanner.set;
         let mut nearest: Option<(usize, &Pattern, String)> = None;
         let mut any = false;
@@ -181,7 +182,7 @@ impl Explainer<'_> {
                 }
                 Verdict::FieldDiffers(field) => {
                     let held = record
-                        .lookup(field)
+                        .lookup(&FieldName::new(field))
                         .map_or("absent".to_owned(), |v| format!("`{}`", escape(&v)));
                     format!("no: the field {field} is {held}")
                 }
@@ -212,7 +213,7 @@ impl Explainer<'_> {
                 pattern.name,
                 text.trim_start_matches("no: ")
             );
-            let _ = writeln!(out, "    {}", escape(message));
+            let _ = writeln!(out, "    {}", escape(&message));
             let column = message.get(..at).map_or(0, |head| escape(head).chars().count());
             let _ = writeln!(out, "    {}^", " ".repeat(column));
         }
@@ -244,7 +245,7 @@ impl Explainer<'_> {
         }
     }
 
-    fn event(&self, event: EventView<'_>, record: &Record, out: &mut String) {
+    fn event(&self, event: EventView<'_>, record: &Record<'_>, out: &mut String) {
         let set = &self.assembly.scanner.set;
         let weight = if event.weight == 1 {
             String::new()
@@ -268,7 +269,7 @@ impl Explainer<'_> {
                         let key = key.view();
                         let (kind, value) = describe(key, &names);
                         let standing = event.ip.map_or(Standing::Good, |ip| ip.standing);
-                        let at = match record.when {
+                        let at = match record.when() {
                             Some(When::At(at)) => at,
                             _ => 0,
                         };

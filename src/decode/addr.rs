@@ -145,14 +145,17 @@ const USER_READ: usize = 4096;
 /// and 8 hex digits of a hash of the whole, so that memory stays bounded and long names stay
 /// different. Three ASCII points are used because NFKC would turn an ellipsis into them: a key is
 /// its own key. What lies beyond the first 4 KiB goes into the hash as it is spelled.
-pub fn normalize_user(text: &str) -> Option<String> {
+pub fn normalize_user(text: &str) -> Option<Cow<'_, str>> {
     let text = text.trim();
     if is_non_value(text) {
         return None;
     }
     let (head, rest) = text.split_at(text.floor_char_boundary(USER_READ));
     if head.is_ascii() {
-        return Some(capped(head.to_ascii_lowercase(), rest));
+        if text.len() <= USER_MAX && !head.bytes().any(|b| b.is_ascii_uppercase()) {
+            return Some(Cow::Borrowed(text));
+        }
+        return Some(Cow::Owned(capped(head.to_ascii_lowercase(), rest)));
     }
     // Lower-casing can undo a composition, so the normal form is restored after it.
     let lower = head.nfkc().collect::<String>().to_lowercase();
@@ -162,7 +165,7 @@ pub fn normalize_user(text: &str) -> Option<String> {
     if rest.is_empty() && is_non_value(key) {
         return None;
     }
-    Some(capped(key.to_owned(), rest))
+    Some(Cow::Owned(capped(key.to_owned(), rest)))
 }
 
 /// `text`, or, if it is longer than a key may be, a stand-in that no other text is likely to share.
@@ -197,14 +200,14 @@ fn capped(mut key: String, rest: &str) -> String {
 /// With `is_number`, `text` is the number as the record spells it: `42`, `42.0` and `4.2e1` are
 /// `42`. That holds for whole numbers below 10^15 in size; others stay as they are spelled. 0 is
 /// what programs write for nobody, and is `None`, as text too: carriers turn one into the other.
-pub fn canonical_id(text: &str, is_number: bool) -> Option<String> {
+pub fn canonical_id(text: &str, is_number: bool) -> Option<Cow<'_, str>> {
     if text.trim() == "0" {
         return None;
     }
     if is_number {
         match whole_number(text.trim()) {
             Some(0) => return None,
-            Some(value) => return Some(value.to_string()),
+            Some(value) => return Some(Cow::Owned(value.to_string())),
             None => {}
         }
     }
@@ -696,7 +699,7 @@ mod tests {
     #[test]
     fn long_users_are_capped_and_stay_different() {
         let long = "a".repeat(256);
-        assert_eq!(normalize_user(&long), Some(long.clone()));
+        assert_eq!(normalize_user(&long), Some(long.as_str().into()));
         let (one, two) = (format!("{long}1"), format!("{long}2"));
         let key = normalize_user(&one).unwrap();
         assert_eq!(key, format!("{}...{}", "a".repeat(240), &key[243..]));
@@ -707,13 +710,14 @@ mod tests {
         assert_eq!(&key[243..], "cee08593");
         // Far beyond what is normalised, names are still bounded and different.
         let far = "É".repeat(500_000);
-        let far = ["1", "2"].map(|end| normalize_user(&format!("{far}{end}")));
+        let far = ["1", "2"].map(|end| normalize_user(&format!("{far}{end}")).map(Cow::into_owned));
         assert!(far.iter().flatten().all(|key| key.starts_with("éé") && key.len() <= USER_MAX));
         assert_ne!(far[0], far[1]);
-        let padded = normalize_user(&format!("none{}x", " ".repeat(5000))).unwrap();
-        assert_eq!(normalize_user(&padded), Some(padded));
+        let padded = normalize_user(&format!("none{}x", " ".repeat(5000))).unwrap().into_owned();
+        assert_eq!(normalize_user(&padded).as_deref(), Some(padded.as_str()));
         // 239 bytes are a boundary, 240 are inside a character.
-        let key = normalize_user(&format!("x{}", "é".repeat(200))).unwrap();
+        let long = format!("x{}", "é".repeat(200));
+        let key = normalize_user(&long).unwrap();
         assert!(key.starts_with(&format!("x{}...", "é".repeat(119))));
     }
 
@@ -1036,11 +1040,11 @@ mod tests {
         #[test]
         fn a_number_agrees_with_its_text(id in 1..1_000_000_000_000_000_i64, zeros in 0..5_usize) {
             let text = id.to_string();
-            prop_assert_eq!(canonical_id(&text, true), Some(text.clone()));
+            prop_assert_eq!(canonical_id(&text, true), Some(text.as_str().into()));
             let point = format!("{id}.{}", "0".repeat(zeros));
-            prop_assert_eq!(canonical_id(&point, true), Some(text.clone()));
+            prop_assert_eq!(canonical_id(&point, true), Some(text.as_str().into()));
             let shifted = format!("{}.{}e{}", &text[..1], &text[1..], text.len() - 1);
-            prop_assert_eq!(canonical_id(&shifted, true), Some(text));
+            prop_assert_eq!(canonical_id(&shifted, true), Some(text.into()));
         }
 
         #[test]

@@ -5,12 +5,12 @@
 //! record. An envelope gives a time, a logger or a level where its content has none; it never
 //! says who the client was.
 
-use super::fields::{self, Field, Kind};
+use super::fields::{self, Field, Kind, Known};
 use super::json::{self, Value};
 use super::level::Level;
 use super::text;
 use super::time::{self, When};
-use super::{DecodeConfig, Decoded, Record, Unread, assign_roles};
+use super::{DecodeConfig, Header, Record, Shape, Unread};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -19,18 +19,33 @@ const LAYERS_MAX: usize = 6;
 
 type Members<'a> = [(Cow<'a, str>, Value<'a>)];
 
+/// Takes the records of a line, one by one.
+type Out<'o> = &'o mut dyn FnMut(Record<'_>);
+
 /// What the envelopes around a text said.
-#[derive(Debug, Clone, Default)]
-struct Outer {
-    when: Option<When>,
-    level: Option<Level>,
-    logger: Option<Arc<str>>,
-    fields: Vec<Arc<[Field]>>,
-    layers: Vec<&'static str>,
-    bent: bool,
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outer {
+    pub(super) when: Option<When>,
+    pub(super) level: Option<Level>,
+    pub(super) logger: Option<Arc<str>>,
+    /// Shared by all records that travelled in them.
+    pub(super) fields: Vec<Arc<[Field<'static>]>>,
+    pub(super) layers: Vec<&'static str>,
+    pub(super) bent: bool,
     /// The text is a message already: no header is looked for in it.
     message_only: bool,
 }
+
+/// A line that travels in no envelope.
+pub(super) static BARE: Outer = Outer {
+    when: None,
+    level: None,
+    logger: None,
+    fields: Vec::new(),
+    layers: Vec::new(),
+    bent: false,
+    message_only: false,
+};
 
 impl Outer {
     fn inside(&self, layer: &'static str) -> Self {
@@ -86,14 +101,19 @@ pub fn fragment(line: &[u8], config: &DecodeConfig) -> Option<Fragment> {
 }
 
 /// Decodes pieces that were joined; `first` is the first of them.
-pub fn joined(first: &Fragment, content: &str, config: &DecodeConfig) -> Decoded {
-    let outer = Outer { when: first.when, layers: vec![first.carrier], ..Outer::default() };
-    payload(content, &outer, config)
+pub fn joined(
+    first: &Fragment,
+    content: &str,
+    config: &DecodeConfig,
+    out: &mut dyn FnMut(Record<'_>),
+) -> Shape {
+    let outer = Outer { when: first.when, layers: vec![first.carrier], ..BARE.clone() };
+    payload(content, &outer, config, out)
 }
 
 /// Decodes a whole line.
-pub(super) fn unwrap_line(line: &str, config: &DecodeConfig) -> Decoded {
-    payload(line, &Outer::default(), config)
+pub(super) fn unwrap_line(line: &str, config: &DecodeConfig, out: Out<'_>) -> Shape {
+    payload(line, &BARE, config, out)
 }
 
 /// A text without what transports leave around and in it: CR, LF, NUL, a byte order mark, colours.
@@ -112,45 +132,54 @@ fn clean(text: &str) -> Cow<'_, str> {
     }
 }
 
-fn payload(text: &str, outer: &Outer, config: &DecodeConfig) -> Decoded {
+fn payload(text: &str, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> Shape {
     let text = clean(text);
     if text.is_empty() {
-        return Decoded::Empty;
+        return Shape::Empty;
     }
-    if outer.layers.len() < LAYERS_MAX
-        && let Some(cri) = text::cri(&text)
-    {
+    let opened = outer.layers.len() < LAYERS_MAX;
+    if opened && let Some(cri) = text::cri(&text) {
         if !cri.full {
-            return Decoded::Partial;
+            return Shape::Partial;
         }
         let mut inner = outer.inside("cri");
         inner.when = time::parse(cri.time, &config.zone).or(inner.when);
-        return payload(cri.content, &inner, config);
+        return payload(cri.content, &inner, config, out);
     }
     if !looks_like_json(&text) {
-        return Decoded::Records(vec![text_record(&text, outer, config)]);
+        out(text_record(&text, outer, config));
+        return Shape::Records;
     }
-    match json::read(&text) {
+    let document = match json::read(&text) {
         Err(error) => {
             let why = if error.truncated() { Unread::Truncated } else { Unread::Syntax };
-            Decoded::Unread(why, error.to_string())
+            return Shape::Unread(why, error.to_string());
         }
-        Ok(document) => {
-            let mut outer = outer.clone();
-            outer.bent |= document.bent.any();
-            let mut records = Vec::new();
-            for value in &document.values {
-                if value_records(value, &outer, config, &mut records) == Piece::Partial {
-                    return Decoded::Partial;
-                }
-            }
-            let cut = document.bent.truncated && records.iter().all(|r| r.messages.is_empty());
-            if cut {
-                return Decoded::Unread(Unread::Truncated, "the text ends too early".to_owned());
-            }
-            Decoded::Records(records)
+        Ok(document) => document,
+    };
+    // What is told about the line as a whole is settled before a record of it is handed over.
+    let partial = |value: &Value<'_>| {
+        let Value::Object(members) = value else { return false };
+        docker(members).is_some_and(|docker| !docker.complete)
+    };
+    if opened && document.values.iter().any(partial) {
+        return Shape::Partial;
+    }
+    let bent = Outer { bent: true, ..outer.clone() };
+    let outer = if document.bent.any() { &bent } else { outer };
+    if document.bent.truncated {
+        let mut speaks = false;
+        for value in &document.values {
+            value_records(value, outer, config, &mut |record| speaks |= record.has_message());
+        }
+        if !speaks {
+            return Shape::Unread(Unread::Truncated, "the text ends too early".to_owned());
         }
     }
+    for value in &document.values {
+        value_records(value, outer, config, out);
+    }
+    Shape::Records
 }
 
 /// An object, or an array that holds objects: `[2026-11-23 15:07:35] ...` is text.
@@ -161,105 +190,69 @@ fn looks_like_json(text: &str) -> bool {
             .is_some_and(|rest| rest.trim_start().starts_with(['{', ']']) || rest.starts_with("[{"))
 }
 
-#[derive(PartialEq, Eq)]
-enum Piece {
-    Whole,
-    Partial,
-}
-
-fn value_records(
-    value: &Value<'_>,
-    outer: &Outer,
-    config: &DecodeConfig,
-    out: &mut Vec<Record>,
-) -> Piece {
+fn value_records(value: &Value<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_>) {
     match value {
-        Value::Object(members) => return object_records(members, outer, config, out),
+        Value::Object(members) => object_records(members, outer, config, out),
         Value::Array(items) => {
             let inner = outer.inside("array");
             for item in items {
                 match item {
-                    Value::Object(members) => {
-                        // One cut piece in an array has nothing that it could be joined with.
-                        let _ = object_records(members, &inner, config, out);
+                    Value::Object(members) => object_records(members, &inner, config, out),
+                    Value::String(text) => {
+                        // What is no record inside an array is nothing.
+                        let _shape = payload(text, &inner, config, out);
                     }
-                    Value::String(text) => extend(out, payload(text, &inner, config)),
                     _ => {}
                 }
             }
         }
         _ => {}
     }
-    Piece::Whole
 }
 
-fn extend(out: &mut Vec<Record>, decoded: Decoded) {
-    if let Decoded::Records(records) = decoded {
-        out.extend(records);
-    }
-}
-
-fn object_records(
-    members: &Members<'_>,
-    outer: &Outer,
-    config: &DecodeConfig,
-    out: &mut Vec<Record>,
-) -> Piece {
+fn object_records(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_>) {
     if outer.layers.len() < LAYERS_MAX {
         if let Some(docker) = docker(members) {
-            if !docker.complete {
-                return Piece::Partial;
+            // One cut piece in an array has nothing that it could be joined with.
+            if docker.complete {
+                let mut inner = outer.inside("docker");
+                inner.when = docker.time.and_then(|t| time::parse(t, &config.zone)).or(inner.when);
+                push_payload(docker.log, &inner, config, out);
             }
-            let mut inner = outer.inside("docker");
-            inner.when = docker.time.and_then(|t| time::parse(t, &config.zone)).or(inner.when);
-            push_payload(docker.log, &inner, config, out);
-            return Piece::Whole;
+            return;
         }
         for open in [cloudwatch, loki, otlp, carrier, journald] {
             if open(members, outer, config, out) {
-                return Piece::Whole;
+                return;
             }
         }
     }
     // An object without members says nothing; an array can hold very many of them.
     if !members.is_empty() {
-        out.push(object_record(members, outer, config));
+        out(object_record(members, outer, config));
     }
-    Piece::Whole
 }
 
 /// Opens the text inside an envelope; what cannot be read there stays as text, so that the
 /// envelope itself is not lost.
-fn push_payload(text: &str, inner: &Outer, config: &DecodeConfig, out: &mut Vec<Record>) {
-    match payload(text, inner, config) {
-        Decoded::Records(records) => out.extend(records),
-        Decoded::Empty => {}
-        Decoded::Partial | Decoded::Unread(..) => {
-            out.push(text_record(&clean(text), inner, config));
-        }
+fn push_payload(text: &str, inner: &Outer, config: &DecodeConfig, out: Out<'_>) {
+    match payload(text, inner, config, out) {
+        Shape::Records | Shape::Empty => {}
+        Shape::Partial | Shape::Unread(..) => out(text_record(&clean(text), inner, config)),
     }
 }
 
-fn object_record(members: &Members<'_>, outer: &Outer, config: &DecodeConfig) -> Record {
+fn object_record<'r>(
+    members: &'r Members<'_>,
+    outer: &'r Outer,
+    config: &'r DecodeConfig,
+) -> Record<'r> {
     let fields = fields::flatten(members);
-    let own = fields.len();
-    let mut layers = outer.layers.clone();
-    layers.push("json");
-    let mut record = Record {
-        when: outer.when,
-        level: outer.level,
-        logger: outer.logger.clone(),
-        layers,
-        bent: outer.bent,
-        fields,
-        outer: outer.fields.clone(),
-        ..Record::default()
-    };
-    assign_roles(&mut record, own, config);
-    record
+    let plays = config.fields.roles(&fields);
+    Record::new(config, "json", fields, plays, Cow::Borrowed(outer))
 }
 
-fn text_record(line: &str, outer: &Outer, config: &DecodeConfig) -> Record {
+fn text_record<'r>(line: &'r str, outer: &'r Outer, config: &'r DecodeConfig) -> Record<'r> {
     let head = if outer.message_only {
         text::TextLine {
             shape: "text",
@@ -272,20 +265,13 @@ fn text_record(line: &str, outer: &Outer, config: &DecodeConfig) -> Record {
     } else {
         text::read(line)
     };
-    let fields: Vec<Field> = head
+    let fields: Vec<Field<'_>> = head
         .fields
-        .iter()
-        .map(|(name, value)| Field {
-            path: fields::normalize(name),
-            shown: name.to_string(),
-            text: value.to_string(),
-            kind: Kind::Text,
-            listed: false,
-            object: 0,
-        })
+        .into_iter()
+        .map(|(name, value)| Field::flat(name, value, Kind::Text, Known::Unasked))
         .collect();
-    let named = |names: &[&str]| fields.iter().find(|field| names.contains(&field.path.as_str()));
-    let mut messages = vec![head.message.to_owned()];
+    let named = |names: &[&str]| fields.iter().find(|field| names.iter().any(|n| field.is(n)));
+    let mut messages = vec![Cow::Borrowed(head.message)];
     let mut own = fields.len();
     if head.shape == "logfmt" {
         // Only a logger library writes level and message as pairs, and quotes what needs it. In
@@ -296,27 +282,17 @@ fn text_record(line: &str, outer: &Outer, config: &DecodeConfig) -> Record {
         }
     }
     if !messages.iter().any(|message| message == line) {
-        messages.push(line.to_owned());
+        messages.push(Cow::Borrowed(line));
     }
     messages.dedup();
-    let mut layers = outer.layers.clone();
-    layers.push(head.shape);
-    let mut record = Record {
-        when: outer.when,
-        level: head.level.and_then(Level::parse).or(outer.level),
-        logger: head.logger.map(Arc::from).or_else(|| outer.logger.clone()),
+    let plays = config.fields.roles(fields.get(..own).unwrap_or_default());
+    let header = Header {
+        when: head.time.and_then(|t| time::parse(t, &config.zone)),
+        level: head.level.and_then(Level::parse),
+        logger: head.logger.map(Cow::Borrowed),
         messages,
-        layers,
-        bent: outer.bent,
-        fields,
-        outer: outer.fields.clone(),
-        ..Record::default()
     };
-    assign_roles(&mut record, own, config);
-    if let Some(when) = head.time.and_then(|t| time::parse(t, &config.zone)) {
-        record.when = Some(when);
-    }
-    record
+    Record { header, ..Record::new(config, head.shape, fields, plays, Cow::Borrowed(outer)) }
 }
 
 struct Docker<'v> {
@@ -350,8 +326,8 @@ fn docker<'v>(members: &'v Members<'_>) -> Option<Docker<'v>> {
 /// Fields kept of one envelope. They identify nobody, and every record inside may be asked for each.
 const ENVELOPE_FIELDS_MAX: usize = 256;
 
-fn kept(fields: impl Iterator<Item = Field>) -> Arc<[Field]> {
-    fields.take(ENVELOPE_FIELDS_MAX).collect()
+fn kept<'f>(fields: impl Iterator<Item = Field<'f>>) -> Arc<[Field<'static>]> {
+    fields.take(ENVELOPE_FIELDS_MAX).map(Field::into_owned).collect()
 }
 
 fn get<'v, 'a>(members: &'v Members<'a>, key: &str) -> Option<&'v Value<'a>> {
@@ -404,12 +380,7 @@ const CLOUDWATCH_KEYS: [&str; 7] = [
 ];
 
 /// AWS CloudWatch Logs subscription: one message for several events; probes hold none.
-fn cloudwatch(
-    members: &Members<'_>,
-    outer: &Outer,
-    config: &DecodeConfig,
-    out: &mut Vec<Record>,
-) -> bool {
+fn cloudwatch(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> bool {
     let Some(events) = array(members, "logEvents") else { return false };
     if !only(members, &CLOUDWATCH_KEYS) {
         return false;
@@ -431,12 +402,7 @@ fn cloudwatch(
 }
 
 /// Loki push: streams with labels, each a list of `[nanoseconds, text, attributes?]`.
-fn loki(
-    members: &Members<'_>,
-    outer: &Outer,
-    config: &DecodeConfig,
-    out: &mut Vec<Record>,
-) -> bool {
+fn loki(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> bool {
     let Some(streams) = array(members, "streams") else { return false };
     if !only(members, &["streams"]) {
         return false;
@@ -447,7 +413,7 @@ fn loki(
     }
     for stream in streams {
         let labels = object(get(stream, "stream")).map(fields::flatten).unwrap_or_default();
-        let level = labels.iter().find(|f| matches!(f.path.as_str(), "level" | "severity"));
+        let level = labels.iter().find(|field| field.is("level") || field.is("severity"));
         let level = level.and_then(|field| Level::parse(&field.text));
         let labels = kept(labels.into_iter());
         for entry in array(stream, "values").unwrap_or_default() {
@@ -462,7 +428,7 @@ fn loki(
                 Some(attributes) if !text.trim_start().starts_with('{') => {
                     let mut own = attributes.to_vec();
                     own.push((Cow::Borrowed("message"), Value::String(text.clone())));
-                    out.push(object_record(&own, &inner, config));
+                    out(object_record(&own, &inner, config));
                 }
                 _ => push_payload(text, &inner, config, out),
             }
@@ -472,12 +438,7 @@ fn loki(
 }
 
 /// OTLP/JSON: `resourceLogs[].scopeLogs[].logRecords[]`, attributes as key/value lists.
-fn otlp(
-    members: &Members<'_>,
-    outer: &Outer,
-    config: &DecodeConfig,
-    out: &mut Vec<Record>,
-) -> bool {
+fn otlp(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> bool {
     let Some(resources) = array(members, "resourceLogs") else { return false };
     if !only(members, &["resourceLogs"]) {
         return false;
@@ -502,7 +463,7 @@ fn otlp_record(
     scope: Option<&Arc<str>>,
     outer: &Outer,
     config: &DecodeConfig,
-    out: &mut Vec<Record>,
+    out: Out<'_>,
 ) {
     let mut inner = outer.inside("otlp");
     inner.logger = scope.cloned().or(inner.logger);
@@ -521,7 +482,7 @@ fn otlp_record(
     let mut own: Vec<(Cow<'_, str>, Value<'_>)> =
         record.iter().filter(|(key, _)| key != "attributes").cloned().collect();
     own.extend(attributes);
-    out.push(object_record(&own, &inner, config));
+    out(object_record(&own, &inner, config));
 }
 
 fn key_values<'a>(items: &[Value<'a>]) -> Vec<(Cow<'a, str>, Value<'a>)> {
@@ -588,6 +549,11 @@ const CARRIER_KEYS: [&str; 49] = [
     "node",
 ];
 
+/// Whether shippers write a key of this name, normalised, beside the line they carry.
+pub(super) fn is_carrier_key(name: &str) -> bool {
+    CARRIER_KEYS.contains(&name)
+}
+
 /// Keys of which one must be there to believe that a text which is no document is a carried line.
 const CARRIER_MARKS: [&str; 13] = [
     "sourcetype",
@@ -607,14 +573,9 @@ const CARRIER_MARKS: [&str; 13] = [
 
 /// Fluent Bit, Vector, Filebeat, Docker's GELF driver, Railway: `log` or `message` holds the line.
 /// A key that no carrier writes, a logger above all, makes the record somebody's own.
-fn carrier(
-    members: &Members<'_>,
-    outer: &Outer,
-    config: &DecodeConfig,
-    out: &mut Vec<Record>,
-) -> bool {
+fn carrier(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> bool {
     let keys: Vec<String> = members.iter().map(|(key, _)| fields::normalize(key)).collect();
-    if !keys.iter().all(|key| CARRIER_KEYS.contains(&key.as_str())) {
+    if !keys.iter().all(|key| is_carrier_key(key)) {
         return false;
     }
     let marked = keys.iter().any(|key| CARRIER_MARKS.contains(&key.as_str()));
@@ -643,25 +604,20 @@ fn carrier(
     let mut inner = outer.inside("carrier");
     let all = fields::flatten(members);
     let time = ["time", "timestamp", "date"].iter().find_map(|name| {
-        let field = all.iter().find(|field| field.path == *name)?;
+        let field = all.iter().find(|field| field.is(name))?;
         super::read_time(field, &config.zone)
     });
     inner.when = time.or(inner.when);
     let rest = all.into_iter();
     inner.fields.push(kept(
-        rest.filter(|f| !matches!(f.path.as_str(), "log" | "message" | "shortmessage")),
+        rest.filter(|f| !["log", "message", "shortmessage"].iter().any(|name| f.is(name))),
     ));
     push_payload(line, &inner, config, out);
     true
 }
 
 /// systemd's journal as JSON: `MESSAGE`, a string or, if it is not UTF-8, an array of bytes.
-fn journald(
-    members: &Members<'_>,
-    outer: &Outer,
-    config: &DecodeConfig,
-    out: &mut Vec<Record>,
-) -> bool {
+fn journald(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> bool {
     let journal =
         |key: &str| key.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
     if get(members, "__REALTIME_TIMESTAMP").is_none() || !members.iter().all(|(k, _)| journal(k)) {
@@ -691,7 +647,7 @@ fn journald(
     // What a program gave to syslog is its message; only what it printed has a header of its own.
     inner.message_only = string(members, "_TRANSPORT").is_none_or(|t| t != "stdout");
     let fields = fields::flatten(members).into_iter();
-    inner.fields.push(kept(fields.filter(|field| field.path != "message")));
+    inner.fields.push(kept(fields.filter(|field| !field.is("message"))));
     push_payload(&text, &inner, config, out);
     true
 }

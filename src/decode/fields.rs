@@ -5,6 +5,7 @@
 //! here once; a configuration may put names of its own before them.
 
 use super::json::Value;
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// What a field can be for Portcullis.
@@ -417,6 +418,34 @@ fn normalize_into(name: &str, out: &mut String) {
     }
 }
 
+/// Whether `name` is `normal` once it is [normalised](normalize).
+fn spells(name: &str, normal: &str) -> bool {
+    if !name.is_ascii() {
+        return normalize(name) == normal;
+    }
+    let name = name.strip_prefix('@').unwrap_or(name).bytes();
+    let name = name.filter(|b| !matches!(b, b'_' | b'-')).map(|b| b.to_ascii_lowercase());
+    name.eq(normal.bytes())
+}
+
+/// A name by which patterns and rules ask for a field, prepared to be asked for often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldName {
+    /// As written.
+    pub written: String,
+    /// The role it names, if it names one.
+    pub role: Option<Role>,
+    /// As field paths are compared.
+    pub path: String,
+}
+
+impl FieldName {
+    /// Prepares a name.
+    pub fn new(written: &str) -> Self {
+        Self { written: written.to_owned(), role: Role::named(written), path: normalize(written) }
+    }
+}
+
 /// What kind of scalar a field held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -432,22 +461,88 @@ pub enum Kind {
     List,
 }
 
+/// A name's number in a [`FieldMap`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// Not looked up yet.
+    Unasked,
+    /// No name of any role.
+    No,
+    /// The number.
+    Name(u16),
+}
+
 /// One scalar of a record, with the place where it stood.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Field {
-    /// The path, normalised, nesting as dots.
-    pub path: String,
+#[derive(Debug, Clone)]
+pub struct Field<'a> {
     /// The path as it was written.
-    pub shown: String,
+    pub shown: Cow<'a, str>,
+    /// The path, normalised, nesting as dots; none where that is `shown`, normalised.
+    path: Option<Box<str>>,
     /// The value as text.
-    pub text: String,
+    pub text: Cow<'a, str>,
     /// What it was.
     pub kind: Kind,
     /// It stood inside an array of objects, where one name may well have several values.
     pub listed: bool,
     /// The object it stood in: fields of one object were written together, those of two objects
     /// under one name may not have been.
-    pub object: usize,
+    pub object: u32,
+    /// What the map of names knows of its path.
+    known: Known,
+}
+
+impl PartialEq for Field<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        // Whether it was looked up already makes no difference.
+        self.shown == other.shown
+            && self.path() == other.path()
+            && self.text == other.text
+            && self.kind == other.kind
+            && self.listed == other.listed
+            && self.object == other.object
+    }
+}
+
+impl<'a> Field<'a> {
+    /// A field of a flat record.
+    pub fn flat(
+        key: impl Into<Cow<'a, str>>,
+        text: Cow<'a, str>,
+        kind: Kind,
+        known: Known,
+    ) -> Self {
+        Self { shown: key.into(), path: None, text, kind, listed: false, object: 0, known }
+    }
+
+    /// Whether its path, normalised, is `path`.
+    pub fn is(&self, path: &str) -> bool {
+        match &self.path {
+            Some(own) => **own == *path,
+            None => spells(&self.shown, path),
+        }
+    }
+
+    /// Its path, normalised.
+    pub fn path(&self) -> Cow<'_, str> {
+        match &self.path {
+            Some(own) => Cow::Borrowed(own),
+            None => Cow::Owned(normalize(&self.shown)),
+        }
+    }
+
+    /// A field that borrows nothing.
+    pub fn into_owned(self) -> Field<'static> {
+        Field {
+            shown: Cow::Owned(self.shown.into_owned()),
+            text: Cow::Owned(self.text.into_owned()),
+            path: self.path,
+            kind: self.kind,
+            listed: self.listed,
+            object: self.object,
+            known: self.known,
+        }
+    }
 }
 
 /// How deep paths are followed. Identity fields of real producers lie at three at the most.
@@ -458,54 +553,67 @@ const PATH_DEPTH_MAX: usize = 6;
 const PATH_BYTES_MAX: usize = 128;
 
 /// Lists all scalars of an object, in their order.
-pub fn flatten(members: &[(std::borrow::Cow<'_, str>, Value<'_>)]) -> Vec<Field> {
+pub fn flatten<'a>(members: &'a [(Cow<'_, str>, Value<'_>)]) -> Vec<Field<'a>> {
     let mut fields = Vec::with_capacity(members.len() + 4);
-    flatten_into(members, "", "", false, 0, &mut fields);
+    flatten_into(members, None, false, 0, &mut fields);
     fields
 }
 
-fn flatten_into(
-    members: &[(std::borrow::Cow<'_, str>, Value<'_>)],
-    path: &str,
-    shown: &str,
+/// The path of an object inside another: as written and normalised.
+#[derive(Clone, Copy)]
+struct Inside<'p> {
+    shown: &'p str,
+    path: &'p str,
+}
+
+fn flatten_into<'a>(
+    members: &'a [(Cow<'_, str>, Value<'_>)],
+    inside: Option<Inside<'_>>,
     listed: bool,
     depth: usize,
-    out: &mut Vec<Field>,
+    out: &mut Vec<Field<'a>>,
 ) {
-    let object = out.len();
+    let object = u32::try_from(out.len()).unwrap_or(u32::MAX);
     for (key, value) in members {
-        let mut inner = String::with_capacity(path.len() + key.len() + 1);
-        let mut inner_shown = String::with_capacity(shown.len() + key.len() + 1);
-        if !path.is_empty() {
-            inner.push_str(path);
-            inner.push('.');
-            inner_shown.push_str(shown);
-            inner_shown.push('.');
-        }
-        normalize_into(key, &mut inner);
-        inner_shown.push_str(key);
-        flatten_value(value, inner, inner_shown, (listed, object), depth, out);
+        let (shown, path) = match inside {
+            None => (Cow::Borrowed(key.as_ref()), None),
+            Some(inside) => {
+                let mut path = String::with_capacity(inside.path.len() + key.len() + 1);
+                path.push_str(inside.path);
+                path.push('.');
+                normalize_into(key, &mut path);
+                (Cow::Owned([inside.shown, ".", key].concat()), Some(path.into_boxed_str()))
+            }
+        };
+        let field = Field {
+            shown,
+            path,
+            text: Cow::Borrowed(""),
+            kind: Kind::Null,
+            listed,
+            object,
+            known: Known::Unasked,
+        };
+        flatten_value(value, field, depth, out);
     }
 }
 
-fn flatten_value(
-    value: &Value<'_>,
-    path: String,
-    shown: String,
-    (listed, object): (bool, usize),
+fn flatten_value<'a>(
+    value: &'a Value<'_>,
+    place: Field<'a>,
     depth: usize,
-    out: &mut Vec<Field>,
+    out: &mut Vec<Field<'a>>,
 ) {
-    let mut push = |text: String, kind: Kind| {
-        out.push(Field { path: path.clone(), shown: shown.clone(), text, kind, listed, object });
+    let mut push = |text: Cow<'a, str>, kind: Kind| {
+        out.push(Field { text, kind, ..place.clone() });
     };
     match value {
-        Value::Null => push(String::new(), Kind::Null),
-        Value::Bool(b) => push(b.to_string(), Kind::Bool),
-        Value::Number(n) => push(n.to_string(), Kind::Number),
-        Value::String(s) => push(s.to_string(), Kind::Text),
+        Value::Null => push(Cow::Borrowed(""), Kind::Null),
+        Value::Bool(b) => push(Cow::Borrowed(if *b { "true" } else { "false" }), Kind::Bool),
+        Value::Number(n) => push(Cow::Borrowed(n), Kind::Number),
+        Value::String(s) => push(Cow::Borrowed(s), Kind::Text),
         Value::Cut => {}
-        Value::Object(members) if depth < PATH_DEPTH_MAX && shown.len() <= PATH_BYTES_MAX => {
+        Value::Object(members) if depth < PATH_DEPTH_MAX && place.shown.len() <= PATH_BYTES_MAX => {
             // Typed wrappers such as OTLP's {"stringValue": ..} are the value itself.
             match members.as_slice() {
                 [(key, inner)]
@@ -514,9 +622,12 @@ fn flatten_value(
                         "stringValue" | "intValue" | "doubleValue" | "boolValue"
                     ) =>
                 {
-                    flatten_value(inner, path, shown, (listed, object), depth + 1, out);
+                    flatten_value(inner, place, depth + 1, out);
                 }
-                _ => flatten_into(members, &path, &shown, listed, depth + 1, out),
+                _ => {
+                    let inside = Inside { shown: &place.shown, path: &place.path() };
+                    flatten_into(members, Some(inside), place.listed, depth + 1, out);
+                }
             }
         }
         Value::Array(items) if depth < PATH_DEPTH_MAX => {
@@ -528,14 +639,16 @@ fn flatten_value(
                 })
                 .collect();
             if !scalars.is_empty() {
-                push(scalars.join(", "), Kind::List);
+                push(Cow::Owned(scalars.join(", ")), Kind::List);
             }
-            if shown.len() > PATH_BYTES_MAX {
+            if place.shown.len() > PATH_BYTES_MAX {
                 return;
             }
+            let path = place.path();
+            let inside = Inside { shown: &place.shown, path: &path };
             for item in items {
                 if let Value::Object(members) = item {
-                    flatten_into(members, &path, &shown, true, depth + 1, out);
+                    flatten_into(members, Some(inside), true, depth + 1, out);
                 }
             }
         }
@@ -543,19 +656,40 @@ fn flatten_value(
     }
 }
 
+/// That a field plays a role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plays {
+    /// The role.
+    pub role: Role,
+    /// Smaller comes first; below [`FieldMap::CONFIGURED`] for names of the configuration.
+    pub rank: u16,
+    /// The field's place in its record.
+    pub field: u32,
+}
+
 /// A field that plays a role.
 #[derive(Debug, Clone, Copy)]
 pub struct Hit<'f> {
     /// The field.
-    pub field: &'f Field,
-    /// Smaller comes first; below [`FieldMap::CONFIGURED`] for names of the configuration.
+    pub field: &'f Field<'f>,
+    /// As in [`Plays`].
     pub rank: u16,
+    /// Its place in its record.
+    pub index: u32,
+}
+
+/// The role that the well-known name `name` plays first of all.
+pub fn well_known(name: &str) -> Option<Role> {
+    let known = |names: &[&str]| names.iter().any(|known| spells(name, known));
+    WELL_KNOWN.iter().find(|(_, names)| known(names)).map(|(role, _)| *role)
 }
 
 /// The names of every role: the configuration's first, then the well-known ones.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FieldMap {
-    names: HashMap<String, Vec<(Role, u16)>>,
+    numbers: HashMap<String, u16>,
+    /// By number: the roles a name plays.
+    roles: Vec<Vec<(Role, u16)>>,
 }
 
 impl Default for FieldMap {
@@ -570,48 +704,78 @@ impl FieldMap {
 
     /// The map for a configuration's own names, in their order.
     pub fn new(configured: &[(Role, Vec<String>)]) -> Self {
-        let mut names: HashMap<String, Vec<(Role, u16)>> = HashMap::new();
+        let mut map = Self { numbers: HashMap::new(), roles: Vec::new() };
         for (role, own) in configured {
             for (rank, name) in (0u16..).zip(own) {
-                names.entry(normalize(name)).or_default().push((*role, rank));
+                map.add(normalize(name), *role, rank);
             }
         }
         for (role, known) in WELL_KNOWN {
             for (rank, name) in (Self::CONFIGURED..).zip(*known) {
-                let roles = names.entry((*name).to_owned()).or_default();
-                if roles.iter().all(|(other, _)| other != role) {
-                    roles.push((*role, rank));
+                if map.names(name).iter().all(|(other, _)| other != role) {
+                    map.add((*name).to_owned(), *role, rank);
                 }
             }
         }
-        Self { names }
+        map
+    }
+
+    fn add(&mut self, name: String, role: Role, rank: u16) {
+        let next = u16::try_from(self.roles.len()).unwrap_or(u16::MAX);
+        let number = *self.numbers.entry(name).or_insert(next);
+        if number == next {
+            self.roles.push(Vec::new());
+        }
+        if let Some(roles) = self.roles.get_mut(usize::from(number)) {
+            roles.push((role, rank));
+        }
+    }
+
+    fn names(&self, name: &str) -> &[(Role, u16)] {
+        match self.number(name) {
+            Known::Name(number) => self.roles.get(usize::from(number)).map_or(&[], Vec::as_slice),
+            _ => &[],
+        }
+    }
+
+    /// The number of a name, normalised.
+    pub fn number(&self, name: &str) -> Known {
+        self.numbers.get(name).map_or(Known::No, |number| Known::Name(*number))
     }
 
     /// The role that a name, normalised, plays first of all.
     pub fn role_of(&self, name: &str) -> Option<Role> {
-        self.names.get(name)?.first().map(|(role, _)| *role)
+        self.names(name).first().map(|(role, _)| *role)
     }
 
     /// All fields by the role they may play, each role's surest first, repetitions in their order.
-    pub fn roles<'f>(&self, fields: &'f [Field]) -> Vec<(Role, Hit<'f>)> {
-        let mut hits = Vec::new();
-        for field in fields {
+    pub fn roles(&self, fields: &[Field<'_>]) -> Vec<Plays> {
+        let mut plays = Vec::with_capacity(fields.len());
+        for (index, field) in (0u32..).zip(fields) {
             if field.kind == Kind::Null {
                 continue;
             }
-            if let Some(roles) = self.names.get(&field.path) {
-                hits.extend(roles.iter().map(|(role, rank)| (*role, Hit { field, rank: *rank })));
-            }
+            let known = match field.known {
+                Known::Unasked => self.number(&field.path()),
+                known => known,
+            };
+            let Known::Name(number) = known else { continue };
+            let roles = self.roles.get(usize::from(number)).map_or(&[][..], Vec::as_slice);
+            plays.extend(roles.iter().map(|(role, rank)| Plays {
+                role: *role,
+                rank: *rank,
+                field: index,
+            }));
         }
-        hits.sort_by_key(|(role, hit)| (*role, hit.rank));
-        hits
+        plays.sort_by_key(|plays| (plays.role, plays.rank));
+        plays
     }
 }
 
 /// Reads a duration field as milliseconds, by the unit that its name implies. A bare `duration`
 /// has a unit only where the rest of the record shows who wrote it.
-pub fn duration_ms(field: &Field, has: impl Fn(&'static str) -> bool) -> Option<f64> {
-    let unit = match field.path.as_str() {
+pub fn duration_ms(field: &Field<'_>, has: impl Fn(&'static str) -> bool) -> Option<f64> {
+    let unit = match &*field.path() {
         "requesttime" | "durations" | "targetprocessingtime" => Unit::Seconds,
         "event.duration" => Unit::Nanos,
         "duration" if has("downstreamstatus") || has("component") => Unit::Nanos,
@@ -634,10 +798,10 @@ mod tests {
     use super::super::json;
     use super::*;
 
-    fn fields(line: &str) -> Vec<Field> {
+    fn fields(line: &str) -> Vec<Field<'static>> {
         let document = json::read(line).unwrap();
         let Value::Object(members) = &document.values[0] else { panic!() };
-        flatten(members)
+        flatten(members).into_iter().map(Field::into_owned).collect()
     }
 
     #[test]
@@ -648,10 +812,19 @@ mod tests {
     }
 
     #[test]
+    fn spelling_is_normalising() {
+        for name in ["client_ip", "@Client-IP", "\u{c4}_x", "@@a", "", "_"] {
+            assert!(spells(name, &normalize(name)), "{name}");
+            assert!(!spells(name, "other"));
+        }
+    }
+
+    #[test]
     fn dots_and_nesting_are_the_same() {
         let flat = fields(r#"{"client.ip":"1.2.3.4"}"#);
         let nested = fields(r#"{"client":{"ip":"1.2.3.4"}}"#);
-        assert_eq!(flat[0].path, nested[0].path);
+        assert_eq!(flat[0].path(), nested[0].path());
+        assert!(flat[0].is("client.ip") && nested[0].is("client.ip"));
     }
 
     #[test]
@@ -662,8 +835,8 @@ mod tests {
         let hits: Vec<_> = map
             .roles(&fields)
             .into_iter()
-            .filter(|(role, _)| *role == Role::Ip)
-            .map(|(_, hit)| hit.field.text.clone())
+            .filter(|plays| plays.role == Role::Ip)
+            .map(|plays| fields[plays.field as usize].text.to_string())
             .collect();
         assert_eq!(hits, ["2.2.2.2", "1.1.1.1", "3.3.3.3"]);
     }
@@ -675,7 +848,7 @@ mod tests {
             ["host_ip", "server.ip", "dest_ip", "OriginIP", "EdgeServerIP", "upstreamAddress"]
         {
             let line = format!(r#"{{"{name}":"198.51.100.1"}}"#);
-            assert!(map.roles(&fields(&line)).iter().all(|(r, _)| *r != Role::Ip), "{name}");
+            assert!(map.roles(&fields(&line)).iter().all(|plays| plays.role != Role::Ip), "{name}");
         }
     }
 
@@ -685,9 +858,9 @@ mod tests {
             let fields = fields(line);
             let field = fields
                 .iter()
-                .find(|f| f.path.contains("duration") || f.path.contains("time"))
+                .find(|f| f.path().contains("duration") || f.path().contains("time"))
                 .unwrap();
-            duration_ms(field, |name| fields.iter().any(|f| f.path == name))
+            duration_ms(field, |name| fields.iter().any(|f| f.is(name)))
         };
         assert_eq!(ms(r#"{"duration_ms":84}"#), Some(84.0));
         assert_eq!(ms(r#"{"request_time":"0.5"}"#), Some(500.0));

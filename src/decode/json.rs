@@ -122,6 +122,13 @@ pub fn read(text: &str) -> Result<Document<'_>, Unreadable> {
     Ok(Document { values, bent: reader.bent })
 }
 
+/// The string whose opening quote stands at `at`, and where its end is; `None` unless it is strict.
+pub(super) fn strict_string(text: &str, at: usize) -> Option<(Cow<'_, str>, usize)> {
+    let mut reader = Reader { text, bytes: text.as_bytes(), at, bent: Bent::default() };
+    let value = reader.string()?;
+    (!reader.bent.any()).then_some((value, reader.at))
+}
+
 struct Reader<'a> {
     text: &'a str,
     bytes: &'a [u8],

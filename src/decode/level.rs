@@ -54,8 +54,27 @@ impl Level {
     /// Reads a level's name in any case; Go's `WARN+2` counts as `WARN`.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
+        // What nearly every line says is found without going through the list.
+        match text {
+            "INFO" | "info" => return Some(Level::Info),
+            "DEBUG" | "debug" => return Some(Level::Debug),
+            "WARNING" | "warning" | "WARN" | "warn" => return Some(Level::Warning),
+            "ERROR" | "error" => return Some(Level::Error),
+            _ => {}
+        }
         let name = text.split(['+', '-']).next().unwrap_or(text);
         NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, level)| *level)
+    }
+
+    /// As patterns write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Debug => "debug",
+            Level::Info => "info",
+            Level::Warning => "warning",
+            Level::Error => "error",
+            Level::Critical => "critical",
+        }
     }
 
     /// The spellings of this level, in lower case.
@@ -114,12 +133,6 @@ impl Level {
 
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Level::Debug => "debug",
-            Level::Info => "info",
-            Level::Warning => "warning",
-            Level::Error => "error",
-            Level::Critical => "critical",
-        })
+        f.write_str(self.name())
     }
 }

@@ -7,19 +7,21 @@
 pub mod addr;
 pub mod envelope;
 pub mod fields;
+pub mod flat;
 pub mod json;
 pub mod level;
 pub mod text;
 pub mod time;
 
 use addr::{Nets, NeverBlock};
-use fields::{Field, FieldMap, Hit, Kind, Role};
+use envelope::Outer;
+use fields::{Field, FieldMap, FieldName, Hit, Kind, Plays, Role};
 use level::Level;
-use std::cell::RefCell;
+use std::borrow::Cow;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 use time::{When, Zone};
 
 /// What decoding depends on besides the line.
@@ -55,7 +57,7 @@ impl fmt::Display for Unread {
 
 /// What a line was.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Decoded {
+pub enum Decoded<'c> {
     /// Blank.
     Empty,
     /// Nothing that can be read.
@@ -63,27 +65,40 @@ pub enum Decoded {
     /// A part of a longer line, to be joined before it means anything.
     Partial,
     /// Its records; none for a probe or an empty batch.
-    Records(Vec<Record>),
+    Records(Vec<Record<'c>>),
+}
+
+/// What a line was, its records apart.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Shape {
+    /// Blank.
+    Empty,
+    /// Nothing that can be read.
+    Unread(Unread, String),
+    /// A part of a longer line, to be joined before it means anything.
+    Partial,
+    /// Its records were handed over; none for a probe or an empty batch.
+    Records,
 }
 
 /// A value with the path of the field it came from.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Fact {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fact<'r> {
     /// The value, canonical.
-    pub value: String,
+    pub value: Cow<'r, str>,
     /// Where it stood, as written.
-    pub from: String,
+    pub from: &'r str,
 }
 
 /// The address of a client with what is known about it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct IpFact {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IpFact<'r> {
     /// Canonical.
     pub ip: IpAddr,
     /// False if a client could have chosen it: it counts and alerts, but never blocks.
     pub proven: bool,
     /// Where it stood, as written.
-    pub from: String,
+    pub from: &'r str,
 }
 
 /// Contradictions between structured values of one record.
@@ -106,206 +121,417 @@ impl Doubts {
     }
 }
 
-/// One record, decoded.
+/// What a plain-text line says beside its fields.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Record {
-    /// When it happened, by its own word or that of its innermost envelope with a time.
-    pub when: Option<When>,
-    /// Normalised level.
-    pub level: Option<Level>,
-    /// The logger's name.
-    pub logger: Option<Arc<str>>,
-    /// The message, and further ones if the key was repeated; for plain text, the whole line last.
-    pub messages: Vec<String>,
-    /// The client's address.
-    pub ip: Option<IpFact>,
-    /// The account by name.
-    pub user: Option<Fact>,
-    /// The account by id.
-    pub user_id: Option<Fact>,
-    /// The request this belongs to.
-    pub request_id: Option<Fact>,
-    /// The client's country, upper case.
-    pub country: Option<Fact>,
-    /// HTTP status.
-    pub status: Option<u16>,
-    /// Duration in milliseconds.
-    pub duration_ms: Option<f64>,
-    /// Path without its query.
-    pub path: Option<String>,
-    /// Method.
-    pub method: Option<String>,
-    /// Every scalar of its own.
-    pub fields: Vec<Field>,
-    /// Those of its envelopes, outermost first, shared by all records that travelled in them.
-    pub outer: Vec<Arc<[Field]>>,
-    /// Contradictions.
-    pub doubts: Doubts,
-    /// What it was wrapped in, outermost first, ending with its own shape.
-    pub layers: Vec<&'static str>,
-    /// Something in its JSON had to be bent to read it.
-    pub bent: bool,
+struct Header<'a> {
+    when: Option<When>,
+    level: Option<Level>,
+    logger: Option<Cow<'a, str>>,
+    /// The message as read, then the whole line.
+    messages: Vec<Cow<'a, str>>,
 }
 
-impl Record {
+/// Who a record speaks of by its structure, worked out when it is first asked for.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Identities {
+    ip: Option<(IpAddr, bool, u32)>,
+    user: Option<Identity>,
+    user_id: Option<Identity>,
+    doubts: Doubts,
+}
+
+/// An account: the field that names it, and its canonical form where that is not the field's text.
+#[derive(Debug, Clone, PartialEq)]
+struct Identity {
+    field: u32,
+    canonical: Option<String>,
+}
+
+/// One record, decoded: its fields, and what they mean, worked out as far as it is asked for.
+#[derive(Debug, Clone)]
+pub struct Record<'a> {
+    config: &'a DecodeConfig,
+    /// Every scalar of its own.
+    fields: Vec<Field<'a>>,
+    /// The roles they play. A field that only stands in a text of pairs plays none.
+    plays: Vec<Plays>,
+    header: Header<'a>,
+    /// What its envelopes say.
+    outer: Cow<'a, Outer>,
+    shape: &'static str,
+    bent: bool,
+    identities: OnceCell<Identities>,
+}
+
+impl PartialEq for Record<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.fields == other.fields
+            && self.plays == other.plays
+            && self.header == other.header
+            && self.outer == other.outer
+            && self.shape == other.shape
+            && self.bent == other.bent
+    }
+}
+
+impl<'a> Record<'a> {
+    fn new(
+        config: &'a DecodeConfig,
+        shape: &'static str,
+        fields: Vec<Field<'a>>,
+        plays: Vec<Plays>,
+        outer: Cow<'a, Outer>,
+    ) -> Self {
+        Self {
+            config,
+            fields,
+            plays,
+            header: Header::default(),
+            outer,
+            shape,
+            bent: false,
+            identities: OnceCell::new(),
+        }
+    }
+
+    /// The same record, borrowing from nothing but the configuration.
+    pub fn into_owned(self, config: &DecodeConfig) -> Record<'_> {
+        let Header { when, level, logger, messages } = self.header;
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        Record {
+            config,
+            fields: self.fields.into_iter().map(Field::into_owned).collect(),
+            plays: self.plays,
+            header: Header {
+                when,
+                level,
+                logger: logger.map(owned),
+                messages: messages.into_iter().map(owned).collect(),
+            },
+            outer: Cow::Owned(self.outer.into_owned()),
+            shape: self.shape,
+            bent: self.bent,
+            identities: self.identities,
+        }
+    }
+
+    /// The fields that may play a role, the surest first, repetitions in their order.
+    fn of(&self, role: Role) -> impl Iterator<Item = Hit<'_>> + Clone {
+        self.plays.iter().filter(move |plays| plays.role == role).filter_map(|plays| {
+            let field = self.fields.get(plays.field as usize)?;
+            Some(Hit { field, rank: plays.rank, index: plays.field })
+        })
+    }
+
+    fn texts(&self, role: Role) -> impl Iterator<Item = &Field<'_>> + Clone {
+        self.of(role).map(|hit| hit.field).filter(|field| field.kind == Kind::Text)
+    }
+
+    /// Every scalar of its own.
+    pub fn fields(&self) -> &[Field<'a>] {
+        &self.fields
+    }
+
+    /// What it was wrapped in, outermost first, ending with its own shape.
+    pub fn layers(&self) -> impl Iterator<Item = &'static str> {
+        self.outer.layers.iter().copied().chain([self.shape])
+    }
+
+    /// Something in its JSON had to be bent to read it.
+    pub fn bent(&self) -> bool {
+        self.bent || self.outer.bent
+    }
+
+    /// When it happened, by its own word or that of its innermost envelope with a time.
+    pub fn when(&self) -> Option<When> {
+        self.header
+            .when
+            .or_else(|| self.of(Role::Time).find_map(|hit| read_time(hit.field, &self.config.zone)))
+            .or(self.outer.when)
+    }
+
+    /// Normalised level.
+    pub fn level(&self) -> Option<Level> {
+        let answers: Answers<'_> = Answers::new(self);
+        self.of(Role::Level)
+            .find_map(|hit| read_level(hit.field, &|path| answers.has(path)))
+            .or(self.header.level)
+            .or(self.outer.level)
+    }
+
+    /// The logger's name.
+    pub fn logger(&self) -> Option<&str> {
+        let answers: Answers<'_> = Answers::new(self);
+        self.of(Role::Logger)
+            .filter(|hit| hit.field.kind == Kind::Text && !hit.field.text.trim().is_empty())
+            .find(|hit| logger_name_counts(hit.field, &|path| answers.has(path)))
+            .map(|hit| hit.field.text.as_ref())
+            .or(self.header.logger.as_deref())
+            .or(self.outer.logger.as_deref())
+    }
+
     /// The text that patterns read.
-    pub fn message(&self) -> &str {
-        self.messages.first().map_or("", String::as_str)
+    pub fn message(&self) -> Cow<'_, str> {
+        match self.header.messages.first() {
+            Some(message) => Cow::Borrowed(message),
+            None => self.message_field().map_or(Cow::Borrowed(""), |field| plain(&field.text)),
+        }
+    }
+
+    /// Whether there is a text that patterns read.
+    pub fn has_message(&self) -> bool {
+        !self.header.messages.is_empty() || self.message_field().is_some()
+    }
+
+    fn message_field(&self) -> Option<&Field<'_>> {
+        self.texts(Role::Message).next()
+    }
+
+    /// The message, and further ones if its key was repeated; for plain text, the whole line last.
+    pub fn messages(&self) -> Messages<'_> {
+        if !self.header.messages.is_empty() {
+            let all = self.header.messages.iter().map(|text| Cow::Borrowed(&**text));
+            return Messages::Several(all.collect());
+        }
+        let mut texts = self.texts(Role::Message);
+        let Some(first) = texts.next() else { return Messages::Several(Vec::new()) };
+        let mut texts = texts.peekable();
+        if texts.peek().is_none() {
+            return Messages::One(plain(&first.text));
+        }
+        let mut messages = vec![plain(&first.text)];
+        let path = first.path();
+        let mut known = HashSet::from([first.text.as_ref()]);
+        for field in texts.filter(|field| field.is(&path)) {
+            if known.insert(&field.text) {
+                messages.push(plain(&field.text));
+            }
+        }
+        Messages::Several(messages)
+    }
+
+    fn identities(&self) -> &Identities {
+        self.identities.get_or_init(|| {
+            let core = [Role::Message, Role::Time, Role::Logger];
+            let core = core.into_iter().any(|role| repeated(self.of(role)));
+            let (mut ip, ip_doubt) =
+                settle(self.of(Role::Ip), |hit| read_ip(hit.field, self.config));
+            let never = &self.config.never;
+            let hidden = ip.is_none_or(|(_, (ip, _))| never.covers(ip).is_some());
+            if hidden && !ip_doubt {
+                let forwarded = self
+                    .of(Role::Forwarded)
+                    .find_map(|hit| Some((hit.index, read_ip(hit.field, self.config)?)));
+                ip = forwarded.or(ip);
+            }
+            let (user, user_doubt) = settle(self.of(Role::User), |hit| {
+                (hit.field.kind == Kind::Text).then(|| addr::normalize_user(&hit.field.text))?
+            });
+            let (user_id, id_doubt) = settle(self.of(Role::UserId), |hit| match hit.field.kind {
+                Kind::Text => addr::canonical_id(&hit.field.text, false),
+                Kind::Number => addr::canonical_id(&hit.field.text, true),
+                Kind::Bool | Kind::Null | Kind::List => None,
+            });
+            let identity = |(field, value): (u32, Cow<'_, str>)| {
+                let own = self.fields.get(field as usize).is_some_and(|own| own.text == value);
+                Identity { field, canonical: (!own).then(|| value.into_owned()) }
+            };
+            Identities {
+                ip: ip.map(|(field, (ip, proven))| (ip, proven, field)),
+                user: user.map(identity),
+                user_id: user_id.map(identity),
+                doubts: Doubts { ip: ip_doubt, user: user_doubt, user_id: id_doubt, core },
+            }
+        })
+    }
+
+    /// The client's address.
+    pub fn ip(&self) -> Option<IpFact<'_>> {
+        let (ip, proven, field) = self.identities().ip?;
+        Some(IpFact { ip, proven, from: &self.fields.get(field as usize)?.shown })
+    }
+
+    /// The account by name.
+    pub fn user(&self) -> Option<Fact<'_>> {
+        self.fact(self.identities().user.as_ref()?)
+    }
+
+    /// The account by id.
+    pub fn user_id(&self) -> Option<Fact<'_>> {
+        self.fact(self.identities().user_id.as_ref()?)
+    }
+
+    fn fact<'r>(&'r self, identity: &'r Identity) -> Option<Fact<'r>> {
+        let field = self.fields.get(identity.field as usize)?;
+        let value = identity.canonical.as_deref().unwrap_or(&field.text);
+        Some(Fact { value: Cow::Borrowed(value), from: &field.shown })
+    }
+
+    /// Contradictions.
+    pub fn doubts(&self) -> Doubts {
+        self.identities().doubts
+    }
+
+    /// The request this belongs to.
+    pub fn request_id(&self) -> Option<Fact<'_>> {
+        self.of(Role::RequestId).find_map(|hit| {
+            let value = addr::canonical_id(&hit.field.text, hit.field.kind == Kind::Number)?;
+            Some(Fact { value, from: &hit.field.shown })
+        })
+    }
+
+    /// The client's country, upper case.
+    pub fn country(&self) -> Option<Fact<'_>> {
+        self.of(Role::Country).find_map(|hit| {
+            let value = hit.field.text.trim().to_uppercase();
+            let usable = !value.is_empty()
+                && value.len() <= 64
+                && value != "XX"
+                && !addr::is_non_value(&value)
+                && hit.field.kind == Kind::Text;
+            usable.then(|| Fact { value: Cow::Owned(value), from: &hit.field.shown })
+        })
+    }
+
+    /// HTTP status.
+    pub fn status(&self) -> Option<u16> {
+        self.of(Role::Status)
+            .find_map(|hit| hit.field.text.trim().parse().ok().filter(|s| (100..=599).contains(s)))
+    }
+
+    /// Duration in milliseconds.
+    pub fn duration_ms(&self) -> Option<f64> {
+        let answers: Answers<'_> = Answers::new(self);
+        self.of(Role::Duration)
+            .find_map(|hit| fields::duration_ms(hit.field, |path| answers.has(path)))
+    }
+
+    fn request(&self) -> Option<(&str, &str)> {
+        self.of(Role::Request).find_map(|hit| split_request(&hit.field.text))
+    }
+
+    /// Path without its query.
+    pub fn path(&self) -> Option<&str> {
+        let path = self.texts(Role::Path).next().map(|field| field.text.as_ref());
+        path.or_else(|| self.request().map(|(_, path)| path)).map(without_query)
+    }
+
+    /// Method.
+    pub fn method(&self) -> Option<&str> {
+        let own = self.texts(Role::Method).next().map(|field| field.text.as_ref());
+        own.or_else(|| self.request().map(|(method, _)| method))
     }
 
     /// A field's text by role or by name, for conditions and keys.
-    pub fn lookup(&self, name: &str) -> Option<std::borrow::Cow<'_, str>> {
-        use std::borrow::Cow::{Borrowed, Owned};
-        match Role::named(name) {
-            Some(Role::Level) => {
-                return self.level.map(|level| Owned(level.to_string()));
-            }
-            Some(Role::Logger) => return self.logger.as_deref().map(Borrowed),
-            Some(Role::Message) => return self.messages.first().map(|m| Borrowed(m.as_str())),
-            Some(Role::Ip) => return self.ip.as_ref().map(|fact| Owned(fact.ip.to_string())),
-            Some(Role::User) => return self.user.as_ref().map(|f| Borrowed(f.value.as_str())),
-            Some(Role::UserId) => return self.user_id.as_ref().map(|f| Borrowed(f.value.as_str())),
-            Some(Role::RequestId) => {
-                return self.request_id.as_ref().map(|f| Borrowed(f.value.as_str()));
-            }
-            Some(Role::Country) => {
-                return self.country.as_ref().map(|f| Borrowed(f.value.as_str()));
-            }
-            Some(Role::Status) => return self.status.map(|status| Owned(status.to_string())),
-            Some(Role::Duration) => return self.duration_ms.map(|ms| Owned(ms.to_string())),
-            Some(Role::Path) => return self.path.as_deref().map(Borrowed),
-            Some(Role::Method) => return self.method.as_deref().map(Borrowed),
-            _ => {}
+    pub fn lookup(&self, name: &FieldName) -> Option<Cow<'_, str>> {
+        use Cow::{Borrowed, Owned};
+        match name.role {
+            Some(Role::Level) => self.level().map(|level| Borrowed(level.name())),
+            Some(Role::Logger) => self.logger().map(Borrowed),
+            Some(Role::Message) => self.has_message().then(|| self.message()),
+            Some(Role::Ip) => self.ip().map(|fact| Owned(fact.ip.to_string())),
+            Some(Role::User) => self.user().map(|fact| fact.value),
+            Some(Role::UserId) => self.user_id().map(|fact| fact.value),
+            Some(Role::RequestId) => self.request_id().map(|fact| fact.value),
+            Some(Role::Country) => self.country().map(|fact| fact.value),
+            Some(Role::Status) => self.status().map(|status| Owned(status.to_string())),
+            Some(Role::Duration) => self.duration_ms().map(|ms| Owned(ms.to_string())),
+            Some(Role::Path) => self.path().map(Borrowed),
+            Some(Role::Method) => self.method().map(Borrowed),
+            _ => self.raw(&name.path).map(|field| Borrowed(field.text.as_ref())),
         }
-        self.raw(&fields::normalize(name)).map(|field| Borrowed(field.text.as_str()))
     }
 
     /// A field by its normalised path.
-    pub fn raw(&self, path: &str) -> Option<&Field> {
-        let outer = self.outer.iter().flat_map(|fields| fields.iter());
-        self.fields.iter().chain(outer).find(|f| f.path == path && f.kind != Kind::Null)
+    pub fn raw(&self, path: &str) -> Option<&Field<'_>> {
+        self.all_fields().find(|field| field.is(path) && field.kind != Kind::Null)
+    }
+
+    /// Its own fields, then those of its envelopes, outermost first.
+    fn all_fields(&self) -> impl Iterator<Item = &Field<'_>> {
+        self.fields.iter().chain(self.outer.fields.iter().flat_map(|fields| fields.iter()))
     }
 }
 
-/// Decodes one line, without its newline.
-pub fn decode(line: &[u8], config: &DecodeConfig) -> Decoded {
-    let text = String::from_utf8_lossy(line);
-    envelope::unwrap_line(&text, config)
+/// The texts of a record that patterns read, the first of them its message.
+#[derive(Debug)]
+pub enum Messages<'r> {
+    /// Nearly always.
+    One(Cow<'r, str>),
+    /// None, or repetitions.
+    Several(Vec<Cow<'r, str>>),
 }
 
-/// Fills the roles of `record` from its fields. `own` is how many of them are the record's own;
-/// those behind belong to envelopes and identify nobody.
-fn assign_roles(record: &mut Record, own: usize, config: &DecodeConfig) {
-    let fields = std::mem::take(&mut record.fields);
-    let hits = config.fields.roles(&fields[..own]);
-    let of = |role: Role| hits.iter().filter(move |(r, _)| *r == role).map(|(_, hit)| *hit);
-    // Asked of few names, but perhaps once for each of very many fields: answers are kept.
-    let outer = &record.outer;
-    let answers: RefCell<Vec<(&'static str, bool)>> = RefCell::default();
-    let has = |path: &'static str| {
-        if let Some((_, known)) = answers.borrow().iter().find(|(asked, _)| *asked == path) {
+impl<'r> Messages<'r> {
+    /// All of them.
+    pub fn all(&self) -> &[Cow<'r, str>] {
+        match self {
+            Messages::One(message) => std::slice::from_ref(message),
+            Messages::Several(messages) => messages,
+        }
+    }
+}
+
+/// Which fields a record has. Asked of few names, but perhaps once for each of very many fields:
+/// answers are kept.
+struct Answers<'r> {
+    record: &'r Record<'r>,
+    known: RefCell<Vec<(&'static str, bool)>>,
+}
+
+impl<'r> Answers<'r> {
+    fn new(record: &'r Record<'r>) -> Self {
+        Self { record, known: RefCell::default() }
+    }
+
+    fn has(&self, path: &'static str) -> bool {
+        if let Some((_, known)) = self.known.borrow().iter().find(|(asked, _)| *asked == path) {
             return *known;
         }
-        let there = fields.iter().chain(outer.iter().flat_map(|f| f.iter()));
-        let there = there.into_iter().any(|field| field.path == path);
-        answers.borrow_mut().push((path, there));
+        let there = self.record.all_fields().any(|field| field.is(path));
+        self.known.borrow_mut().push((path, there));
         there
-    };
-
-    if record.messages.is_empty() {
-        record.messages = messages(&of(Role::Message).collect::<Vec<_>>());
     }
-    let time = of(Role::Time).find_map(|hit| read_time(hit.field, &config.zone));
-    record.when = time.or(record.when);
-    record.level = of(Role::Level).find_map(|hit| read_level(hit.field, &has)).or(record.level);
-    let logger = of(Role::Logger)
-        .filter(|hit| hit.field.kind == Kind::Text && !hit.field.text.trim().is_empty())
-        .find(|hit| logger_name_counts(&hit.field.path, &has));
-    if let Some(hit) = logger {
-        record.logger = Some(hit.field.text.as_str().into());
-    }
-    record.doubts.core = [Role::Message, Role::Time, Role::Logger]
-        .into_iter()
-        .any(|role| repeated(&of(role).collect::<Vec<_>>()));
-
-    let direct: Vec<Hit<'_>> = of(Role::Ip).collect();
-    let (ip, doubt) = read_ip(&direct, config);
-    record.ip = ip;
-    record.doubts.ip = doubt;
-    let hidden = record.ip.as_ref().is_none_or(|fact| config.never.covers(fact.ip).is_some());
-    if hidden && !doubt {
-        let forwarded = of(Role::Forwarded).find_map(|hit| read_ip_text(hit.field, config));
-        record.ip = forwarded.or(record.ip.take());
-    }
-
-    (record.user, record.doubts.user) =
-        read_identity(&of(Role::User).collect::<Vec<_>>(), |field| {
-            (field.kind == Kind::Text).then(|| addr::normalize_user(&field.text)).flatten()
-        });
-    (record.user_id, record.doubts.user_id) =
-        read_identity(&of(Role::UserId).collect::<Vec<_>>(), |field| match field.kind {
-            Kind::Text => addr::canonical_id(&field.text, false),
-            Kind::Number => addr::canonical_id(&field.text, true),
-            Kind::Bool | Kind::Null | Kind::List => None,
-        });
-    record.request_id = of(Role::RequestId).find_map(|hit| {
-        addr::canonical_id(&hit.field.text, hit.field.kind == Kind::Number)
-            .map(|value| Fact { value, from: hit.field.shown.clone() })
-    });
-    record.country = of(Role::Country).find_map(|hit| {
-        let value = hit.field.text.trim().to_uppercase();
-        let usable = !value.is_empty()
-            && value.len() <= 64
-            && value != "XX"
-            && !addr::is_non_value(&value)
-            && hit.field.kind == Kind::Text;
-        usable.then(|| Fact { value, from: hit.field.shown.clone() })
-    });
-    record.status = of(Role::Status)
-        .find_map(|hit| hit.field.text.trim().parse().ok().filter(|s| (100..=599).contains(s)));
-    record.duration_ms = of(Role::Duration).find_map(|hit| fields::duration_ms(hit.field, has));
-    let request = of(Role::Request).find_map(|hit| split_request(&hit.field.text));
-    record.method = of(Role::Method)
-        .find(|hit| hit.field.kind == Kind::Text)
-        .map(|hit| hit.field.text.clone())
-        .or(request.map(|(method, _)| method.to_owned()));
-    record.path = of(Role::Path)
-        .find(|hit| hit.field.kind == Kind::Text)
-        .map(|hit| without_query(&hit.field.text).to_owned())
-        .or(request.map(|(_, path)| without_query(path).to_owned()));
-    record.fields = fields;
 }
 
-/// The message by the surest name, then its repetitions under the same name.
-fn messages(hits: &[Hit<'_>]) -> Vec<String> {
-    let mut texts = hits.iter().filter(|hit| hit.field.kind == Kind::Text);
-    let Some(first) = texts.next() else { return Vec::new() };
-    let mut messages = vec![text::strip_ansi(&first.field.text).into_owned()];
-    let mut known = HashSet::from([first.field.text.as_str()]);
-    for hit in texts.filter(|hit| hit.field.path == first.field.path) {
-        if known.insert(&hit.field.text) {
-            messages.push(text::strip_ansi(&hit.field.text).into_owned());
-        }
+/// A text as patterns read it: without colours and what else a terminal would not show.
+fn plain(text: &str) -> Cow<'_, str> {
+    text::strip_ansi(text)
+}
+
+/// Decodes one line, without its newline, into records that borrow only from the configuration.
+pub fn decode<'c>(line: &[u8], config: &'c DecodeConfig) -> Decoded<'c> {
+    let mut records = Vec::new();
+    let shape = each(line, config, &mut |record| records.push(record.into_owned(config)));
+    match shape {
+        Shape::Empty => Decoded::Empty,
+        Shape::Unread(why, error) => Decoded::Unread(why, error),
+        Shape::Partial => Decoded::Partial,
+        Shape::Records => Decoded::Records(records),
     }
-    messages
+}
+
+/// Decodes one line, without its newline, and hands each of its records over.
+pub fn each(line: &[u8], config: &DecodeConfig, out: &mut dyn FnMut(Record<'_>)) -> Shape {
+    envelope::unwrap_line(&String::from_utf8_lossy(line), config, out)
 }
 
 /// Whether one of the names stands there twice with different values.
-fn repeated(hits: &[Hit<'_>]) -> bool {
-    let [first, rest @ ..] = hits else { return false };
-    if rest.is_empty() {
+fn repeated<'r>(mut hits: impl Iterator<Item = Hit<'r>> + Clone) -> bool {
+    let all = hits.clone();
+    if hits.nth(1).is_none() {
         return false;
     }
-    let mut seen: HashMap<&str, &str> = HashMap::new();
-    [first].into_iter().chain(rest).filter(|hit| !hit.field.listed).any(|hit| {
-        let text = hit.field.text.as_str();
-        *seen.entry(&hit.field.path).or_insert(text) != text
+    let mut seen: HashMap<Cow<'r, str>, &str> = HashMap::new();
+    all.filter(|hit| !hit.field.listed).any(|hit| {
+        let text = hit.field.text.as_ref();
+        *seen.entry(hit.field.path()).or_insert(text) != text
     })
 }
 
 /// Some names are a logger's only in the company of that logger's other names.
-fn logger_name_counts(path: &str, has: &impl Fn(&'static str) -> bool) -> bool {
-    match path {
+fn logger_name_counts(field: &Field<'_>, has: &impl Fn(&'static str) -> bool) -> bool {
+    match &*field.path() {
         "name" => has("levelname"),
         "target" => has("fields.message") || has("span.name"),
         "component" | "category" => false,
@@ -313,7 +539,7 @@ fn logger_name_counts(path: &str, has: &impl Fn(&'static str) -> bool) -> bool {
     }
 }
 
-fn read_time(field: &Field, zone: &Zone) -> Option<When> {
+fn read_time(field: &Field<'_>, zone: &Zone) -> Option<When> {
     match field.kind {
         Kind::Number => time::parse_number(&field.text).map(When::At),
         Kind::Text => time::parse(&field.text, zone),
@@ -325,7 +551,7 @@ fn read_time(field: &Field, zone: &Zone) -> Option<When> {
 pub const NUMERIC_LEVELS: [&str; 4] = ["level", "priority", "severitynumber", "severity_number"];
 
 /// A level by name, or by number where the shape of the record tells whose numbers they are.
-fn read_level(field: &Field, has: &impl Fn(&'static str) -> bool) -> Option<Level> {
+fn read_level(field: &Field<'_>, has: &impl Fn(&'static str) -> bool) -> Option<Level> {
     if let Some(level) = Level::parse(&field.text) {
         return Some(level);
     }
@@ -334,7 +560,7 @@ fn read_level(field: &Field, has: &impl Fn(&'static str) -> bool) -> Option<Leve
     if !NUMERIC_LEVELS.iter().any(|known| name.eq_ignore_ascii_case(known)) {
         return None;
     }
-    if field.path == "severitynumber" {
+    if field.is("severitynumber") {
         Level::from_otel(number)
     } else if has("realtimetimestamp") || (has("shortmessage") && has("version")) {
         Level::from_syslog(number)
@@ -358,71 +584,56 @@ const OUTRANKED: [(&str, &str); 3] = [
     ("user.emailaddr", "user.name"),
 ];
 
-/// Leaves out what yields to a surer name of the same object.
-fn surest<'f, T>(readable: Vec<(Hit<'f>, T)>) -> Vec<(Hit<'f>, T)> {
-    let surer: Vec<(&str, usize)> = readable
-        .iter()
-        .filter_map(|(hit, _)| {
-            let found = OUTRANKED.iter().find(|(surer, _)| *surer == hit.field.path)?;
-            Some((found.1, hit.field.object))
-        })
-        .collect();
-    readable
-        .into_iter()
-        .filter(|(hit, _)| !surer.contains(&(hit.field.path.as_str(), hit.field.object)))
-        .collect()
-}
-
-fn read_ip(hits: &[Hit<'_>], config: &DecodeConfig) -> (Option<IpFact>, bool) {
-    let readable = hits
-        .iter()
-        .filter_map(|hit| read_ip_text(hit.field, config).map(|fact| (*hit, fact)))
-        .collect();
-    let readable = surest(readable);
-    settle(readable.iter().map(|(hit, fact)| (*hit, fact, fact.ip)))
-}
-
-fn read_ip_text(field: &Field, config: &DecodeConfig) -> Option<IpFact> {
-    if !matches!(field.kind, Kind::Text | Kind::List) || addr::is_non_value(&field.text) {
-        return None;
+/// The one value that all structured fields of a role agree on, with its field. A name of the
+/// configuration wins over well-known ones; apart from that, any difference leaves nothing: one of
+/// the two was put there by somebody.
+fn settle<'r, V: PartialEq>(
+    mut hits: impl Iterator<Item = Hit<'r>>,
+    read: impl Fn(Hit<'r>) -> Option<V>,
+) -> (Option<(u32, V)>, bool) {
+    let mut readable = |hit: Hit<'r>| read(hit).map(|value| (hit, value));
+    let Some(first) = hits.by_ref().find_map(&mut readable) else { return (None, false) };
+    let rest: Vec<(Hit<'r>, V)> = hits.filter_map(readable).collect();
+    if rest.is_empty() {
+        return (Some((first.0.index, first.1)), false);
     }
-    let from = || field.shown.clone();
-    if field.text.contains(',') {
-        let list = addr::split_forwarded(&field.text);
-        let walked = addr::walk_forwarded(list.into_iter(), &config.trusted, &config.never)?;
-        return Some(IpFact { ip: walked.ip, proven: walked.proven, from: from() });
-    }
-    addr::parse_ip(&field.text).map(|ip| IpFact { ip, proven: true, from: from() })
-}
-
-fn read_identity(
-    hits: &[Hit<'_>],
-    canonical: impl Fn(&Field) -> Option<String>,
-) -> (Option<Fact>, bool) {
-    let readable = hits
-        .iter()
-        .filter_map(|hit| {
-            let value = canonical(hit.field)?;
-            Some((*hit, Fact { value, from: hit.field.shown.clone() }))
-        })
-        .collect();
-    let readable = surest(readable);
-    settle(readable.iter().map(|(hit, fact)| (*hit, fact, fact.value.clone())))
-}
-
-/// The one value that all structured fields of a role agree on. A name of the configuration wins
-/// over well-known ones; apart from that, any difference leaves nothing: one of the two was put
-/// there by somebody.
-fn settle<'a, T: Clone + 'a, V: PartialEq>(
-    mut candidates: impl Iterator<Item = (Hit<'a>, &'a T, V)>,
-) -> (Option<T>, bool) {
-    let Some((first, fact, value)) = candidates.next() else { return (None, false) };
+    let all: Vec<(Hit<'r>, V)> = std::iter::once(first).chain(rest).collect();
+    let mut all = surest(all).into_iter();
+    let Some((first, value)) = all.next() else { return (None, false) };
     let configured = first.rank < FieldMap::CONFIGURED;
-    let doubt = candidates.any(|(hit, _, other)| {
+    let doubt = all.any(|(hit, other)| {
         let comparable = if configured { hit.rank == first.rank } else { true };
         comparable && !hit.field.listed && other != value
     });
-    if doubt { (None, true) } else { (Some(fact.clone()), false) }
+    if doubt { (None, true) } else { (Some((first.index, value)), false) }
+}
+
+/// Leaves out what yields to a surer name of the same object.
+fn surest<V>(readable: Vec<(Hit<'_>, V)>) -> Vec<(Hit<'_>, V)> {
+    let surer: Vec<(&str, u32)> = readable
+        .iter()
+        .filter_map(|(hit, _)| {
+            let found = OUTRANKED.iter().find(|(surer, _)| hit.field.is(surer))?;
+            Some((found.1, hit.field.object))
+        })
+        .collect();
+    let yields = |hit: &Hit<'_>| {
+        surer.iter().any(|(path, object)| *object == hit.field.object && hit.field.is(path))
+    };
+    readable.into_iter().filter(|(hit, _)| !yields(hit)).collect()
+}
+
+/// A client's address, and whether a client could not have written it.
+fn read_ip(field: &Field<'_>, config: &DecodeConfig) -> Option<(IpAddr, bool)> {
+    if !matches!(field.kind, Kind::Text | Kind::List) || addr::is_non_value(&field.text) {
+        return None;
+    }
+    if field.text.contains(',') {
+        let list = addr::split_forwarded(&field.text);
+        let walked = addr::walk_forwarded(list.into_iter(), &config.trusted, &config.never)?;
+        return Some((walked.ip, walked.proven));
+    }
+    addr::parse_ip(&field.text).map(|ip| (ip, true))
 }
 
 fn split_request(text: &str) -> Option<(&str, &str)> {

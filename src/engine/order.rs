@@ -186,7 +186,8 @@ impl Engine {
     pub fn open(&mut self, mut scanned: Scanned) -> Cursor {
         let lines = &mut self.summary.lines;
         lines.add(Outcome::Empty, scanned.empty);
-        lines.add(Outcome::Unmatched, scanned.skipped);
+        lines.add(Outcome::Unmatched, scanned.unmatched);
+        self.summary.records.add(Outcome::Unmatched, scanned.unmatched_records);
         self.summary.bytes += u64::try_from(scanned.batch.bytes.len()).unwrap_or(0);
         let items = std::mem::take(&mut scanned.items).into_iter().peekable();
         Cursor { scanned, items, line: 0, at: 0 }
@@ -259,12 +260,15 @@ impl Engine {
                 (Some(fragment), item) if waits || !fragment.last => {
                     match item {
                         Some(_) => self.summary.lines.add(Outcome::Joined, 1),
-                        // It was counted already: by the prefilter, or because it ends a line
-                        // without adding to it.
-                        None if self.scanner.is_empty(text) => {
-                            self.summary.lines.change(Outcome::Empty, Outcome::Joined);
-                        }
-                        None => self.summary.lines.change(Outcome::Unmatched, Outcome::Joined),
+                        // It was counted already: because it matches nothing by itself, or because
+                        // it ends a line without adding to it.
+                        None => match self.scanner.unmatched(text) {
+                            None => self.summary.lines.change(Outcome::Empty, Outcome::Joined),
+                            Some(records) => {
+                                self.summary.lines.change(Outcome::Unmatched, Outcome::Joined);
+                                self.summary.records.remove(Outcome::Unmatched, records);
+                            }
+                        },
                     }
                     self.piece(source, fragment, number, arrival);
                 }

@@ -1,8 +1,9 @@
 //! The parallel half: a batch of lines becomes items, without any shared state.
 
 use crate::decode::envelope::Fragment;
+use crate::decode::flat::{self, Keys};
 use crate::decode::time::When;
-use crate::decode::{DecodeConfig, Decoded, Record, Unread, decode, envelope};
+use crate::decode::{DecodeConfig, Record, Shape, Unread, each, envelope};
 use crate::pattern::Events;
 use crate::pattern::event::Run;
 use crate::pattern::set::{Matched, PatternSet};
@@ -27,8 +28,10 @@ pub struct Scanned {
     pub lines: u64,
     /// Lines without text.
     pub empty: u64,
-    /// Lines that the prefilter proved to match nothing.
-    pub skipped: u64,
+    /// Lines that match nothing: by the prefilter's proof, or by all of their records.
+    pub unmatched: u64,
+    /// The records of those lines, as far as they were decoded.
+    pub unmatched_records: u64,
     /// The other lines, in order.
     pub items: Vec<Item>,
     /// Their records.
@@ -91,46 +94,84 @@ impl Scanner {
             batch: Batch { bytes: Vec::new(), ..batch },
             lines: 0,
             empty: 0,
-            skipped: 0,
+            unmatched: 0,
+            unmatched_records: 0,
             items: Vec::new(),
             findings: Findings::default(),
         };
         let bytes = batch.bytes;
-        let mut start = 0;
-        while start < bytes.len() {
-            let end = match memchr::memchr(b'\n', &bytes[start..]) {
-                Some(offset) if !batch.oversized => start + offset,
-                _ => bytes.len(),
-            };
-            let line = &bytes[start..end];
-            let number = scanned.lines;
-            scanned.lines += 1;
-            if blank(line) {
-                scanned.empty += 1;
-            } else if !batch.oversized && !self.set.prefilter().candidate(line) {
-                scanned.skipped += 1;
+        let mut keys = Keys::default();
+        if batch.oversized {
+            scanned.lines = 1;
+            if blank(&bytes) {
+                scanned.empty = 1;
             } else {
-                match self.line(line, &mut scanned.findings) {
-                    Some(what) => {
-                        scanned.items.push(Item { line: number, bytes: start..end, what });
-                    }
-                    None => scanned.empty += 1,
-                }
+                self.candidate(&bytes, 0, 0, &mut keys, &mut scanned);
             }
-            start = end + 1;
+        } else {
+            let mut candidates = self.set.prefilter().candidates(&bytes);
+            let mut looked_at = 0;
+            while let Some((number, range)) = candidates.next() {
+                let line = bytes.get(range.clone()).unwrap_or_default();
+                looked_at += 1;
+                self.candidate(line, number, range.start, &mut keys, &mut scanned);
+            }
+            scanned.lines = candidates.lines();
+            scanned.empty += candidates.blanks();
+            scanned.unmatched += scanned.lines - candidates.blanks() - looked_at;
         }
         scanned.batch.bytes = bytes;
         scanned
     }
 
+    /// Decodes a line that begins at `start`, and keeps it if it is more than unmatched.
+    fn candidate(
+        &self,
+        line: &[u8],
+        number: u64,
+        start: usize,
+        keys: &mut Keys,
+        scanned: &mut Scanned,
+    ) {
+        let out = &mut scanned.findings;
+        let first = out.records.len();
+        let what = match flat::read(line, &self.decode, keys) {
+            Some(record) => {
+                self.found(&record, out);
+                Some(What::Records(Run::between(first, out.records.len())))
+            }
+            None => self.line(line, out),
+        };
+        let Some(what) = what else {
+            scanned.empty += 1;
+            return;
+        };
+        if let What::Records(records) = what
+            && !scanned.batch.oversized
+            && records.of(&out.records).iter().all(|found| found.matched.events.is_empty())
+        {
+            scanned.unmatched += 1;
+            scanned.unmatched_records += u64::try_from(records.len()).unwrap_or(0);
+            out.records.truncate(first);
+            return;
+        }
+        let bytes = start..start + line.len();
+        scanned.items.push(Item { line: number, bytes, what });
+    }
+
     /// Decodes and matches one line; `None` if it turns out to hold no text.
     pub fn line(&self, line: &[u8], out: &mut Findings) -> Option<What> {
-        self.what(decode(line, &self.decode), out)
+        let first = out.records.len();
+        let shape = each(line, &self.decode, &mut |record| self.found(&record, out));
+        what(shape, first, out)
     }
 
     /// Matches pieces that were joined.
     pub fn joined(&self, first: &Fragment, content: &str, out: &mut Findings) -> Option<What> {
-        self.what(envelope::joined(first, content, &self.decode), out)
+        let start = out.records.len();
+        let found = &mut |record: Record<'_>| self.found(&record, out);
+        let shape = envelope::joined(first, content, &self.decode, found);
+        what(shape, start, out)
     }
 
     /// Reads a line as a piece, if it is one.
@@ -138,35 +179,37 @@ impl Scanner {
         envelope::fragment(line, &self.decode)
     }
 
-    /// Whether [`Scanner::scan`] counts a line as empty.
-    pub fn is_empty(&self, line: &[u8]) -> bool {
-        blank(line)
-            || (self.set.prefilter().candidate(line)
-                && self.line(line, &mut Findings::default()).is_none())
-    }
-
-    fn what(&self, decoded: Decoded, out: &mut Findings) -> Option<What> {
-        match decoded {
-            Decoded::Empty => None,
-            Decoded::Unread(why, error) => Some(What::Unread(why, error)),
-            Decoded::Partial => Some(What::Piece),
-            Decoded::Records(records) => {
-                let first = out.records.len();
-                for record in &records {
-                    let found = self.found(record, &mut out.events);
-                    out.records.push(found);
-                }
-                Some(What::Records(Run::between(first, out.records.len())))
-            }
+    /// How many records of a line [`Scanner::scan`] has counted as unmatched; `None` if it has
+    /// counted the line as empty.
+    pub fn unmatched(&self, line: &[u8]) -> Option<u64> {
+        if blank(line) {
+            return None;
+        }
+        if !self.set.prefilter().candidate(line) {
+            return Some(0);
+        }
+        match self.line(line, &mut Findings::default())? {
+            What::Records(records) => Some(u64::try_from(records.len()).unwrap_or(0)),
+            What::Unread(..) | What::Piece => Some(0),
         }
     }
 
-    fn found(&self, record: &Record, out: &mut Events) -> Found {
-        let matched = self.set.matches(record, out);
+    fn found(&self, record: &Record<'_>, out: &mut Findings) {
+        let matched = self.set.matches(record, &mut out.events);
         let sample = (!matched.near_misses.is_empty()).then(|| {
             let message = record.message();
             message[..message.floor_char_boundary(SAMPLE_MAX)].to_owned()
         });
-        Found { when: record.when, matched, sample }
+        out.records.push(Found { when: record.when(), matched, sample });
+    }
+}
+
+/// What a line was whose records stand in `out` from `first` on.
+fn what(shape: Shape, first: usize, out: &Findings) -> Option<What> {
+    match shape {
+        Shape::Empty => None,
+        Shape::Unread(why, error) => Some(What::Unread(why, error)),
+        Shape::Partial => Some(What::Piece),
+        Shape::Records => Some(What::Records(Run::between(first, out.records.len()))),
     }
 }

@@ -66,6 +66,12 @@ impl Outcomes {
         *self.slot(outcome) += n;
     }
 
+    /// Takes back `n` of `outcome`.
+    pub fn remove(&mut self, outcome: Outcome, n: u64) {
+        self.total -= n;
+        *self.slot(outcome) -= n;
+    }
+
     /// Changes one from an outcome to another.
     pub fn change(&mut self, from: Outcome, to: Outcome) {
         *self.slot(from) -= 1;

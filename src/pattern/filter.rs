@@ -1,7 +1,7 @@
 //! The `where:` language: tests over the fields of a record or an event.
 
 use crate::decode::addr;
-use crate::decode::fields::Role;
+use crate::decode::fields::{FieldName, Role};
 use crate::decode::level::Level;
 use crate::yaml::{Checker, Kind, Node, nearest};
 use ipnet::IpNet;
@@ -9,7 +9,7 @@ use regex::Regex;
 use std::borrow::Cow;
 
 /// Looks a field up by role or name.
-pub type Lookup<'l> = &'l dyn Fn(&str) -> Option<Cow<'l, str>>;
+pub type Lookup<'l> = &'l dyn Fn(&FieldName) -> Option<Cow<'l, str>>;
 
 /// All of its clauses must hold.
 #[derive(Debug, Clone, Default)]
@@ -19,7 +19,7 @@ pub struct Filter {
 
 #[derive(Debug, Clone)]
 enum Clause {
-    Field { name: String, test: Test },
+    Field { name: FieldName, test: Test },
     Any(Vec<Filter>),
     Not(Filter),
 }
@@ -84,7 +84,7 @@ impl Filter {
                 "not" => clauses.push(Clause::Not(Self::parse(checker, value))),
                 name => {
                     if let Some(test) = Test::parse(checker, name, value) {
-                        clauses.push(Clause::Field { name: name.to_owned(), test });
+                        clauses.push(Clause::Field { name: FieldName::new(name), test });
                     }
                 }
             }
@@ -105,7 +105,7 @@ impl Filter {
     /// The field of the first clause that does not hold.
     pub fn first_failing(&self, lookup: Lookup<'_>) -> Option<String> {
         self.clauses.iter().find(|clause| !clause.holds(lookup)).map(|clause| match clause {
-            Clause::Field { name, .. } => name.clone(),
+            Clause::Field { name, .. } => name.written.clone(),
             Clause::Any(_) => "any".to_owned(),
             Clause::Not(_) => "not".to_owned(),
         })
@@ -115,7 +115,7 @@ impl Filter {
     pub fn holds_but_logger(&self, lookup: Lookup<'_>) -> bool {
         self.clauses
             .iter()
-            .filter(|c| !matches!(c, Clause::Field { name, .. } if name == "logger"))
+            .filter(|c| !matches!(c, Clause::Field { name, .. } if name.role == Some(Role::Logger)))
             .all(|clause| clause.holds(lookup))
     }
 
@@ -124,7 +124,7 @@ impl Filter {
         self.clauses
             .iter()
             .flat_map(|clause| match clause {
-                Clause::Field { name, .. } => vec![name.as_str()],
+                Clause::Field { name, .. } => vec![name.written.as_str()],
                 Clause::Any(filters) => filters.iter().flat_map(Filter::fields).collect(),
                 Clause::Not(filter) => filter.fields(),
             })
@@ -136,7 +136,7 @@ impl Filter {
         self.clauses
             .iter()
             .filter_map(|clause| match clause {
-                Clause::Field { name, test } if name_keeps_text(name) => test.needles(),
+                Clause::Field { name, test } if name_keeps_text(name.role) => test.needles(),
                 Clause::Any(filters) => {
                     let all: Option<Vec<_>> = filters.iter().map(Filter::needles).collect();
                     all.map(|lists| lists.into_iter().flatten().collect())
@@ -149,18 +149,15 @@ impl Filter {
     /// The levels of which the record must have one, if that is known.
     pub fn levels(&self) -> Option<Vec<Level>> {
         self.clauses.iter().find_map(|clause| match clause {
-            Clause::Field { name, test } if name == "level" => test.levels(),
+            Clause::Field { name, test } if name.role == Some(Role::Level) => test.levels(),
             _ => None,
         })
     }
 }
 
 /// Whether a role's value is the text as it stands in the line.
-fn name_keeps_text(name: &str) -> bool {
-    matches!(
-        Role::named(name),
-        None | Some(Role::Logger | Role::Message | Role::Path | Role::Method)
-    )
+fn name_keeps_text(role: Option<Role>) -> bool {
+    matches!(role, None | Some(Role::Logger | Role::Message | Role::Path | Role::Method))
 }
 
 impl Clause {
@@ -421,8 +418,9 @@ mod tests {
         let node = checker.parse().unwrap();
         let filter = Filter::parse(&mut checker, &node);
         assert!(checker.problems.is_empty(), "{:?}", checker.problems);
-        filter
-            .holds(&|name| fields.iter().find(|(k, _)| *k == name).map(|(_, v)| Cow::Borrowed(*v)))
+        filter.holds(&|name| {
+            fields.iter().find(|(k, _)| *k == name.written).map(|(_, v)| Cow::Borrowed(*v))
+        })
     }
 
     #[test]

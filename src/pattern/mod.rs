@@ -8,6 +8,7 @@ pub mod event;
 pub mod filter;
 pub mod prefilter;
 pub mod set;
+pub mod sieve;
 pub mod spec;
 pub mod template;
 

@@ -6,11 +6,17 @@
 //! that contains an escape able to spell anything (`\u`, `\x`) or a colour sequence is a
 //! candidate without further question. So is a piece of a line that a runtime cut, and whatever
 //! follows it is looked at when the pieces are joined.
+//!
+//! A pattern is cheap if its template begins with a text of its own, the longer and rarer the
+//! better; what it costs is the decoding of the lines in which the text stands. A test of a level
+//! looks for the level's spellings in any case. A pattern of which nothing is known, such as
+//! `status: { ">": 400 }`, has every line decoded; `check -v` says which do.
 
+use super::sieve::{Found, Needle, Sieve, Walk, is_blank_line};
 use super::spec::{Pattern, Reading};
 use crate::decode::level::Level;
-use aho_corasick::{AhoCorasick, MatchKind};
 use regex_syntax::hir::literal::Extractor;
+use std::ops::Range;
 
 /// Needles shorter than this would stand in nearly every line.
 const NEEDLE_MIN: usize = 3;
@@ -28,7 +34,8 @@ enum Check {
 /// The test of lines for a set of patterns.
 #[derive(Debug, Clone)]
 pub struct Prefilter {
-    needles: Option<AhoCorasick>,
+    /// None: every line must be decoded.
+    sieve: Option<Sieve>,
     checks: Vec<Check>,
 }
 
@@ -102,66 +109,170 @@ fn regex_needle_raw(source: &str) -> Option<String> {
 
 impl Prefilter {
     /// The test for all of `patterns`.
-    ///
-    /// # Errors
-    /// When the automaton would grow past its limits.
-    pub fn new(patterns: &[Pattern]) -> Result<Self, aho_corasick::BuildError> {
-        let mut needles: Vec<(Vec<u8>, Check)> = vec![
-            (b"\\u".to_vec(), Check::Enough),
-            (b"\\x".to_vec(), Check::Enough),
-            (b"\x1b".to_vec(), Check::Enough),
-            (b"\xc2\x9b".to_vec(), Check::Enough),
-            (b" stdout P".to_vec(), Check::Enough),
-            (b" stderr P".to_vec(), Check::Enough),
-            (b"\"stream\"".to_vec(), Check::DockerPiece),
-        ];
+    pub fn new(patterns: &[Pattern]) -> Self {
+        let mut needles: Vec<(Needle, Check)> = Vec::new();
+        let mut add = |text: &[u8], fold: bool, check: Check| {
+            needles.push((Needle { text: text.to_vec(), fold }, check));
+        };
+        for text in [&b"\\u"[..], b"\\x", b"\x1b", b"\xc2\x9b", b" stdout P", b" stderr P"] {
+            add(text, false, Check::Enough);
+        }
+        add(b"\"stream\"", false, Check::DockerPiece);
+        add(b"\"attrs\"", false, Check::DockerPiece);
         for pattern in patterns {
             match need(pattern) {
-                Need::Nothing => return Ok(Self { needles: None, checks: Vec::new() }),
+                Need::Nothing => return Self { sieve: None, checks: Vec::new() },
                 Need::Texts(texts) => {
-                    needles
-                        .extend(texts.into_iter().map(|text| (text.into_bytes(), Check::Enough)));
+                    texts.iter().for_each(|text| add(text.as_bytes(), false, Check::Enough));
                 }
                 Need::Levels(levels) => {
-                    for level in levels {
-                        let names = level.spellings();
-                        needles.extend(names.map(|name| (name.as_bytes().to_vec(), Check::Enough)));
+                    for name in levels.iter().flat_map(|level| level.spellings()) {
+                        add(name.as_bytes(), true, Check::Enough);
                     }
                     for name in crate::decode::NUMERIC_LEVELS {
-                        needles.push((name.as_bytes().to_vec(), Check::NumberBehind));
+                        add(name.as_bytes(), true, Check::NumberBehind);
                     }
                 }
             }
         }
-        let automaton = AhoCorasick::builder()
-            .match_kind(MatchKind::Standard)
-            .ascii_case_insensitive(true)
-            .build(needles.iter().map(|(needle, _)| needle))?;
-        let checks = needles.into_iter().map(|(_, check)| check).collect();
-        Ok(Self { needles: Some(automaton), checks })
+        // What holds another needle is found by that one.
+        let implied = |one: &(Needle, Check), other: &(Needle, Check)| {
+            let plain = other.1 == Check::Enough && (other.0.fold || !one.0.fold);
+            let text =
+                if other.0.fold { one.0.text.to_ascii_lowercase() } else { one.0.text.clone() };
+            plain && memchr::memmem::find(&text, &other.0.text).is_some()
+        };
+        let mut kept: Vec<(Needle, Check)> = Vec::new();
+        for (n, needle) in needles.iter().enumerate() {
+            let covered = needles.iter().enumerate().any(|(m, other)| {
+                // Of two that are the same, the first stays.
+                m != n && implied(needle, other) && (m < n || !implied(other, needle))
+            });
+            if !covered {
+                kept.push(needle.clone());
+            }
+        }
+        let (needles, checks) = kept.into_iter().unzip();
+        Self { sieve: Some(Sieve::new(needles)), checks }
     }
 
     /// Whether a pattern might match `line`; `false` is a proof that none does.
     pub fn candidate(&self, line: &[u8]) -> bool {
-        let Some(needles) = &self.needles else { return true };
-        needles.find_overlapping_iter(line).any(|found| {
-            match self.checks.get(found.pattern().as_usize()) {
-                Some(Check::NumberBehind) => number_behind(&line[found.end()..]),
-                Some(Check::DockerPiece) => docker_piece(line),
-                Some(Check::Enough) | None => true,
-            }
-        })
+        match &self.sieve {
+            None => true,
+            Some(sieve) => sieve.walk(line).next(|found| self.holds(line, found)).is_some(),
+        }
+    }
+
+    /// The lines of `text` that a pattern might match.
+    pub fn candidates<'p>(&'p self, text: &'p [u8]) -> Candidates<'p> {
+        let walk = self.sieve.as_ref().map(|sieve| sieve.walk(text));
+        Candidates { prefilter: self, walk, text, at: 0, own: 0, blanks: 0 }
+    }
+
+    fn holds(&self, text: &[u8], found: Found) -> bool {
+        match self.checks.get(found.needle) {
+            Some(Check::NumberBehind) => number_behind(text.get(found.end..).unwrap_or_default()),
+            Some(Check::DockerPiece) => docker_piece(text, found),
+            Some(Check::Enough) | None => true,
+        }
     }
 }
 
+/// Goes through the candidates of a text and counts the lines it passes.
+#[derive(Debug)]
+pub struct Candidates<'p> {
+    prefilter: &'p Prefilter,
+    walk: Option<Walk<'p>>,
+    text: &'p [u8],
+    /// Where the line begins behind the last candidate.
+    at: usize,
+    /// Lines that were looked at one by one.
+    own: u64,
+    blanks: u64,
+}
+
+impl Candidates<'_> {
+    /// The next candidate: its number in the text, from 0, and its bytes without the newline.
+    /// Lines that hold only blanks are none.
+    pub fn next(&mut self) -> Option<(u64, Range<usize>)> {
+        let Self { prefilter, walk, text, at, own, blanks } = self;
+        let (start, end, number) = match walk {
+            Some(walk) => {
+                let found = walk.next(|found| prefilter.holds(text, found))?;
+                let (start, end) = line_around(text, *at, found);
+                walk.jump(end + 1);
+                (start, end, walk.newlines_before(start))
+            }
+            None => {
+                while is_blank_line(text, *at) {
+                    *at = line_end(text, *at) + 1;
+                    *blanks += 1;
+                    *own += 1;
+                }
+                if *at >= text.len() {
+                    return None;
+                }
+                *own += 1;
+                (*at, line_end(text, *at), *own - 1)
+            }
+        };
+        *at = end + 1;
+        Some((number, start..end))
+    }
+
+    /// All lines, once the last candidate was given.
+    pub fn lines(&self) -> u64 {
+        let unfinished = self.text.last().is_some_and(|last| *last != b'\n');
+        match &self.walk {
+            Some(walk) => walk.newlines_before(self.text.len()) + u64::from(unfinished),
+            None => self.own,
+        }
+    }
+
+    /// Lines that hold only blanks, once the last candidate was given.
+    pub fn blanks(&self) -> u64 {
+        self.walk.as_ref().map_or(self.blanks, Walk::blank_lines)
+    }
+}
+
+fn line_end(text: &[u8], at: usize) -> usize {
+    let rest = text.get(at..).unwrap_or_default();
+    memchr::memchr(b'\n', rest).map_or(text.len(), |offset| at + offset)
+}
+
+/// The line in which something was found; no line begins before `from`.
+fn line_around(text: &[u8], from: usize, found: Found) -> (usize, usize) {
+    let before = text.get(from..found.start).unwrap_or_default();
+    let start = memchr::memrchr(b'\n', before).map_or(from, |offset| from + offset + 1);
+    (start, line_end(text, found.end))
+}
+
+/// Whether a number follows the name of a level: behind quotes, a colon and blanks, each of them
+/// escaped as often as the record is nested.
 fn number_behind(rest: &[u8]) -> bool {
-    let gap = |b: &&u8| matches!(b, b'"' | b'\\' | b':' | b' ' | b'\t');
-    let skipped = rest.iter().take_while(gap).count();
-    skipped > 0 && rest.get(skipped).is_some_and(|b| b.is_ascii_digit() || *b == b'-')
+    let mut at = 0;
+    loop {
+        match (rest.get(at), rest.get(at + 1)) {
+            (Some(b'\\'), Some(b'n' | b't' | b'r')) => at += 2,
+            (Some(b'"' | b'\\' | b':' | b' ' | b'\t' | b'\r'), _) => at += 1,
+            (Some(b'0'..=b'9' | b'-'), _) => return at > 0,
+            _ => return false,
+        }
+    }
 }
 
 /// Docker ends the text of a whole line with a newline, written `\n"`.
-fn docker_piece(line: &[u8]) -> bool {
+fn docker_piece(text: &[u8], found: Found) -> bool {
+    // As Docker writes it, the text stands right before; then nothing else needs to be looked at.
+    let name = text.get(found.start..found.end);
+    if name == Some(b"\"stream\"")
+        && text.get(..found.start).is_some_and(|before| before.ends_with(b"\\n\","))
+    {
+        return false;
+    }
+    let (start, end) = line_around(text, 0, found);
+    let line = text.get(start..end).unwrap_or_default();
     memchr::memmem::find(line, b"\\n\"").is_none()
         || memchr::memmem::find(line, b"\"attrs\"").is_some()
 }

@@ -7,12 +7,10 @@ use super::spec::{Pattern, Reading};
 use super::template::{CaptureKind, Stop};
 use super::{BUILT_IN, Event, EventIp, Events, PatternId, Standing, WEIGHT_MAX};
 use crate::decode::addr::{self, NeverBlock};
-use crate::decode::fields::{FieldMap, Role, normalize};
-use crate::decode::{IpFact, Record};
+use crate::decode::fields::{FieldName, Role, well_known};
+use crate::decode::{IpFact, Messages, Record};
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 /// The number of [`super::LOG_INJECTION`].
 pub const INJECTION_ID: PatternId = 0;
@@ -46,7 +44,9 @@ pub struct PatternSet {
     rules: Vec<Vec<u16>>,
     counting: Vec<Counting>,
     counted: Vec<String>,
-    roles: RoleNames,
+    /// The same, to be looked up.
+    counted_names: Vec<FieldName>,
+    reason: FieldName,
     never: NeverBlock,
     countries: Option<Box<dyn Countries>>,
 }
@@ -54,16 +54,6 @@ pub struct PatternSet {
 impl std::fmt::Debug for PatternSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PatternSet").field("patterns", &self.patterns.len()).finish_non_exhaustive()
-    }
-}
-
-/// What a capture's name says about identity.
-#[derive(Debug)]
-struct RoleNames(HashMap<String, Role>);
-
-impl RoleNames {
-    fn of(&self, name: &str) -> Option<Role> {
-        self.0.get(name).copied()
     }
 }
 
@@ -97,30 +87,28 @@ pub enum Verdict {
     RegexFails,
 }
 
-struct Identity {
+struct Identity<'r> {
     ip: Option<EventIp>,
-    user: Option<Arc<str>>,
-    user_id: Option<Arc<str>>,
+    user: Option<Cow<'r, str>>,
+    user_id: Option<Cow<'r, str>>,
 }
 
 struct Capture<'t> {
     name: Cow<'t, str>,
+    role: Option<Role>,
     /// `None`: two readings differ.
     value: Option<Cow<'t, str>>,
 }
 
 impl PatternSet {
     /// The set for `patterns` and the rules that count their events.
-    ///
-    /// # Errors
-    /// When the prefilter's automaton would grow past its limits.
     pub fn new(
         patterns: Vec<Pattern>,
         counting: Vec<Counting>,
         never: NeverBlock,
         countries: Option<Box<dyn Countries>>,
-    ) -> Result<Self, aho_corasick::BuildError> {
-        let prefilter = Prefilter::new(&patterns)?;
+    ) -> Self {
+        let prefilter = Prefilter::new(&patterns);
         let mut names: Vec<&str> = BUILT_IN.to_vec();
         names.extend(patterns.iter().map(|pattern| pattern.name.as_str()));
         let by_pattern = names
@@ -140,8 +128,9 @@ impl PatternSet {
             .collect();
         counted.sort();
         counted.dedup();
-        Ok(Self {
-            roles: RoleNames(role_names(&patterns)),
+        Self {
+            counted_names: counted.iter().map(|name| FieldName::new(name)).collect(),
+            reason: FieldName::new("reason"),
             prefilter,
             rules: by_pattern,
             counting,
@@ -149,7 +138,7 @@ impl PatternSet {
             never,
             countries,
             patterns,
-        })
+        }
     }
 
     /// The test of raw lines.
@@ -187,23 +176,24 @@ impl PatternSet {
     }
 
     /// The events of a record, put behind those in `out`.
-    pub fn matches(&self, record: &Record, out: &mut Events) -> Matched {
+    pub fn matches(&self, record: &Record<'_>, out: &mut Events) -> Matched {
         let mut matched = Matched::default();
         let (first, first_near) = (out.list.len(), out.near_misses.len());
         let mut read = false;
+        let messages = record.messages();
+        let lookup = |name: &FieldName| record.lookup(name);
         for (index, pattern) in self.patterns.iter().enumerate() {
             let id = PatternId::try_from(index + BUILT_IN.len()).unwrap_or(PatternId::MAX);
-            let captures = match self.read(pattern, record) {
+            let captures = match captures(pattern, &messages) {
                 Some(captures) => captures,
                 None => {
-                    if claims(pattern, record) {
+                    if claims(pattern, &messages) {
                         out.near_misses.push(id);
                     }
                     continue;
                 }
             };
-            if !pattern.filter.holds(&|name| record.lookup(name)) {
-                let lookup = |name: &str| record.lookup(name);
+            if !pattern.filter.holds(&lookup) {
                 if !pattern.readings.is_empty() && pattern.filter.holds_but_logger(&lookup) {
                     out.near_misses.push(id);
                 }
@@ -217,7 +207,7 @@ impl PatternSet {
         if read {
             out.near_misses.truncate(first_near);
         }
-        if matched.named && (matched.ambiguous || record.doubts.any()) {
+        if matched.named && (matched.ambiguous || record.doubts().any()) {
             let of = out.list.get(first).map(|event| event.pattern);
             self.raise(INJECTION_ID, of, record, out);
         }
@@ -231,8 +221,9 @@ impl PatternSet {
     }
 
     /// How `pattern` meets a record, for people.
-    pub fn verdict(&self, pattern: &Pattern, record: &Record) -> Verdict {
-        if let Some(captures) = self.read(pattern, record) {
+    pub fn verdict(&self, pattern: &Pattern, record: &Record<'_>) -> Verdict {
+        let messages = record.messages();
+        if let Some(captures) = captures(pattern, &messages) {
             return match pattern.filter.first_failing(&|name| record.lookup(name)) {
                 Some(field) => Verdict::FieldDiffers(field),
                 None => Verdict::Matches(
@@ -244,94 +235,32 @@ impl PatternSet {
             };
         }
         let stops = pattern.readings.iter().filter_map(|reading| match reading {
-            Reading::Template(template) => Some(template.stop(record.message())),
+            Reading::Template(template) => Some(template.stop(&record.message())),
             Reading::Regex { .. } => None,
         });
         stops.max_by_key(|stop| stop.at).map_or(Verdict::RegexFails, Verdict::MessageStops)
     }
 
-    /// The captures of the first reading that fits one of the record's messages.
-    fn read<'t>(&self, pattern: &'t Pattern, record: &'t Record) -> Option<Vec<Capture<'t>>> {
-        if pattern.readings.is_empty() {
-            return Some(Vec::new());
-        }
-        record.messages.iter().find_map(|message| {
-            pattern.readings.iter().find_map(|reading| self.read_one(reading, message))
-        })
-    }
-
-    fn read_one<'t>(&self, reading: &'t Reading, message: &'t str) -> Option<Vec<Capture<'t>>> {
-        match reading {
-            Reading::Template(template) => {
-                let found = template.matches(message)?;
-                let specs = template.captures().iter();
-                let mut captures = Vec::with_capacity(specs.len());
-                for ((spec, early), late) in specs.zip(found.earliest).zip(found.latest) {
-                    let text = &message[early.clone()];
-                    let other = &message[late.clone()];
-                    let same = early == late || self.same(&spec.name, text, other);
-                    if same && matches!(spec.kind, CaptureKind::Json | CaptureKind::PyDict) {
-                        captures.extend(nested(&spec.name, text));
-                    }
-                    let value = same.then_some(Cow::Borrowed(text));
-                    captures.push(Capture { name: Cow::Borrowed(&spec.name), value });
-                }
-                Some(captures)
-            }
-            Reading::Regex { greedy, swapped, .. } => {
-                let found = greedy.captures(message)?;
-                let other = swapped.captures(message);
-                let names = greedy.capture_names().flatten();
-                Some(
-                    names
-                        .filter_map(|name| {
-                            let text = found.name(name)?.as_str();
-                            let other =
-                                other.as_ref().and_then(|o| o.name(name)).map(|m| m.as_str());
-                            let same = other.is_some_and(|other| self.same(name, text, other));
-                            let value = same.then_some(Cow::Borrowed(text));
-                            Some(Capture { name: Cow::Borrowed(name), value })
-                        })
-                        .collect(),
-                )
-            }
-        }
-    }
-
-    /// Whether two readings of a capture mean the same.
-    fn same(&self, name: &str, a: &str, b: &str) -> bool {
-        a == b
-            || match self.roles.of(name) {
-                Some(Role::Ip) => addr::parse_ip(a).is_some_and(|ip| addr::parse_ip(b) == Some(ip)),
-                Some(Role::User | Role::UserId) => {
-                    let a = addr::normalize_user(a);
-                    a.is_some() && a == addr::normalize_user(b)
-                }
-                _ => false,
-            }
-    }
-
     /// Who an event speaks of: structure before text, and nothing where something is in doubt.
-    fn identify(
+    fn identify<'r>(
         &self,
-        record: &Record,
-        captures: &[Capture<'_>],
+        record: &'r Record<'_>,
+        captures: &'r [Capture<'_>],
         matched: &mut Matched,
-    ) -> Identity {
+    ) -> Identity<'r> {
         let captured = |role: Role| {
-            let of_role = captures.iter().filter(|c| self.roles.of(&c.name) == Some(role));
-            of_role.map(|c| c.value.as_deref()).next()
+            let capture = captures.iter().find(|c| c.role == Some(role))?;
+            capture.value.as_deref()
         };
         let ambiguous = captures.iter().any(|c| {
-            let matters =
-                matches!(self.roles.of(&c.name), Some(Role::Ip | Role::User | Role::UserId))
-                    || self.counted.iter().any(|counted| *counted == *c.name);
-            c.value.is_none() && matters
+            let identity = matches!(c.role, Some(Role::Ip | Role::User | Role::UserId));
+            c.value.is_none()
+                && (identity || self.counted.iter().any(|counted| *counted == *c.name))
         });
         matched.ambiguous |= ambiguous;
-        let core = record.doubts.core;
-        let mut settle = |structured: Option<String>, text: Option<String>, doubt: bool| {
-            if core || doubt {
+        let doubts = record.doubts();
+        let mut settle = |structured: Option<Cow<'r, str>>, text: Option<Cow<'r, str>>, doubt| {
+            if doubts.core || doubt {
                 return None;
             }
             match (structured, text) {
@@ -342,45 +271,41 @@ impl PatternSet {
                 (structured, text) => structured.or(text),
             }
         };
-        let text_of = |role: Role| captured(role).flatten();
-        let user: Option<Arc<str>> = settle(
-            record.user.as_ref().map(|fact| fact.value.clone()),
-            text_of(Role::User).and_then(addr::normalize_user),
-            record.doubts.user,
-        )
-        .map(Into::into);
-        let user_id: Option<Arc<str>> = settle(
-            record.user_id.as_ref().map(|fact| fact.value.clone()),
-            text_of(Role::UserId).and_then(|text| addr::canonical_id(text, false)),
-            record.doubts.user_id,
-        )
-        .map(Into::into);
-        let text_ip = text_of(Role::Ip).and_then(addr::parse_ip);
-        if let (Some(fact), Some(text)) = (&record.ip, text_ip) {
-            matched.conflict |= fact.ip != text && !core && !record.doubts.ip;
+        let user = settle(
+            record.user().map(|fact| fact.value),
+            captured(Role::User).and_then(addr::normalize_user),
+            doubts.user,
+        );
+        let user_id = settle(
+            record.user_id().map(|fact| fact.value),
+            captured(Role::UserId).and_then(|text| addr::canonical_id(text, false)),
+            doubts.user_id,
+        );
+        let text_ip = captured(Role::Ip).and_then(addr::parse_ip);
+        let structured = record.ip();
+        if let (Some(fact), Some(text)) = (&structured, text_ip) {
+            matched.conflict |= fact.ip != text && !doubts.core && !doubts.ip;
         }
-        let ip = if core || record.doubts.ip {
+        let ip = if doubts.core || doubts.ip {
             None
         } else {
-            let text = text_ip.map(|ip| IpFact { ip, proven: true, from: String::new() });
             // What a client could have written is proven where the application says the same.
-            let agreed =
-                |fact: IpFact| IpFact { proven: fact.proven || text_ip == Some(fact.ip), ..fact };
-            record.ip.clone().map(agreed).or(text)
+            let agreed = |fact: IpFact<'_>| (fact.ip, fact.proven || text_ip == Some(fact.ip));
+            structured.map(agreed).or(text_ip.map(|ip| (ip, true)))
         };
-        let ip = ip.and_then(|fact| {
-            if self.never.covers(fact.ip).is_some() {
+        let ip = ip.and_then(|(ip, proven)| {
+            if self.never.covers(ip).is_some() {
                 matched.proxy_hidden = true;
                 return None;
             }
-            let standing = if !fact.proven {
+            let standing = if !proven {
                 Standing::Unproven
-            } else if addr::alert_only(fact.ip) {
+            } else if addr::alert_only(ip) {
                 Standing::NoHost
             } else {
                 Standing::Good
             };
-            Some(EventIp { ip: fact.ip, standing })
+            Some(EventIp { ip, standing })
         });
         Identity { ip, user, user_id }
     }
@@ -389,7 +314,7 @@ impl PatternSet {
         &self,
         id: PatternId,
         pattern: &Pattern,
-        record: &Record,
+        record: &Record<'_>,
         captures: &[Capture<'_>],
         matched: &mut Matched,
         out: &mut Events,
@@ -397,40 +322,33 @@ impl PatternSet {
         let Identity { ip, user, user_id } = self.identify(record, captures, matched);
         let named =
             |name: &str| captures.iter().find(|c| c.name == name).and_then(|c| c.value.as_deref());
-        let country = record.country.as_ref().map(|fact| Cow::Borrowed(fact.value.as_str()));
+        let country = record.country().map(|fact| fact.value);
         let country = country
             .or_else(|| named("country").map(|country| Cow::Owned(country.to_uppercase())))
             .or_else(|| self.countries.as_ref()?.country(ip.as_ref()?.ip).map(Cow::Owned));
-        let request_id = record.request_id.as_ref().map(|fact| fact.value.as_str());
-        let request_id = request_id.or_else(|| named("request_id"));
+        let request_id = record.request_id().map(|fact| fact.value);
+        let request_id = request_id.or_else(|| named("request_id").map(Cow::Borrowed));
         let weight = pattern.weight.as_deref().and_then(named).and_then(|n| n.parse::<i64>().ok());
         let weight = weight.map_or(1, |n| u32::try_from(n).unwrap_or(1).clamp(1, WEIGHT_MAX));
-        let reason = named("reason").map(Cow::Borrowed).or_else(|| record.lookup("reason"));
-        let lookup = |name: &str| -> Option<Cow<'_, str>> {
-            match name {
+        let reason = named("reason").map(Cow::Borrowed).or_else(|| record.lookup(&self.reason));
+        let field = |name: &FieldName| match captures.iter().find(|c| c.name == name.written) {
+            Some(capture) => capture.value.as_deref().map(Cow::Borrowed),
+            None => record.lookup(name),
+        };
+        let lookup = |name: &FieldName| -> Option<Cow<'_, str>> {
+            match name.written.as_str() {
                 "ip" => ip.map(|ip| Cow::Owned(ip.ip.to_string())),
                 "user" => user.as_deref().map(Cow::Borrowed),
                 "user_id" => user_id.as_deref().map(Cow::Borrowed),
                 "country" => country.as_deref().map(Cow::Borrowed),
                 "pattern" => Some(Cow::Borrowed(self.name(id))),
-                _ => match captures.iter().find(|c| c.name == name) {
-                    Some(capture) => capture.value.as_deref().map(Cow::Borrowed),
-                    None => record.lookup(name),
-                },
+                _ => field(name),
             }
         };
         let texts = &mut out.texts;
-        let values: Vec<(u16, Cow<'_, str>)> = (0u16..)
-            .zip(&self.counted)
-            .filter_map(|(slot, name)| {
-                let capture = captures.iter().find(|c| *c.name == **name);
-                let value = match capture {
-                    Some(capture) => capture.value.as_deref().map(Cow::Borrowed),
-                    None => record.lookup(name),
-                };
-                Some((slot, value?))
-            })
-            .collect();
+        let counted = (0u16..).zip(&self.counted_names);
+        let values: Vec<(u16, Cow<'_, str>)> =
+            counted.filter_map(|(slot, name)| Some((slot, field(name)?))).collect();
         let values: Vec<(u16, Cow<'_, str>)> =
             values.iter().map(|(slot, value)| (*slot, addr::bounded(value))).collect();
         let values = values.iter().map(|(slot, value)| (*slot, value.as_ref()));
@@ -442,7 +360,7 @@ impl PatternSet {
             user_id: user_id.as_deref().and_then(|id| texts.put(id)),
             country: country.as_deref().and_then(|country| texts.put(&addr::bounded(country))),
             reason: reason.as_deref().and_then(|reason| texts.put(&addr::bounded(reason))),
-            request_id: request_id.and_then(|id| texts.put(&addr::bounded(id))),
+            request_id: request_id.as_deref().and_then(|id| texts.put(&addr::bounded(id))),
             values: texts.put_values(values),
             rules: texts.put_rules(self.narrowed(id, &lookup)),
         };
@@ -465,10 +383,16 @@ impl PatternSet {
 
     /// An event about a record rather than of it: nobody is to be held responsible, since what it
     /// tells is that somebody tampers with who that would be.
-    fn raise(&self, id: PatternId, about: Option<PatternId>, record: &Record, out: &mut Events) {
+    fn raise(
+        &self,
+        id: PatternId,
+        about: Option<PatternId>,
+        record: &Record<'_>,
+        out: &mut Events,
+    ) {
         let about = about.map(|of| self.name(of)).unwrap_or_default();
-        let request_id = record.request_id.as_ref().map(|fact| fact.value.as_str());
-        let lookup = |name: &str| match name {
+        let request_id = record.request_id().map(|fact| fact.value);
+        let lookup = |name: &FieldName| match name.written.as_str() {
             "pattern" => Some(Cow::Borrowed(about)),
             "level" | "logger" | "message" => record.lookup(name),
             _ => None,
@@ -484,12 +408,71 @@ impl PatternSet {
             user_id: None,
             country: None,
             reason: None,
-            request_id: request_id.and_then(|id| texts.put(id)),
+            request_id: request_id.as_deref().and_then(|id| texts.put(id)),
             values: texts.put_values(values),
             rules: texts.put_rules(self.narrowed(id, &lookup)),
         };
         out.list.push(event);
     }
+}
+
+/// The captures of the first reading that fits one of a record's messages.
+fn captures<'t>(pattern: &'t Pattern, messages: &'t Messages<'_>) -> Option<Vec<Capture<'t>>> {
+    if pattern.readings.is_empty() {
+        return Some(Vec::new());
+    }
+    let readings = &pattern.readings;
+    messages.all().iter().find_map(|text| readings.iter().find_map(|way| read_one(way, text)))
+}
+
+fn read_one<'t>(reading: &'t Reading, message: &'t str) -> Option<Vec<Capture<'t>>> {
+    match reading {
+        Reading::Template(template) => {
+            let found = template.matches(message)?;
+            let specs = template.captures();
+            let mut captures = Vec::with_capacity(specs.len());
+            for ((spec, early), late) in specs.iter().zip(&found.earliest).zip(found.latest()) {
+                let text = &message[early.clone()];
+                let same_text = early == late || same(spec.role, text, &message[late.clone()]);
+                if same_text && matches!(spec.kind, CaptureKind::Json | CaptureKind::PyDict) {
+                    captures.extend(nested(&spec.name, text));
+                }
+                let value = same_text.then_some(Cow::Borrowed(text));
+                captures.push(Capture { name: Cow::Borrowed(&spec.name), role: spec.role, value });
+            }
+            Some(captures)
+        }
+        Reading::Regex { greedy, swapped, .. } => {
+            let found = greedy.captures(message)?;
+            let other = swapped.captures(message);
+            let names = greedy.capture_names().flatten();
+            Some(
+                names
+                    .filter_map(|name| {
+                        let text = found.name(name)?.as_str();
+                        let other = other.as_ref().and_then(|o| o.name(name)).map(|m| m.as_str());
+                        let role = well_known(name);
+                        let same = other.is_some_and(|other| same(role, text, other));
+                        let value = same.then_some(Cow::Borrowed(text));
+                        Some(Capture { name: Cow::Borrowed(name), role, value })
+                    })
+                    .collect(),
+            )
+        }
+    }
+}
+
+/// Whether two readings of a capture mean the same.
+fn same(role: Option<Role>, a: &str, b: &str) -> bool {
+    a == b
+        || match role {
+            Some(Role::Ip) => addr::parse_ip(a).is_some_and(|ip| addr::parse_ip(b) == Some(ip)),
+            Some(Role::User | Role::UserId) => {
+                let a = addr::normalize_user(a);
+                a.is_some() && a == addr::normalize_user(b)
+            }
+            _ => false,
+        }
 }
 
 /// Names that are fields of the event itself.
@@ -498,19 +481,9 @@ pub fn is_role(name: &str) -> bool {
 }
 
 /// Whether a message begins like `pattern`.
-fn claims(pattern: &Pattern, record: &Record) -> bool {
-    pattern.leads().any(|lead| record.message().starts_with(lead))
-}
-
-fn role_names(patterns: &[Pattern]) -> HashMap<String, Role> {
-    let map = FieldMap::default();
-    let mut roles = HashMap::new();
-    for name in patterns.iter().flat_map(Pattern::capture_names) {
-        if let Some(role) = map.role_of(&normalize(name)) {
-            roles.insert(name.to_owned(), role);
-        }
-    }
-    roles
+fn claims(pattern: &Pattern, messages: &Messages<'_>) -> bool {
+    let message = messages.all().first();
+    message.is_some_and(|message| pattern.leads().any(|lead| message.starts_with(lead)))
 }
 
 /// The scalars inside a captured document, by `name.path`.
@@ -524,7 +497,8 @@ fn nested(name: &str, text: &str) -> Vec<Capture<'static>> {
         .into_iter()
         .map(|field| Capture {
             name: Cow::Owned(format!("{name}.{}", field.shown)),
-            value: Some(Cow::Owned(field.text)),
+            role: None,
+            value: Some(Cow::Owned(field.text.into_owned())),
         })
         .collect()
 }

@@ -8,7 +8,9 @@
 //! used.
 
 use crate::decode::addr;
+use crate::decode::fields::{Role, well_known};
 use crate::decode::json;
+use memchr::memmem;
 use std::ops::Range;
 
 /// Longest text that an address capture can take, in bytes.
@@ -53,13 +55,17 @@ pub struct CaptureSpec {
     pub name: String,
     /// What it takes.
     pub kind: CaptureKind,
+    /// What its name says about identity.
+    pub role: Option<Role>,
 }
 
 /// A template, ready to match.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Template {
     /// One more than there are captures: what stands before, between and behind them.
     literals: Vec<String>,
+    /// What finds each of them.
+    finders: Vec<memmem::Finder<'static>>,
     captures: Vec<CaptureSpec>,
     open_start: bool,
     open_end: bool,
@@ -83,8 +89,25 @@ pub struct TemplateError {
 pub struct Match {
     /// Captures by the way in which each ends as early as it can.
     pub earliest: Vec<Range<usize>>,
+    /// Captures by the way in which each ends as late as it can, if that is another.
+    later: Option<Vec<Range<usize>>>,
+}
+
+impl Match {
     /// Captures by the way in which each ends as late as it can.
-    pub latest: Vec<Range<usize>>,
+    pub fn latest(&self) -> &[Range<usize>] {
+        self.later.as_ref().unwrap_or(&self.earliest)
+    }
+}
+
+/// What is known of the ways to satisfy a template.
+enum Only {
+    /// There is only this one.
+    Way(Vec<Range<usize>>),
+    /// There is none.
+    None,
+    /// There may be several.
+    Unsure,
 }
 
 /// Where and why matching stopped, for people.
@@ -191,7 +214,9 @@ impl Template {
                 None,
             ));
         }
-        Ok(Self { literals, captures, open_start, open_end })
+        let finders =
+            literals.iter().map(|literal| memmem::Finder::new(literal).into_owned()).collect();
+        Ok(Self { literals, finders, captures, open_start, open_end })
     }
 
     /// Its captures, in their order.
@@ -215,12 +240,59 @@ impl Template {
         // Ways to read nested documents are bounded, so that a message made of a thousand openings
         // costs no more than a few passes over it.
         let mut budget = 16 * text.len() + 4096;
+        match self.only_way(text, &mut budget) {
+            Only::Way(earliest) => return Some(Match { earliest, later: None }),
+            Only::None => return None,
+            Only::Unsure => {}
+        }
         let good = self.places(text, &mut budget)?;
         let earliest = self.walk(text, &good, false, &mut budget)?;
         let unique = good.iter().all(|places| places.len() == 1);
-        let latest =
-            if unique { earliest.clone() } else { self.walk(text, &good, true, &mut budget)? };
-        Some(Match { earliest, latest })
+        let later = if unique { None } else { Some(self.walk(text, &good, true, &mut budget)?) };
+        Some(Match { earliest, later })
+    }
+
+    /// The way to satisfy the template where every literal stands in the text only once, which is
+    /// so in nearly every message that nobody tampered with.
+    fn only_way(&self, text: &str, budget: &mut usize) -> Only {
+        let last = self.literals.len() - 1;
+        let mut ranges = Vec::new();
+        let mut start = 0;
+        for (i, (literal, finder)) in self.literals.iter().zip(&self.finders).enumerate() {
+            let at = if i == 0 && !self.open_start {
+                if !text.starts_with(literal.as_str()) {
+                    return Only::None;
+                }
+                if last == 0 && !self.open_end && text.len() != literal.len() {
+                    return Only::None;
+                }
+                0
+            } else if i == last && !self.open_end {
+                if !text.ends_with(literal.as_str()) {
+                    return Only::None;
+                }
+                text.len() - literal.len()
+            } else {
+                let bytes = text.as_bytes();
+                let Some(at) = finder.find(bytes) else { return Only::None };
+                let again = bytes.get(at + 1..).is_some_and(|rest| finder.find(rest).is_some());
+                if again || literal.is_empty() {
+                    return Only::Unsure;
+                }
+                at
+            };
+            if i > 0 {
+                let Some(spec) = self.captures.get(i - 1) else { return Only::Unsure };
+                if ends(text, start, spec.kind, &[at], false, budget).is_none() {
+                    return Only::None;
+                }
+                ranges.push(start..at);
+            } else {
+                ranges.reserve(last);
+            }
+            start = at + literal.len();
+        }
+        Only::Way(ranges)
     }
 
     /// For every literal, the places where it stands and from which the rest can be satisfied.
@@ -349,7 +421,7 @@ fn capture(inner: &str) -> Result<CaptureSpec, String> {
     if !fits {
         return Err(format!("`{name}` is no name for a capture: letters, digits and _ only"));
     }
-    Ok(CaptureSpec { name: name.to_owned(), kind })
+    Ok(CaptureSpec { name: name.to_owned(), kind, role: well_known(name) })
 }
 
 /// All places of `needle`, overlapping ones too. An empty needle stands at the end only: it is
@@ -358,7 +430,7 @@ fn occurrences(text: &str, needle: &str) -> Vec<usize> {
     if needle.is_empty() {
         return vec![text.len()];
     }
-    let finder = memchr::memmem::Finder::new(needle);
+    let finder = memmem::Finder::new(needle);
     let mut places = Vec::new();
     let mut from = 0;
     while let Some(offset) = text.as_bytes().get(from..).and_then(|rest| finder.find(rest)) {
@@ -581,7 +653,7 @@ mod tests {
     fn captures<'t>(template: &str, text: &'t str) -> Option<(Vec<&'t str>, Vec<&'t str>)> {
         let found = Template::parse(template).unwrap().matches(text)?;
         let cut = |ranges: &[Range<usize>]| ranges.iter().map(|r| &text[r.clone()]).collect();
-        Some((cut(&found.earliest), cut(&found.latest)))
+        Some((cut(&found.earliest), cut(found.latest())))
     }
 
     const LOGIN: &str = "FAILED_LOGIN: email={email}, ip={ip}, reason={reason}";
@@ -714,7 +786,7 @@ mod tests {
             ways.sort_by(|a, b| a.iter().map(|r| r.end).cmp(b.iter().map(|r| r.end)));
             let found = template.matches(&text);
             prop_assert_eq!(found.as_ref().map(|m| &m.earliest), ways.first());
-            prop_assert_eq!(found.as_ref().map(|m| &m.latest), ways.last());
+            prop_assert_eq!(found.as_ref().map(Match::latest), ways.last().map(Vec::as_slice));
         }
 
         #[test]

@@ -51,8 +51,9 @@ pub struct Limits {
     pub lateness: Micros,
 }
 
-/// What the program takes beside its state: its own text, buffers, threads.
-const ALLOWANCE: usize = 32 << 20;
+/// What the program takes beside its state: its own text, buffers, threads, and what the allocator
+/// keeps in reserve. Of a small limit, an eighth.
+const ALLOWANCE: usize = 64 << 20;
 /// Weights of the keys by which they are given up: one event, two, up to four, eight and so on.
 const CLASSES: usize = 10;
 /// Pieces into which the ages of keys are divided.
@@ -695,7 +696,7 @@ fn sketch_bytes(limits: Limits) -> usize {
 
 /// What everything but sketches may take.
 fn ceiling(limits: Limits) -> usize {
-    limits.memory - (limits.memory / 4).min(ALLOWANCE) - sketch_bytes(limits)
+    limits.memory - (limits.memory / 8).min(ALLOWANCE) - sketch_bytes(limits)
 }
 
 #[cfg(test)]

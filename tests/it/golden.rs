@@ -65,9 +65,9 @@ fn differs(file: &Path, got: &str) -> Option<String> {
     Some(format!("{}:{line}:\n  want {want}\n  got  {got}", file.display()))
 }
 
-fn show(record: &Record) -> String {
-    let mut out = format!("  {}", record.layers.join(" > "));
-    if record.bent {
+fn show(record: &Record<'_>) -> String {
+    let mut out = format!("  {}", record.layers().collect::<Vec<_>>().join(" > "));
+    if record.bent() {
         out.push_str(" (bent)");
     }
     out.push('\n');
@@ -78,36 +78,36 @@ fn show(record: &Record) -> String {
     };
     say(
         "time",
-        record.when.map(|when| match when {
+        record.when().map(|when| match when {
             When::At(at) => time::format(at),
             When::Yearless(yearless) => format!("{yearless:?}"),
         }),
     );
-    say("level", record.level.map(|level| level.to_string()));
-    say("logger", record.logger.as_deref().map(str::to_owned));
-    for message in &record.messages {
-        say("message", Some(message.clone()));
+    say("level", record.level().map(|level| level.to_string()));
+    say("logger", record.logger().map(str::to_owned));
+    for message in record.messages().all() {
+        say("message", Some(message.to_string()));
     }
     say(
         "ip",
-        record.ip.as_ref().map(|fact| {
+        record.ip().map(|fact| {
             let claimed = if fact.proven { "" } else { " (claimed)" };
             format!("{}{claimed} from {}", fact.ip, fact.from)
         }),
     );
     for (what, fact) in [
-        ("user", &record.user),
-        ("user_id", &record.user_id),
-        ("request_id", &record.request_id),
-        ("country", &record.country),
+        ("user", record.user()),
+        ("user_id", record.user_id()),
+        ("request_id", record.request_id()),
+        ("country", record.country()),
     ] {
         say(what, fact.as_ref().map(|fact| format!("{} from {}", fact.value, fact.from)));
     }
-    say("status", record.status.map(|status| status.to_string()));
-    say("method", record.method.clone());
-    say("path", record.path.clone());
-    say("duration", record.duration_ms.map(|ms| format!("{ms} ms")));
-    let doubts = record.doubts;
+    say("status", record.status().map(|status| status.to_string()));
+    say("method", record.method().map(str::to_owned));
+    say("path", record.path().map(str::to_owned));
+    say("duration", record.duration_ms().map(|ms| format!("{ms} ms")));
+    let doubts = record.doubts();
     let named = [
         (doubts.ip, "ip"),
         (doubts.user, "user"),

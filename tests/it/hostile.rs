@@ -17,6 +17,7 @@ use portcullis::pattern::template::CaptureKind;
 use portcullis::pattern::{EventView, Events, PatternId};
 use proptest::prelude::*;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -48,7 +49,7 @@ struct World {
     texts: Vec<String>,
 }
 
-fn first_record(assembly: &Assembly, line: &str) -> Option<Record> {
+fn first_record<'a>(assembly: &'a Assembly, line: &str) -> Option<Record<'a>> {
     match decode(line.as_bytes(), &assembly.scanner.decode) {
         Decoded::Records(records) => records.into_iter().next(),
         _ => None,
@@ -112,24 +113,24 @@ fn world() -> &'static World {
                 let found = events(&assembly, line.as_bytes());
                 let event = found.of(found.all()).find(|e| e.pattern == id);
                 let event = event.unwrap_or_else(|| panic!("{}: {line}", pattern.name));
-                for message in &record.messages {
+                for message in record.messages().all() {
                     let found = pattern.readings.iter().find_map(|r| captures(r, message));
                     let Some(found) = found else { continue };
-                    let mut forged = message.clone();
+                    let mut forged = message.to_string();
                     for (_, _, range) in found.iter().rev().filter(|c| c.1 == CaptureKind::Ip) {
                         forged.replace_range(range.clone(), VICTIM_IP);
                     }
                     texts.push(forged);
-                    let head = line.strip_suffix(message.as_str()).unwrap_or_default();
+                    let head = line.strip_suffix(&**message).unwrap_or_default();
                     for (capture, kind, range) in found {
                         slots.push(Slot {
                             pattern: pattern.name.clone(),
                             capture,
                             kind,
                             head: head.to_owned(),
-                            message: message.clone(),
+                            message: message.to_string(),
                             range,
-                            logger: record.logger.as_deref().map(str::to_owned),
+                            logger: record.logger().map(str::to_owned),
                             ip: event.ip.map(|ip| ip.ip),
                             users: users(event).map(str::to_owned).collect(),
                         });
@@ -294,8 +295,9 @@ fn nobody_else(slot: &Slot, text: &str, form: u8) -> Result<(), TestCaseError> {
     let whole = whole.map(|t| t.replace('\u{e000}', "\u{fffd}"));
     let mut allowed: Vec<String> = slot.users.clone();
     for text in &whole {
-        allowed.extend(normalize_user(text));
-        allowed.extend(normalize_user(&text.replace(['\n', '\r'], " ")));
+        allowed.extend(normalize_user(text).map(Cow::into_owned));
+        let joined = text.replace(['\n', '\r'], " ");
+        allowed.extend(normalize_user(&joined).map(Cow::into_owned));
     }
     let found = events(&world.assembly, line.as_bytes());
     for event in found.of(found.all()) {

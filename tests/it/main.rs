@@ -11,6 +11,7 @@
 //! * [`binary`]: the program as users run it: flags, exit codes, messages, signals
 //! * [`follow`]: files that are followed through rotation
 //! * [`memory`]: ceilings that hold under floods and monsters
+//! * [`mixes`]: the streams that the benches measure are what they are said to be
 //! * [`readme`]: what README shows is what happens
 //! * [`tidy`]: the house rules: who may use whom, and that files say what they are
 #![allow(
@@ -29,6 +30,9 @@ mod follow;
 mod golden;
 mod hostile;
 mod memory;
+#[path = "../../benches/mix.rs"]
+mod mix;
+mod mixes;
 mod output;
 mod readme;
 mod stream;

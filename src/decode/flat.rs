@@ -1,0 +1,289 @@
+//! The fast path: a line that is one flat, strict JSON object of its own, as most loggers write.
+//!
+//! It gives what the general path gives or nothing at all: at the first thing that is nested,
+//! bent, or might be an envelope, the line is left to the general path. Lines of one program have
+//! the same keys in the same order, so what a key means is remembered with its place in the line
+//! and confirmed by one comparison.
+
+use super::envelope::{self, BARE};
+use super::fields::{Field, Kind, Known, normalize};
+use super::{DecodeConfig, Record, json, text};
+use std::borrow::Cow;
+
+/// Keys that are remembered; lines with more are read without help behind them.
+const KEYS_MAX: usize = 64;
+/// Longest key that is remembered, with what stands around it, bytes.
+const LEAD_MAX: usize = 96;
+
+/// The keys of the lines read so far, by their place.
+#[derive(Debug, Default)]
+pub struct Keys {
+    by_place: Vec<Key>,
+}
+
+#[derive(Debug)]
+struct Key {
+    /// All bytes from the end of the value before up to the value: `,"level":"`.
+    lead: Box<[u8]>,
+    /// Where in them the key stands.
+    start: usize,
+    end: usize,
+    meaning: Meaning,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Meaning {
+    known: Known,
+    /// Shippers write such a key beside the line they carry.
+    carrier: bool,
+    /// The key belongs to an envelope alone.
+    envelope: bool,
+}
+
+impl Meaning {
+    fn of(key: &str, config: &DecodeConfig) -> Self {
+        let normal = normalize(key);
+        Self {
+            known: config.fields.number(&normal),
+            carrier: envelope::is_carrier_key(&normal),
+            envelope: matches!(key, "log" | "__REALTIME_TIMESTAMP"),
+        }
+    }
+}
+
+/// Reads a line, if it is of the kind that is read here.
+pub fn read<'a>(line: &'a [u8], config: &'a DecodeConfig, keys: &mut Keys) -> Option<Record<'a>> {
+    let line = line.trim_ascii();
+    let [b'{', .., b'}'] = line else { return None };
+    let text = calm(line)?;
+    let mut reader = Reader { text, at: 1 };
+    let mut fields = Vec::with_capacity(keys.by_place.len().clamp(8, KEYS_MAX));
+    let mut carriers = true;
+    for place in 0.. {
+        let (key, meaning) = match keys.by_place.get(place).and_then(|key| reader.expected(key)) {
+            Some(found) => found,
+            None => {
+                let (lead, start, end) = reader.key()?;
+                let key = lead.get(start..end)?;
+                let meaning = Meaning::of(key, config);
+                keys.learn(place, lead, start, end, meaning);
+                (key, meaning)
+            }
+        };
+        if meaning.envelope {
+            return None;
+        }
+        carriers &= meaning.carrier;
+        let (value, kind) = reader.value()?;
+        fields.push(Field::flat(key, value, kind, meaning.known));
+        if reader.ended()? {
+            break;
+        }
+    }
+    if carriers {
+        return None;
+    }
+    let plays = config.fields.roles(&fields);
+    Some(Record::new(config, "json", fields, plays, Cow::Borrowed(&BARE)))
+}
+
+/// The line as text, if nothing in it is for terminals or otherwise odd.
+fn calm(line: &[u8]) -> Option<&str> {
+    let (control, beyond) = line
+        .iter()
+        .fold((false, 0), |(control, beyond), byte| (control | (*byte < b' '), beyond | *byte));
+    if control {
+        return None;
+    }
+    let text = std::str::from_utf8(line).ok()?;
+    let plain = beyond < 0x80 || matches!(text::strip_ansi(text), Cow::Borrowed(_));
+    plain.then_some(text)
+}
+
+impl Keys {
+    fn learn(&mut self, place: usize, lead: &str, start: usize, end: usize, meaning: Meaning) {
+        if place >= KEYS_MAX || lead.len() > LEAD_MAX {
+            return;
+        }
+        let key = Key { lead: lead.as_bytes().into(), start, end, meaning };
+        if let Some(known) = self.by_place.get_mut(place) {
+            *known = key;
+        } else if place == self.by_place.len() {
+            // Places are filled in their order, or the ones behind wait for a later line.
+            self.by_place.push(key);
+        }
+    }
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    /// At the first key, else behind a value.
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn blanks(&mut self) {
+        while self.peek() == Some(b' ') {
+            self.at += 1;
+        }
+    }
+
+    /// The key, if it is the one that stood in this place before.
+    fn expected(&mut self, key: &Key) -> Option<(&'a str, Meaning)> {
+        let rest = self.text.as_bytes().get(self.at..)?;
+        // Blanks in front of a value belong to what is remembered.
+        if !rest.starts_with(&key.lead) || rest.get(key.lead.len()) == Some(&b' ') {
+            return None;
+        }
+        let found = self.text.get(self.at + key.start..self.at + key.end)?;
+        self.at += key.lead.len();
+        Some((found, key.meaning))
+    }
+
+    /// The next key: all that stands before its value, and where in it the key is.
+    fn key(&mut self) -> Option<(&'a str, usize, usize)> {
+        let begin = self.at;
+        self.blanks();
+        if begin > 1 {
+            self.at += 1;
+            self.blanks();
+        }
+        if self.peek()? != b'"' {
+            return None;
+        }
+        let start = self.at + 1;
+        let bytes = self.text.as_bytes();
+        let length = memchr::memchr2(b'"', b'\\', bytes.get(start..)?)?;
+        let end = start + length;
+        if bytes.get(end) != Some(&b'"') {
+            return None;
+        }
+        self.at = end + 1;
+        self.blanks();
+        if self.peek()? != b':' {
+            return None;
+        }
+        self.at += 1;
+        self.blanks();
+        Some((self.text.get(begin..self.at)?, start - begin, end - begin))
+    }
+
+    fn value(&mut self) -> Option<(Cow<'a, str>, Kind)> {
+        let bytes = self.text.as_bytes();
+        let start = self.at;
+        if self.peek()? == b'"' {
+            let length = memchr::memchr2(b'"', b'\\', bytes.get(start + 1..)?)?;
+            let end = start + 1 + length;
+            if bytes.get(end) == Some(&b'"') {
+                self.at = end + 1;
+                return Some((Cow::Borrowed(self.text.get(start + 1..end)?), Kind::Text));
+            }
+            let (value, end) = json::strict_string(self.text, start)?;
+            self.at = end;
+            return Some((value, Kind::Text));
+        }
+        let rest = bytes.get(start..)?;
+        let length = rest.iter().position(|b| matches!(b, b',' | b'}' | b' '))?;
+        self.at = start + length;
+        let word = self.text.get(start..self.at)?;
+        let kind = match word {
+            "null" => return Some((Cow::Borrowed(""), Kind::Null)),
+            "true" | "false" => Kind::Bool,
+            _ if json::is_strict_number(word) => Kind::Number,
+            _ => return None,
+        };
+        Some((Cow::Borrowed(word), kind))
+    }
+
+    /// Whether the object ends behind a value, and with it the line.
+    fn ended(&mut self) -> Option<bool> {
+        match self.peek()? {
+            b',' => Some(false),
+            b' ' => {
+                let before = self.at;
+                self.blanks();
+                let ended = self.ended();
+                if ended == Some(false) {
+                    self.at = before;
+                }
+                ended
+            }
+            b'}' => (self.at + 1 == self.text.len()).then_some(true),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Decoded, decode};
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Lines by the rules of JSON, now and then broken by one byte.
+    fn line() -> impl Strategy<Value = String> {
+        let key = prop_oneof![
+            4 => prop::sample::select(vec![
+                "timestamp", "level", "logger", "message", "user_id", "ip_address", "request_id",
+                "log", "stream", "time", "attrs", "status", "msg", "tag", "__REALTIME_TIMESTAMP",
+                "MESSAGE", "IP-Address", "a.b",
+            ]).prop_map(str::to_owned),
+            1 => "[a-zA-Z_.\\\\é\"]{0,6}",
+        ];
+        let value = prop_oneof![
+            4 => prop::sample::select(vec![
+                "\"x\"", "\"203.0.113.7\"", "\"2025-08-03T22:30:00Z\"", "12", "-1.5e3", "01", "true",
+                "null", "NaN", "\"a\\\"b\\u0041\\/\"", "\"\\x41\"", "\"é\u{9b}1m\"", "{}", "[1]",
+                "{\"a\":1}", "\"\"", "", "\"\\ud800\"", "\"FAILED_LOGIN: email=a, ip=1.2.3.4, reason=x\"",
+            ]).prop_map(str::to_owned),
+            1 => "\"[ -~\t]{0,8}\"",
+        ];
+        let gap = prop::sample::select(vec!["", "", "", " ", "  ", "\t"]);
+        let members = prop::collection::vec((key, value, gap.clone(), gap), 0..6);
+        (members, "[ {}\",]{0,1}", prop::sample::select(vec!["", "", "\r", " ", "x"])).prop_map(
+            |(members, odd, tail)| {
+                let members: Vec<String> = members
+                    .iter()
+                    .map(|(key, value, a, b)| format!("{a}\"{key}\"{b}:{a}{value}{b}"))
+                    .collect();
+                format!("{{{}{odd}}}{tail}", members.join(","))
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(3000))]
+        #[test]
+        fn it_gives_what_the_general_path_gives_or_nothing(lines in prop::collection::vec(line(), 1..5)) {
+            let config = DecodeConfig::default();
+            let mut keys = Keys::default();
+            for line in &lines {
+                let Some(record) = read(line.as_bytes(), &config, &mut keys) else { continue };
+                let general = decode(line.as_bytes(), &config);
+                prop_assert_eq!(Decoded::Records(vec![record]), general, "{}", line);
+            }
+        }
+    }
+
+    #[test]
+    fn ordinary_lines_are_read_here() {
+        let config = DecodeConfig::default();
+        let mut keys = Keys::default();
+        for line in [
+            r#"{"timestamp":"2025-08-03T22:30:00Z","level":"INFO","logger":"x","message":"a \"b\"","line":7}"#,
+            r#"{"timestamp": "2025-08-03T22:30:00Z", "level": "INFO", "logger": "x", "message": "é", "line": null}"#,
+            r#" { "level" : "INFO" , "logger" : true } "#,
+        ] {
+            for _ in 0..2 {
+                assert!(read(line.as_bytes(), &config, &mut keys).is_some(), "{line}");
+            }
+        }
+        for line in ["{}", r#"{"a":{}}"#, r#"{"log":"x","stream":"y"}"#, r#"{"message":"x"}"#] {
+            assert!(read(line.as_bytes(), &config, &mut keys).is_none(), "{line}");
+        }
+    }
+}
