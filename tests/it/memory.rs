@@ -1,7 +1,7 @@
 //! Ceilings that hold, measured on the binary from outside: lines without an end, archives that
 //! blow up, floods of keys. Peak memory is what the kernel says of the process.
 
-use crate::support::{portcullis, run_in, stderr, stdout};
+use crate::support::{binary, portcullis, run_in, stderr, stdout};
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
 use std::path::Path;
@@ -93,12 +93,18 @@ fn flooding(n: u64) -> String {
 fn a_line_without_an_end_is_not_kept() {
     let folder = tempfile::tempdir().unwrap();
     for args in [&["run", "--summary", "json"][..], &["replay", "-", "--summary", "json"]] {
-        let mut child = spawn(folder.path(), args, Stdio::piped());
-        let limit = Command::new("prlimit")
-            .args([format!("--pid={}", child.id()), format!("--as={ADDRESS_SPACE}")])
-            .status()
+        // Limited from its beginning, as by `ulimit -v`.
+        let mut child = Command::new("prlimit")
+            .arg(format!("--as={ADDRESS_SPACE}"))
+            .arg(binary())
+            .args(args)
+            .current_dir(folder.path())
+            .env_remove("PORTCULLIS_CONFIG")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
             .unwrap_or_else(|error| panic!("util-linux's `prlimit` is missing: {error}"));
-        assert!(limit.success());
         let mut stdin = child.stdin.take().unwrap();
         let writer = std::thread::spawn(move || {
             let block = vec![b'x'; 1 << 20];
