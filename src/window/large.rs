@@ -265,24 +265,23 @@ impl Window {
     fn drop_used(&mut self, group: &Group, crossing: &Crossing) {
         let all = group.all();
         let mut kept = crossing.range.start;
+        let mut dropped = Vec::new();
         for at in crossing.range.clone() {
             let Some(entry) = self.entries.0.get(at) else { break };
             if entry.item.used & all == all {
                 self.bytes -= entry_bytes(&entry.shown);
+                dropped.push(at);
             } else {
                 self.entries.0.swap(kept, at);
                 kept += 1;
             }
         }
+        if dropped.is_empty() {
+            return;
+        }
         self.entries.0.drain(kept..crossing.range.end);
-        let dropped = crossing.range.end - kept;
         for share in &mut self.shares {
-            // Where they lay among the spent ones of another rule is not known any more.
-            share.spent = if share.spent >= crossing.range.end {
-                share.spent - dropped
-            } else {
-                share.spent.min(crossing.range.start)
-            };
+            share.spent -= dropped.partition_point(|at| *at < share.spent);
         }
     }
 
