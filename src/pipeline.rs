@@ -16,7 +16,7 @@ use crate::engine::summary::Summary;
 use crate::sink::{Delivered, Sink};
 use crate::source::file::{self, Input, InputError};
 use crate::source::follow::{FollowNote, FollowSettings, follow};
-use crate::source::lines::LineReader;
+use crate::source::lines::{LineReader, Spares};
 use crate::source::{Batch, stdin};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -163,7 +163,8 @@ enum Stream {
         reader: LineReader<Box<dyn Read + Send>>,
         scanner: Arc<Scanner>,
     },
-    /// Read on a thread, because a pipe can keep its reader waiting and a signal must not wait.
+    /// Read on a thread, because a pipe can keep its reader waiting and a signal must not wait, or
+    /// because unpacking takes as long as everything else.
     Apart {
         batches: Receiver<io::Result<Batch>>,
         scanner: Arc<Scanner>,
@@ -174,13 +175,13 @@ enum Stream {
 impl Stream {
     fn new(
         mut reader: LineReader<Box<dyn Read + Send>>,
-        waits: bool,
+        apart: bool,
         scanner: &Arc<Scanner>,
         pool: &Pool,
     ) -> Self {
         let Some(jobs) = pool.jobs.clone() else {
             let scanner = Arc::clone(scanner);
-            if !waits {
+            if !apart {
                 return Stream::Inline { reader, scanner };
             }
             let (send, batches) = sync_channel(pool.depth);
@@ -274,9 +275,17 @@ struct Waiting {
     order: usize,
 }
 
-struct Open {
+/// An open input.
+struct Source {
     name: String,
     stream: Stream,
+    spares: Spares,
+    /// Bytes taken from disk so far.
+    read: Arc<AtomicU64>,
+}
+
+struct Open {
+    source: Source,
     cursor: Cursor,
     newest: Micros,
 }
@@ -412,13 +421,13 @@ fn open(
     block: usize,
     scanner: &Arc<Scanner>,
     pool: &Pool,
-) -> Result<(String, Stream, Arc<AtomicU64>), String> {
-    let (name, content, read, waits) = match &waiting.input {
+) -> Result<Source, String> {
+    let (name, content, read, apart) = match &waiting.input {
         Input::File(path) if file::is_regular(path) => {
             let opened = file::open(path).map_err(|error| error.to_string())?;
             let name = path.display().to_string();
             engine.name_source(source, &name, modified(opened.modified));
-            (name, opened.reader, opened.read, false)
+            (name, opened.reader, opened.read, opened.packed)
         }
         input => {
             let name = match input {
@@ -433,7 +442,8 @@ fn open(
         }
     };
     let reader = LineReader::new(content, source, settings.max_line, block);
-    Ok((name, Stream::new(reader, waits, scanner, pool), read))
+    let spares = reader.spares();
+    Ok(Source { name, stream: Stream::new(reader, apart, scanner, pool), spares, read })
 }
 
 struct Merge {
@@ -455,11 +465,7 @@ impl Merge {
     fn open_due(
         &mut self,
         engine: &mut Engine,
-        mut open: impl FnMut(
-            &Waiting,
-            u32,
-            &mut Engine,
-        ) -> Result<(String, Stream, Arc<AtomicU64>), String>,
+        mut open: impl FnMut(&Waiting, u32, &mut Engine) -> Result<Source, String>,
     ) {
         while let Some(next) = self.waiting.last() {
             let due = match self.heap.peek() {
@@ -472,12 +478,12 @@ impl Merge {
             let Some(waiting) = self.waiting.pop() else { return };
             let source = u32::try_from(waiting.order).unwrap_or(u32::MAX);
             match open(&waiting, source, engine) {
-                Ok((name, stream, read)) => {
-                    self.read.push(read);
+                Ok(source) => {
+                    self.read.push(Arc::clone(&source.read));
                     while self.open.len() <= waiting.order {
                         self.open.push(None);
                     }
-                    self.fill(waiting.order, name, stream, Micros::MIN, engine);
+                    self.fill(waiting.order, source, Micros::MIN, engine);
                 }
                 Err(error) => fail(engine, error),
             }
@@ -485,25 +491,18 @@ impl Merge {
     }
 
     /// Puts the next batch of an input in place, or lets go of the input.
-    fn fill(
-        &mut self,
-        index: usize,
-        name: String,
-        mut stream: Stream,
-        newest: Micros,
-        engine: &mut Engine,
-    ) {
-        match stream.next(&self.stop) {
+    fn fill(&mut self, index: usize, mut source: Source, newest: Micros, engine: &mut Engine) {
+        match source.stream.next(&self.stop) {
             Ok(Some(scanned)) => {
                 let cursor = engine.open(scanned);
-                let mut open = Open { name, stream, cursor, newest };
+                let mut open = Open { source, cursor, newest };
                 let time = key(&mut open, engine);
                 self.heap.push(Reverse((time, index)));
                 if let Some(slot) = self.open.get_mut(index) {
                     *slot = Some(open);
                 }
             }
-            Ok(None) => debug!("{name}: read to its end"),
+            Ok(None) => debug!("{}: read to its end", source.name),
             // It names the input already.
             Err(error) => fail(engine, error.to_string()),
         }
@@ -520,8 +519,9 @@ impl Merge {
         let Some(mut open) = self.open.get_mut(index).and_then(Option::take) else { return };
         loop {
             if !engine.step(&mut open.cursor, None) {
-                let Open { name, stream, newest, .. } = open;
-                self.fill(index, name, stream, newest, engine);
+                let Open { source, cursor, newest } = open;
+                source.spares.put(cursor.into_buffer());
+                self.fill(index, source, newest, engine);
                 return;
             }
             if !alone {

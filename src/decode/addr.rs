@@ -37,6 +37,9 @@ fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
 /// part is taken for a port; see [`parse_ip_port_last`]. Host names, short, hexadecimal and octal
 /// IPv4 (`192.030.0.6` is two different addresses, depending on who reads it) are `None`.
 pub fn parse_ip(text: &str) -> Option<IpAddr> {
+    if let Some(ip) = plain_v4(text) {
+        return Some(IpAddr::V4(ip));
+    }
     let text = bare(text);
     if text.starts_with('[') {
         return bracketed(text).map(|(ip, _)| canonical(ip));
@@ -55,6 +58,33 @@ pub fn parse_ip_port_last(text: &str) -> Option<IpAddr> {
         return bracketed(text).filter(|(_, port)| *port).map(|(ip, _)| canonical(ip));
     }
     split_port(text).and_then(host).map(canonical)
+}
+
+/// The address, if the text is four decimal numbers and nothing else, as nearly always.
+pub fn plain_v4(text: &str) -> Option<Ipv4Addr> {
+    let mut octets = [0u8; 4];
+    let mut bytes = text.bytes();
+    for (i, octet) in octets.iter_mut().enumerate() {
+        let mut value: u16 = 0;
+        let mut digits = 0;
+        loop {
+            match bytes.next() {
+                Some(digit @ b'0'..=b'9') => {
+                    // Neither a leading zero nor a fourth digit.
+                    if digits == 3 || (digits > 0 && value == 0) {
+                        return None;
+                    }
+                    value = value * 10 + u16::from(digit - b'0');
+                    digits += 1;
+                }
+                Some(b'.') if i < 3 && digits > 0 => break,
+                None if i == 3 && digits > 0 => break,
+                _ => return None,
+            }
+        }
+        *octet = u8::try_from(value).ok()?;
+    }
+    Some(Ipv4Addr::from(octets))
 }
 
 /// `text` without quotes, prefixes and the punctuation of the sentence around it.
@@ -378,6 +408,8 @@ pub struct NeverBlock {
     all: Nets,
     /// The same ranges with their reasons, in the order in which reasons are given.
     named: Vec<(IpNet, &'static str)>,
+    /// By the first octet of an IPv4 address: whether some range has such addresses.
+    octets: Box<[bool; 256]>,
 }
 
 impl Default for NeverBlock {
@@ -408,7 +440,13 @@ impl NeverBlock {
         named.extend(trusted_proxies.iter().map(|net| (canonical_net(*net), "trusted_proxies")));
         named.extend(own.iter().map(|ip| (IpNet::from(canonical(*ip)), "own_address")));
         named.extend(extra.iter().map(|net| (canonical_net(*net), "extra")));
-        Self { all: named.iter().map(|(net, _)| *net).collect(), named }
+        let all: Nets = named.iter().map(|(net, _)| *net).collect();
+        let mut octets = Box::new([false; 256]);
+        for (octet, slot) in (0..=255u8).zip(octets.iter_mut()) {
+            let block = Ipv4Net::new(Ipv4Addr::new(octet, 0, 0, 0), 8).map(IpNet::V4);
+            *slot = block.is_ok_and(|block| all.overlaps(&block));
+        }
+        Self { all, named, octets }
     }
 
     /// Why the address, in its [canonical] form, must not be blocked: `loopback`, `unspecified`,
@@ -416,6 +454,12 @@ impl NeverBlock {
     /// or `extra`, the first that holds. `None` if it may be.
     pub fn covers(&self, ip: IpAddr) -> Option<&'static str> {
         let ip = canonical(ip);
+        if let IpAddr::V4(v4) = ip
+            && let [first, ..] = v4.octets()
+            && self.octets.get(usize::from(first)) == Some(&false)
+        {
+            return None;
+        }
         self.all.covering(ip)?;
         self.named.iter().find(|(net, _)| net.contains(&ip)).map(|(_, reason)| *reason)
     }
@@ -1003,6 +1047,11 @@ mod tests {
 
     proptest! {
         #[test]
+        fn plain_addresses_are_those_of_the_standard_library(text in "[0-9]{1,4}(\\.[0-9]{1,3}){2,4}|[0-9.x ]{0,16}") {
+            prop_assert_eq!(plain_v4(&text), text.parse().ok());
+        }
+
+        #[test]
         fn no_text_panics(text in prop_oneof![any::<String>(), near_addresses()]) {
             if let Some(ip) = parse_ip(&text) {
                 prop_assert_eq!(canonical(ip), ip);
@@ -1033,7 +1082,9 @@ mod tests {
             if let Some(key) = normalize_user(&text) {
                 prop_assert!(key.len() <= USER_MAX);
                 prop_assert_eq!(normalize_user(&key), Some(key.clone()));
-                prop_assert_eq!(canonical_id(&text, false), Some(key));
+                // As an id, 0 is nobody.
+                let id = Some(key).filter(|_| text.trim() != "0");
+                prop_assert_eq!(canonical_id(&text, false), id);
             }
         }
 

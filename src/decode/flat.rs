@@ -6,7 +6,7 @@
 //! and confirmed by one comparison.
 
 use super::envelope::{self, BARE};
-use super::fields::{Field, Kind, Known, normalize};
+use super::fields::{Field, Kind, Known, Plays, normalize};
 use super::{DecodeConfig, Record, json, text};
 use std::borrow::Cow;
 
@@ -19,12 +19,16 @@ const LEAD_MAX: usize = 96;
 #[derive(Debug, Default)]
 pub struct Keys {
     by_place: Vec<Key>,
+    /// The roles that the fields of such a line play, if none of them is `null`.
+    plays: Option<Vec<Plays>>,
 }
 
 #[derive(Debug)]
 struct Key {
-    /// All bytes from the end of the value before up to the value: `,"level":"`.
-    lead: Box<[u8]>,
+    /// All bytes from the end of the value before up to the value, `,"level":`: words of eight, with
+    /// what of them counts.
+    lead: Box<[(u64, u64)]>,
+    length: usize,
     /// Where in them the key stands.
     start: usize,
     end: usize,
@@ -58,7 +62,7 @@ pub fn read<'a>(line: &'a [u8], config: &'a DecodeConfig, keys: &mut Keys) -> Op
     let text = calm(line)?;
     let mut reader = Reader { text, at: 1 };
     let mut fields = Vec::with_capacity(keys.by_place.len().clamp(8, KEYS_MAX));
-    let mut carriers = true;
+    let (mut carriers, mut nulls) = (true, false);
     for place in 0.. {
         let (key, meaning) = match keys.by_place.get(place).and_then(|key| reader.expected(key)) {
             Some(found) => found,
@@ -75,6 +79,7 @@ pub fn read<'a>(line: &'a [u8], config: &'a DecodeConfig, keys: &mut Keys) -> Op
         }
         carriers &= meaning.carrier;
         let (value, kind) = reader.value()?;
+        nulls |= kind == Kind::Null;
         fields.push(Field::flat(key, value, kind, meaning.known));
         if reader.ended()? {
             break;
@@ -83,7 +88,17 @@ pub fn read<'a>(line: &'a [u8], config: &'a DecodeConfig, keys: &mut Keys) -> Op
     if carriers {
         return None;
     }
-    let plays = config.fields.roles(&fields);
+    // As long as every key was the expected one, roles are as they were.
+    let plays = match &keys.plays {
+        Some(plays) if !nulls && fields.len() == keys.by_place.len() => plays.clone(),
+        _ => {
+            let plays = config.fields.roles(&fields);
+            if !nulls && fields.len() == keys.by_place.len() {
+                keys.plays = Some(plays.clone());
+            }
+            plays
+        }
+    };
     Some(Record::new(config, "json", fields, plays, Cow::Borrowed(&BARE)))
 }
 
@@ -102,10 +117,18 @@ fn calm(line: &[u8]) -> Option<&str> {
 
 impl Keys {
     fn learn(&mut self, place: usize, lead: &str, start: usize, end: usize, meaning: Meaning) {
+        self.plays = None;
         if place >= KEYS_MAX || lead.len() > LEAD_MAX {
             return;
         }
-        let key = Key { lead: lead.as_bytes().into(), start, end, meaning };
+        let words = lead.as_bytes().chunks(8).map(|chunk| {
+            let (mut word, mut mask) = ([0; 8], [0; 8]);
+            for (i, byte) in chunk.iter().enumerate() {
+                (word[i], mask[i]) = (*byte, 0xff);
+            }
+            (u64::from_le_bytes(word), u64::from_le_bytes(mask))
+        });
+        let key = Key { lead: words.collect(), length: lead.len(), start, end, meaning };
         if let Some(known) = self.by_place.get_mut(place) {
             *known = key;
         } else if place == self.by_place.len() {
@@ -134,13 +157,21 @@ impl<'a> Reader<'a> {
 
     /// The key, if it is the one that stood in this place before.
     fn expected(&mut self, key: &Key) -> Option<(&'a str, Meaning)> {
-        let rest = self.text.as_bytes().get(self.at..)?;
+        let mut rest = self.text.as_bytes().get(self.at..)?;
+        for (word, mask) in &key.lead {
+            // Near its end, a line is read without help.
+            let (first, behind) = rest.split_first_chunk()?;
+            if (u64::from_le_bytes(*first) ^ word) & mask != 0 {
+                return None;
+            }
+            rest = behind;
+        }
         // Blanks in front of a value belong to what is remembered.
-        if !rest.starts_with(&key.lead) || rest.get(key.lead.len()) == Some(&b' ') {
+        if self.text.as_bytes().get(self.at + key.length) == Some(&b' ') {
             return None;
         }
         let found = self.text.get(self.at + key.start..self.at + key.end)?;
-        self.at += key.lead.len();
+        self.at += key.length;
         Some((found, key.meaning))
     }
 

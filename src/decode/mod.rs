@@ -153,8 +153,10 @@ pub struct Record<'a> {
     config: &'a DecodeConfig,
     /// Every scalar of its own.
     fields: Vec<Field<'a>>,
-    /// The roles they play. A field that only stands in a text of pairs plays none.
+    /// The roles they play, in their order. A field that only stands in a text of pairs plays none.
     plays: Vec<Plays>,
+    /// Which roles those are, a bit each.
+    roles: u16,
     header: Header<'a>,
     /// What its envelopes say.
     outer: Cow<'a, Outer>,
@@ -182,10 +184,12 @@ impl<'a> Record<'a> {
         plays: Vec<Plays>,
         outer: Cow<'a, Outer>,
     ) -> Self {
+        let roles = plays.iter().fold(0, |roles, plays| roles | role_bit(plays.role));
         Self {
             config,
             fields,
             plays,
+            roles,
             header: Header::default(),
             outer,
             shape,
@@ -202,6 +206,7 @@ impl<'a> Record<'a> {
             config,
             fields: self.fields.into_iter().map(Field::into_owned).collect(),
             plays: self.plays,
+            roles: self.roles,
             header: Header {
                 when,
                 level,
@@ -217,7 +222,9 @@ impl<'a> Record<'a> {
 
     /// The fields that may play a role, the surest first, repetitions in their order.
     fn of(&self, role: Role) -> impl Iterator<Item = Hit<'_>> + Clone {
-        self.plays.iter().filter(move |plays| plays.role == role).filter_map(|plays| {
+        let played = self.roles & role_bit(role) != 0;
+        let plays = if played { self.plays.as_slice() } else { &[] };
+        plays.iter().filter(move |plays| plays.role == role).filter_map(|plays| {
             let field = self.fields.get(plays.field as usize)?;
             Some(Hit { field, rank: plays.rank, index: plays.field })
         })
@@ -395,8 +402,16 @@ impl<'a> Record<'a> {
 
     /// HTTP status.
     pub fn status(&self) -> Option<u16> {
-        self.of(Role::Status)
-            .find_map(|hit| hit.field.text.trim().parse().ok().filter(|s| (100..=599).contains(s)))
+        self.status_field().map(|(status, _)| status)
+    }
+
+    /// The status, and how it is written.
+    fn status_field(&self) -> Option<(u16, &str)> {
+        self.of(Role::Status).find_map(|hit| {
+            let text = hit.field.text.trim();
+            let status = text.parse().ok().filter(|status| (100..=599).contains(status))?;
+            Some((status, text))
+        })
     }
 
     /// Duration in milliseconds.
@@ -434,7 +449,10 @@ impl<'a> Record<'a> {
             Some(Role::UserId) => self.user_id().map(|fact| fact.value),
             Some(Role::RequestId) => self.request_id().map(|fact| fact.value),
             Some(Role::Country) => self.country().map(|fact| fact.value),
-            Some(Role::Status) => self.status().map(|status| Owned(status.to_string())),
+            Some(Role::Status) => self.status_field().map(|(status, text)| {
+                // Three digits are written in one way only.
+                if text.len() == 3 { Borrowed(text) } else { Owned(status.to_string()) }
+            }),
             Some(Role::Duration) => self.duration_ms().map(|ms| Owned(ms.to_string())),
             Some(Role::Path) => self.path().map(Borrowed),
             Some(Role::Method) => self.method().map(Borrowed),
@@ -451,6 +469,10 @@ impl<'a> Record<'a> {
     fn all_fields(&self) -> impl Iterator<Item = &Field<'_>> {
         self.fields.iter().chain(self.outer.fields.iter().flat_map(|fields| fields.iter()))
     }
+}
+
+fn role_bit(role: Role) -> u16 {
+    1 << (role as u16)
 }
 
 /// The texts of a record that patterns read, the first of them its message.
@@ -625,7 +647,13 @@ fn surest<V>(readable: Vec<(Hit<'_>, V)>) -> Vec<(Hit<'_>, V)> {
 
 /// A client's address, and whether a client could not have written it.
 fn read_ip(field: &Field<'_>, config: &DecodeConfig) -> Option<(IpAddr, bool)> {
-    if !matches!(field.kind, Kind::Text | Kind::List) || addr::is_non_value(&field.text) {
+    if !matches!(field.kind, Kind::Text | Kind::List) {
+        return None;
+    }
+    if let Some(ip) = addr::plain_v4(&field.text) {
+        return Some((IpAddr::V4(ip), true));
+    }
+    if addr::is_non_value(&field.text) {
         return None;
     }
     if field.text.contains(',') {

@@ -266,12 +266,53 @@ impl Yearless {
 /// time (`CET` for Europe/Berlin in winter); with any other, the text is `None`. Times before 1970
 /// are `None`: `0001-01-01T00:00:00Z` is how Go and .NET write that there is no time.
 pub fn parse(text: &str, zone: &Zone) -> Option<When> {
+    if let Some(time) = plain_utc(text.as_bytes()) {
+        return Some(When::At(time));
+    }
     let text = text.trim();
     let inner = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text).as_bytes();
     match read(inner, zone, true) {
         Some((when, end)) if end == inner.len() => Some(when),
         _ => parse_number(text).map(When::At),
     }
+}
+
+/// The time, if it is written as nearly all are: `2025-08-03T22:30:00.123456Z`, with a blank for
+/// the `T`, `+00:00` for the `Z`, up to six digits of fraction or none.
+fn plain_utc(b: &[u8]) -> Option<Micros> {
+    let (date, rest) = b.split_first_chunk::<11>()?;
+    let (clock, rest) = rest.split_first_chunk::<8>()?;
+    let two = |a: u8, b: u8| {
+        let (a, b) = (a.wrapping_sub(b'0'), b.wrapping_sub(b'0'));
+        (a < 10 && b < 10).then(|| i64::from(a) * 10 + i64::from(b))
+    };
+    let [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b'T' | b' '] = *date else { return None };
+    let [h1, h2, b':', n1, n2, b':', s1, s2] = *clock else { return None };
+    let year = two(y1, y2)? * 100 + two(y3, y4)?;
+    let (month, day) = (u32::try_from(two(m1, m2)?).ok()?, u32::try_from(two(d1, d2)?).ok()?);
+    let (hour, minute, second) = (two(h1, h2)?, two(n1, n2)?, two(s1, s2)?);
+    if hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let (fraction, zone) = match rest.strip_prefix(b".") {
+        Some(rest) => {
+            let digits = rest.iter().take_while(|c| c.is_ascii_digit()).count();
+            let (digits, zone) = rest.split_at(digits);
+            if digits.is_empty() || digits.len() > 6 {
+                return None;
+            }
+            let value = digits.iter().fold(0, |value, c| value * 10 + i64::from(c - b'0'));
+            let missing = u32::try_from(6 - digits.len()).ok()?;
+            (value * 10_i64.pow(missing), zone)
+        }
+        None => (0, rest),
+    };
+    if !matches!(zone, b"Z" | b"+00:00") {
+        return None;
+    }
+    let seconds = (hour * 60 + minute) * 60 + second;
+    let time = days(year, month, day)? * DAY + seconds * SECOND + fraction;
+    (time >= 0).then_some(time)
 }
 
 /// A time at the very start of `text`, in any text form of [`parse`], and how many bytes it takes.
@@ -1176,6 +1217,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_short_way_gives_what_the_long_one_gives(
+            text in "(19|20)[0-9]{2}-[01][0-9]-[0-3][0-9][T ][0-2][0-9]:[0-5][0-9]:[0-6][0-9](\\.[0-9]{0,8})?(Z|\\+00:00|\\+01:00|)",
+        ) {
+            if let Some(time) = plain_utc(text.as_bytes()) {
+                let long = read(text.as_bytes(), &Zone::default(), true);
+                prop_assert_eq!(long, Some((When::At(time), text.len())), "{}", text);
+            }
+        }
+
         #[test]
         fn no_text_panics(text in prop_oneof![any::<String>(), near_times()]) {
             for zone in [utc(), zone("Europe/Berlin"), zone("-23:59")] {

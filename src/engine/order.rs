@@ -76,6 +76,13 @@ pub struct Cursor {
     at: usize,
 }
 
+impl Cursor {
+    /// The buffer of a batch that is done with.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.scanned.batch.bytes
+    }
+}
+
 /// The ordered half.
 #[derive(Debug)]
 pub struct Engine {

@@ -46,6 +46,10 @@ pub struct PatternSet {
     counted: Vec<String>,
     /// The same, to be looked up.
     counted_names: Vec<FieldName>,
+    /// By pattern number: those of them that rules on it count.
+    slots: Vec<Vec<u16>>,
+    /// By pattern: how messages begin that it could read, or that claim to be it.
+    heads: Vec<Heads>,
     reason: FieldName,
     never: NeverBlock,
     countries: Option<Box<dyn Countries>>,
@@ -55,6 +59,38 @@ impl std::fmt::Debug for PatternSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PatternSet").field("patterns", &self.patterns.len()).finish_non_exhaustive()
     }
+}
+
+/// How a message begins: its first eight bytes, and what of them counts.
+#[derive(Debug, Clone, Copy)]
+struct Head {
+    bytes: u64,
+    mask: u64,
+}
+
+/// The heads of one pattern; none: any message may be for it.
+type Heads = Option<Vec<Head>>;
+
+impl Head {
+    fn of(text: &str) -> Self {
+        if let Some(first) = text.as_bytes().first_chunk() {
+            return Self { bytes: u64::from_le_bytes(*first), mask: u64::MAX };
+        }
+        let (mut bytes, mut mask) = ([0; 8], [0; 8]);
+        for (i, byte) in text.bytes().enumerate() {
+            (bytes[i], mask[i]) = (byte, 0xff);
+        }
+        Self { bytes: u64::from_le_bytes(bytes), mask: u64::from_le_bytes(mask) }
+    }
+
+    fn begins(self, message: Self) -> bool {
+        (self.bytes ^ message.bytes) & self.mask == 0
+    }
+}
+
+fn heads(pattern: &Pattern) -> Heads {
+    let heads: Vec<Head> = pattern.leads().map(Head::of).collect();
+    (!heads.is_empty() && heads.len() == pattern.readings.len()).then_some(heads)
 }
 
 /// What a record was.
@@ -111,7 +147,7 @@ impl PatternSet {
         let prefilter = Prefilter::new(&patterns);
         let mut names: Vec<&str> = BUILT_IN.to_vec();
         names.extend(patterns.iter().map(|pattern| pattern.name.as_str()));
-        let by_pattern = names
+        let by_pattern: Vec<Vec<u16>> = names
             .iter()
             .map(|name| {
                 (0u16..)
@@ -128,7 +164,24 @@ impl PatternSet {
             .collect();
         counted.sort();
         counted.dedup();
+        let slot_of = |name: &String| {
+            let slot = counted.iter().position(|known| known == name)?;
+            u16::try_from(slot).ok()
+        };
+        let slots = by_pattern
+            .iter()
+            .map(|rules| {
+                let rules = rules.iter().filter_map(|number| counting.get(usize::from(*number)));
+                let mut slots: Vec<u16> =
+                    rules.flat_map(|rule| &rule.fields).filter_map(slot_of).collect();
+                slots.sort_unstable();
+                slots.dedup();
+                slots
+            })
+            .collect();
         Self {
+            slots,
+            heads: patterns.iter().map(heads).collect(),
             counted_names: counted.iter().map(|name| FieldName::new(name)).collect(),
             reason: FieldName::new("reason"),
             prefilter,
@@ -182,7 +235,17 @@ impl PatternSet {
         let mut read = false;
         let messages = record.messages();
         let lookup = |name: &FieldName| record.lookup(name);
-        for (index, pattern) in self.patterns.iter().enumerate() {
+        let may = |heads: &Vec<Head>| {
+            let begins = |message: &Cow<'_, str>| {
+                let message = Head::of(message);
+                heads.iter().any(|head| head.begins(message))
+            };
+            messages.all().iter().any(begins)
+        };
+        for (index, (pattern, heads)) in self.patterns.iter().zip(&self.heads).enumerate() {
+            if !heads.as_ref().is_none_or(may) {
+                continue;
+            }
             let id = PatternId::try_from(index + BUILT_IN.len()).unwrap_or(PatternId::MAX);
             let captures = match captures(pattern, &messages) {
                 Some(captures) => captures,
@@ -346,9 +409,12 @@ impl PatternSet {
             }
         };
         let texts = &mut out.texts;
-        let counted = (0u16..).zip(&self.counted_names);
+        let slots = self.slots.get(usize::from(id)).map_or(&[][..], Vec::as_slice);
+        let named_slots = slots
+            .iter()
+            .filter_map(|slot| Some((*slot, self.counted_names.get(usize::from(*slot))?)));
         let values: Vec<(u16, Cow<'_, str>)> =
-            counted.filter_map(|(slot, name)| Some((slot, field(name)?))).collect();
+            named_slots.filter_map(|(slot, name)| Some((slot, field(name)?))).collect();
         let values: Vec<(u16, Cow<'_, str>)> =
             values.iter().map(|(slot, value)| (*slot, addr::bounded(value))).collect();
         let values = values.iter().map(|(slot, value)| (*slot, value.as_ref()));

@@ -493,7 +493,7 @@ fn ends(
             // An empty value is a word for "none" too.
             let empty = candidates.first() == Some(&start);
             let found =
-                bounded(ADDRESS_MAX, &|t| addr::is_non_value(t) || addr::parse_ip(t).is_some());
+                bounded(ADDRESS_MAX, &|t| addr::parse_ip(t).is_some() || addr::is_non_value(t));
             if late { found.or(empty.then_some(start)) } else { empty.then_some(start).or(found) }
         }
         CaptureKind::Json | CaptureKind::PyDict => {

@@ -262,14 +262,17 @@ pub struct Opened {
     pub read: Arc<AtomicU64>,
     /// When it was last written, if the file system knows.
     pub modified: Option<SystemTime>,
+    /// Its content has to be unpacked.
+    pub packed: bool,
 }
 
 impl std::fmt::Debug for Opened {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { reader: _, size, read, modified } = self;
+        let Self { reader: _, size, read, modified, packed } = self;
         f.debug_struct("Opened")
             .field("size", size)
             .field("read", read)
+            .field("packed", packed)
             .field("modified", modified)
             .finish_non_exhaustive()
     }
@@ -312,7 +315,8 @@ pub(super) fn open_handle(file: File, path: &Path) -> Result<Opened, InputError>
     };
     let reader = Box::new(Named { content, path: path.to_owned(), packing, given: 0 });
     let size = if meta.is_file() { meta.len() } else { 0 };
-    Ok(Opened { reader, size, read, modified: meta.modified().ok() })
+    let packed = packing.is_some();
+    Ok(Opened { reader, size, read, modified: meta.modified().ok(), packed })
 }
 
 /// Whether `path` is a file that this user can open, and if not, why not and what would help.

@@ -7,6 +7,7 @@
 //! `max_line` bytes, one backward search from there settles all lines before it.
 
 use std::io::{self, ErrorKind, Read};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use memchr::{memchr, memchr_iter, memrchr};
 
@@ -32,6 +33,33 @@ impl Batch {
         let (cut, whole): (_, &[u8]) =
             if self.oversized { (Some(self.bytes.as_slice()), &[]) } else { (None, &self.bytes) };
         cut.into_iter().chain(split_lines(whole))
+    }
+}
+
+/// Buffers of batches that are done with, to be read into again: fresh memory has to be cleared by
+/// the kernel page by page, which takes as long as reading.
+#[derive(Debug, Clone, Default)]
+pub struct Spares(Arc<Mutex<Vec<Vec<u8>>>>);
+
+/// Buffers that are kept.
+const SPARES_MAX: usize = 16;
+
+impl Spares {
+    /// Keeps a buffer.
+    pub fn put(&self, buffer: Vec<u8>) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < SPARES_MAX && buffer.capacity() >= READ_MIN {
+            kept.push(buffer);
+        }
+    }
+
+    /// A kept buffer with room for `need` bytes, all of it readable.
+    fn take(&self, need: usize) -> Option<Vec<u8>> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = kept.iter().rposition(|buffer| buffer.capacity() >= need)?;
+        let mut buffer = kept.swap_remove(fits);
+        buffer.resize(need.max(buffer.len()), 0);
+        Some(buffer)
     }
 }
 
@@ -63,12 +91,14 @@ pub struct LineSplitter {
     held: usize,
     /// Inside an oversized line whose beginning has been given; nothing is held meanwhile.
     skipping: bool,
+    spares: Spares,
 }
 
 impl LineSplitter {
     /// A splitter at the beginning of a line. `max_line` is in bytes of content, newline excluded.
     pub fn new(source: u32, max_line: usize) -> Self {
-        Self { source, max_line, buf: Vec::new(), held: 0, skipping: false }
+        let spares = Spares::default();
+        Self { source, max_line, buf: Vec::new(), held: 0, skipping: false, spares }
     }
 
     /// Takes a copy of `bytes` and gives what lines are whole now. A reader that can read into
@@ -84,8 +114,7 @@ impl LineSplitter {
         let need = self.held + len;
         if self.buf.len() < need {
             if self.held < len {
-                // Fresh zeroed memory often comes for nothing; clearing old memory never does.
-                let mut fresh = vec![0; need];
+                let mut fresh = self.spares.take(need).unwrap_or_else(|| vec![0; need]);
                 let held = part(&self.buf, 0, self.held);
                 fresh.iter_mut().zip(held).for_each(|(to, from)| *to = *from);
                 self.buf = fresh;
@@ -216,6 +245,11 @@ impl<R: Read> LineReader<R> {
             ready: Vec::new().into_iter(),
             state: State::Reading,
         }
+    }
+
+    /// Where to put buffers of its batches that are done with.
+    pub fn spares(&self) -> Spares {
+        self.splitter.spares.clone()
     }
 
     /// The next whole lines; `None` when the input has ended.
