@@ -76,6 +76,11 @@ struct Sample {
     sample: Vec<String>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's shape")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
 fn tally<S: Serializer>(tally: &Option<Tally>, serializer: S) -> Result<S::Ok, S::Error> {
     tally
         .as_ref()
@@ -125,6 +130,9 @@ pub struct Action {
     /// Total weight of the events.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
+    /// The count is an upper bound: part of it may never have been. Absent where it is exact.
+    #[serde(skip_serializing_if = "is_false")]
+    pub approx: bool,
     /// The rule's window, seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window_s: Option<i64>,
@@ -202,6 +210,16 @@ pub struct IdParts<'p> {
 /// action, op, time in decimal microseconds and ordinal, each with its length before it (u32,
 /// little-endian), so that no two different lists of parts give the same bytes.
 pub fn id(parts: &IdParts<'_>) -> String {
+    hex(number(parts))
+}
+
+/// An id as it is written.
+pub fn hex(number: u64) -> String {
+    format!("{number:016x}")
+}
+
+/// An id as a number.
+pub fn number(parts: &IdParts<'_>) -> u64 {
     let time = parts.time.to_string();
     let ordinal = parts.ordinal.to_string();
     let schema = SCHEMA.to_string();
@@ -220,10 +238,7 @@ pub fn id(parts: &IdParts<'_>) -> String {
         hash.update(u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
         hash.update(text.as_bytes());
     }
-    hash.finalize().iter().take(8).fold(String::with_capacity(16), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    hash.finalize().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 impl Action {
@@ -298,6 +313,7 @@ impl Action {
             pack: pack.to_owned(),
             pattern: None,
             count: None,
+            approx: false,
             window_s: None,
             first_seen: None,
             last_seen: None,

@@ -65,7 +65,7 @@ pub struct Settings {
     pub threads: usize,
     /// Longest line, bytes.
     pub max_line: usize,
-    /// Ceiling of state, counted bytes.
+    /// Ceiling of the whole program, bytes; held by counting what its state takes.
     pub memory_limit: usize,
     /// Proxies whose word about an address is taken.
     pub trusted_proxies: Vec<IpNet>,

@@ -10,7 +10,7 @@ use crate::decode::addr;
 use crate::decode::fields::FieldName;
 use crate::decode::time::{self, Micros};
 use crate::decode::{Decoded, decode};
-use crate::detect::detector::{StreamTime, describe};
+use crate::detect::detector::StreamTime;
 use crate::detect::rule::Rule;
 use crate::pack::{self, Pack};
 use crate::pattern::event::Run;
@@ -430,12 +430,9 @@ fn play(assembly: &Assembly, rule: &Rule, stream: &Stream) -> Vec<Action> {
     let names = detector.key_names();
     for (at, run) in &stream.times {
         let time = StreamTime { clock: Some(*at), start: Some(TEST_START) };
-        decider.advance(*at);
+        decider.advance(*at, &names);
         for event in stream.events.of(*run) {
-            detector.observe(event, *at, time, &mut |firing| {
-                let target = describe(firing.key, &names);
-                decider.fire(&firing, target)
-            });
+            detector.observe(event, *at, time, &mut |firing| decider.fire(&firing, &names));
         }
     }
     std::mem::take(&mut decider.out)

@@ -266,7 +266,8 @@ impl Explainer<'_> {
                 match self.detector.key(rule, event) {
                     None => "cannot count it: it has no such key".to_owned(),
                     Some(key) => {
-                        let (kind, value) = describe(&key, &names);
+                        let key = key.view();
+                        let (kind, value) = describe(key, &names);
                         let standing = event.ip.map_or(Standing::Good, |ip| ip.standing);
                         let at = match record.when() {
                             Some(When::At(at)) => at,
@@ -277,7 +278,7 @@ impl Explainer<'_> {
                             .iter()
                             .filter_map(|then| {
                                 let guard =
-                                    decider.guard().forbids(&key, standing, then.action, at)?;
+                                    decider.guard().forbids(key, standing, then.action, at)?;
                                 Some(format!(
                                     "; a {} would be withheld by {guard}",
                                     then.action.name()

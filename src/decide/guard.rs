@@ -3,10 +3,9 @@
 use crate::decode::addr::NeverBlock;
 use crate::decode::time::Micros;
 use crate::detect::condition::ActionKind;
-use crate::detect::detector::Firing;
 use crate::detect::rule::Mode;
 use crate::pattern::Standing;
-use crate::window::store::{Key, KeyKind};
+use crate::window::key::{Key, KeyKind};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -84,30 +83,38 @@ impl Guard {
         Self { never, allow, brakes, minutes: HashMap::new() }
     }
 
-    /// Whether a start must be held back. Counts it against the brakes if not.
-    pub fn check(&mut self, firing: &Firing<'_>, kind: ActionKind, mode: Mode) -> Option<Held> {
+    /// Whether a start at `at` must be held back. Counts it against the brakes if not.
+    pub fn check(
+        &mut self,
+        key: Key<'_>,
+        standing: impl FnOnce() -> Standing,
+        kind: ActionKind,
+        at: Micros,
+        mode: Mode,
+    ) -> Option<Held> {
         if kind == ActionKind::Alert {
             return None;
         }
-        if let Some(guard) = self.forbids(firing.key, firing.span.standing, kind, firing.span.time)
-        {
+        // Only an address has a standing, and only a block asks for it.
+        let standing = if kind == ActionKind::Block { standing() } else { Standing::Good };
+        if let Some(guard) = self.forbids(key, standing, kind, at) {
             return Some(Held::For(guard));
         }
-        if mode == Mode::Enforce { self.brake(kind, firing.span.time) } else { None }
+        if mode == Mode::Enforce { self.brake(kind, at) } else { None }
     }
 
     /// The guard that forbids `kind` on `key` at `at`; alerts lock nobody out and always pass.
     pub fn forbids(
         &self,
-        key: &Key,
+        key: Key<'_>,
         standing: Standing,
         kind: ActionKind,
         at: Micros,
     ) -> Option<&'static str> {
-        if let Key::Ip(net) = key
-            && kind == ActionKind::Block
+        if kind == ActionKind::Block
+            && let Some(net) = key.net()
         {
-            if self.never.overlaps(net).is_some() {
+            if self.never.overlaps(&net).is_some() {
                 return Some("never_block");
             }
             match standing {
@@ -164,11 +171,13 @@ impl Guard {
 
 impl Allow {
     /// Whether this entry speaks of `key`; of an IPv6 prefix, if it overlaps.
-    fn covers(&self, key: &Key) -> bool {
-        match (&self.who, key) {
-            (Allowed::Net(allowed), Key::Ip(net)) => allowed.contains(net) || net.contains(allowed),
-            (Allowed::User(user), Key::Text(KeyKind::User | KeyKind::UserId, value)) => {
-                **value == **user
+    fn covers(&self, key: Key<'_>) -> bool {
+        match (&self.who, key.kind) {
+            (Allowed::Net(allowed), KeyKind::Host | KeyKind::Range) => {
+                key.net().is_some_and(|net| allowed.contains(&net) || net.contains(allowed))
+            }
+            (Allowed::User(user), KeyKind::User | KeyKind::UserId) => {
+                key.text() == Some(user.as_str())
             }
             _ => false,
         }

@@ -4,38 +4,74 @@
 //! late event may cross at a time that the clock has passed, and an idle stream says ends earlier
 //! than a busy one. So what has ended stays known until no such crossing can come.
 
-use crate::action::Target;
 use crate::decode::time::Micros;
 use crate::detect::condition::{ActionKind, Escalate};
 use crate::detect::rule::{Mode, Rule};
-use crate::window::store::Key;
-use std::collections::{BTreeMap, HashMap};
+use crate::window::key::{Key, OwnKey};
+use hashbrown::{Equivalent, HashMap};
+use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher, RandomState};
 use std::sync::Arc;
 
 /// What can be active only once.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerKey {
     /// Shadow decisions have a ledger of their own.
     pub mode: Mode,
     /// The action.
     pub kind: ActionKind,
-    /// For alerts, the rule; other decisions are shared by all rules.
-    pub rule: Option<String>,
+    /// For alerts, the rule's number; other decisions are shared by all rules.
+    pub rule: Option<u16>,
     /// At whom.
-    pub target: Key,
+    pub target: OwnKey,
+}
+
+/// A [`LedgerKey`] to look up with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Asked<'k> {
+    /// See [`LedgerKey::mode`].
+    pub mode: Mode,
+    /// See [`LedgerKey::kind`].
+    pub kind: ActionKind,
+    /// See [`LedgerKey::rule`].
+    pub rule: Option<u16>,
+    /// See [`LedgerKey::target`].
+    pub target: Key<'k>,
+}
+
+impl LedgerKey {
+    /// To look up with.
+    pub fn asked(&self) -> Asked<'_> {
+        Asked { mode: self.mode, kind: self.kind, rule: self.rule, target: self.target.view() }
+    }
+}
+
+impl Asked<'_> {
+    fn own(self) -> LedgerKey {
+        LedgerKey { mode: self.mode, kind: self.kind, rule: self.rule, target: self.target.own() }
+    }
+}
+
+// A key and what it is looked up with must have the same hash.
+impl Hash for LedgerKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.asked().hash(state);
+    }
+}
+
+impl Equivalent<LedgerKey> for Asked<'_> {
+    fn equivalent(&self, key: &LedgerKey) -> bool {
+        *self == key.asked()
+    }
 }
 
 /// An active decision.
 #[derive(Debug, Clone)]
 pub struct Active {
     /// The id of its start.
-    pub id: String,
+    pub id: u64,
     /// The rule that started it.
     pub rule: Arc<Rule>,
-    /// The target as on the action line.
-    pub target: Target,
-    /// When it started.
-    pub start: Micros,
     /// When it ends.
     pub until: Micros,
     /// The start's ordinal.
@@ -43,7 +79,7 @@ pub struct Active {
     /// Crossings so far.
     pub crossings: u64,
     /// The pattern that was counted.
-    pub pattern: String,
+    pub pattern: Arc<str>,
 }
 
 /// Earlier decisions of one key, for escalation and limits.
@@ -65,14 +101,20 @@ const PAST_MAX: usize = 500_000;
 /// The ledger.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    active: HashMap<LedgerKey, (u64, Active)>,
+    active: HashMap<LedgerKey, (u64, Active), RandomState>,
     /// Ends to be said, in order; the number makes equal ends come in the order of their starts.
     ends: BTreeMap<(Micros, u64), LedgerKey>,
     /// Ends that were said, of decisions that a late crossing may still meet.
     said: BTreeMap<(Micros, u64), LedgerKey>,
-    past: HashMap<LedgerKey, Past>,
+    past: HashMap<LedgerKey, Past, RandomState>,
     started: u64,
 }
+
+/// Bytes counted for an active decision: its places in the lists, at the lowest load that they have
+/// after growing, and its key.
+const ACTIVE_BYTES: usize = 2 * (size_of::<(LedgerKey, (u64, Active))>() + 64 + 48);
+/// Bytes counted for what is remembered of a key.
+const PAST_BYTES: usize = 2 * (size_of::<(LedgerKey, Past)>() + 48) + 64;
 
 impl Ledger {
     /// Decisions whose end was not said.
@@ -80,9 +122,14 @@ impl Ledger {
         self.ends.len()
     }
 
+    /// Bytes counted.
+    pub fn bytes(&self) -> usize {
+        self.active.len() * ACTIVE_BYTES + self.past.len() * PAST_BYTES
+    }
+
     /// The decision of `key` that is active, or whose end was said and not yet forgotten.
-    pub fn get(&self, key: &LedgerKey) -> Option<&Active> {
-        self.active.get(key).map(|(_, active)| active)
+    pub fn get(&self, key: Asked<'_>) -> Option<&Active> {
+        self.active.get(&key).map(|(_, active)| active)
     }
 
     /// When the next decision ends.
@@ -97,7 +144,7 @@ impl Ledger {
             return None;
         }
         let (place, key) = self.ends.pop_first()?;
-        let active = self.get(&key)?.clone();
+        let active = self.get(key.asked())?.clone();
         self.said.insert(place, key.clone());
         Some((key, active))
     }
@@ -115,20 +162,30 @@ impl Ledger {
 
     /// Lets go of the decision of `key` if it is over at `at`, whatever the clock says; gives it if
     /// its end is still to be said.
-    pub fn take_ended(&mut self, key: &LedgerKey, at: Micros) -> Option<Active> {
-        let (_, active) = self.active.get(key)?;
+    pub fn take_ended(&mut self, key: Asked<'_>, at: Micros) -> Option<Active> {
+        let (_, active) = self.active.get(&key)?;
         if active.until > at {
             return None;
         }
-        let (number, active) = self.active.remove(key)?;
+        let (number, active) = self.active.remove(&key)?;
         let place = (active.until, number);
         self.said.remove(&place);
         self.ends.remove(&place).map(|_| active)
     }
 
-    /// Begins a decision.
-    pub fn start(&mut self, key: LedgerKey, active: Active) {
+    /// Begins a decision at `at`. With `recurs`, it is remembered beyond its end, for those that are
+    /// longer or others if it comes again.
+    pub fn start(&mut self, key: Asked<'_>, at: Micros, active: Active, recurs: bool) {
+        let key = key.own();
         self.started += 1;
+        if recurs {
+            self.remember(&key, at, active.until);
+        }
+        self.ends.insert((active.until, self.started), key.clone());
+        self.active.insert(key, (self.started, active));
+    }
+
+    fn remember(&mut self, key: &LedgerKey, at: Micros, until: Micros) {
         if self.past.len() >= PAST_MAX {
             let mut ends: Vec<Micros> = self.past.values().map(|past| past.until).collect();
             let middle = ends.len() / 2;
@@ -138,44 +195,41 @@ impl Ledger {
         }
         let past = self.past.entry(key.clone()).or_default();
         past.streak = past.streak.saturating_add(1);
-        past.until = past.until.max(active.until);
+        past.until = past.until.max(until);
         if past.starts.len() >= STARTS_MAX {
             past.starts.remove(0);
         }
-        past.starts.push(active.start);
-        self.ends.insert((active.until, self.started), key.clone());
-        self.active.insert(key, (self.started, active));
+        past.starts.push(at);
     }
 
     /// Counts a crossing of an active decision and, with `until`, lets it end no earlier; its id and
     /// its end.
-    pub fn repeat(&mut self, key: &LedgerKey, until: Option<Micros>) -> Option<(String, Micros)> {
-        let (number, active) = self.active.get_mut(key)?;
+    pub fn repeat(&mut self, key: Asked<'_>, until: Option<Micros>) -> Option<(u64, Micros)> {
+        let (number, active) = self.active.get_mut(&key)?;
         active.crossings += 1;
         let Some(until) = until.filter(|until| *until > active.until) else {
-            return Some((active.id.clone(), active.until));
+            return Some((active.id, active.until));
         };
-        let place = (active.until, *number);
-        self.ends.remove(&place);
-        self.said.remove(&place);
+        let (id, before) = (active.id, (active.until, *number));
         active.until = until;
-        self.ends.insert((until, *number), key.clone());
-        if let Some(past) = self.past.get_mut(key) {
+        let key_of = self.ends.remove(&before).or_else(|| self.said.remove(&before));
+        self.ends.insert((until, before.1), key_of.unwrap_or_else(|| key.own()));
+        if let Some(past) = self.past.get_mut(&key) {
             past.until = past.until.max(until);
         }
-        Some((active.id.clone(), until))
+        Some((id, until))
     }
 
     /// How long a start at `at` lasts: longer for each earlier start that is not forgotten.
     pub fn escalated(
         &mut self,
-        key: &LedgerKey,
+        key: Asked<'_>,
         at: Micros,
         base: Micros,
         escalate: Option<&Escalate>,
     ) -> Micros {
         let Some(escalate) = escalate else { return base };
-        let Some(past) = self.past.get_mut(key) else { return base };
+        let Some(past) = self.past.get_mut(&key) else { return base };
         if at.saturating_sub(past.until) > escalate.forget {
             past.streak = 0;
             return base;
@@ -185,8 +239,8 @@ impl Ledger {
     }
 
     /// Starts of `key` in (at - per, at].
-    pub fn recent_starts(&self, key: &LedgerKey, at: Micros, per: Micros) -> u32 {
-        let starts = self.past.get(key).map(|past| past.starts.as_slice()).unwrap_or_default();
+    pub fn recent_starts(&self, key: Asked<'_>, at: Micros, per: Micros) -> u32 {
+        let starts = self.past.get(&key).map(|past| past.starts.as_slice()).unwrap_or_default();
         let recent =
             starts.iter().filter(|start| **start > at.saturating_sub(per) && **start <= at);
         u32::try_from(recent.count()).unwrap_or(u32::MAX)

@@ -3,14 +3,15 @@
 pub mod guard;
 pub mod ledger;
 
-use crate::action::{Action, IdParts, Op, Target, id};
+use crate::action::{self, Action, IdParts, Op, Target};
 use crate::decode::time::{self, Micros};
 use crate::detect::condition::{ActionKind, Condition, Limit, Then};
-use crate::detect::detector::{Firing, Verdict, shown_tallies};
+use crate::detect::detector::{Details, Firing, Verdict, describe, shown_tallies};
 use crate::detect::rule::{Mode, OnRepeat, Rule, Severity, Urgency};
-use crate::window::store::Key;
+use crate::window::key::KeyKind;
 use guard::{Guard, Held};
-use ledger::{Active, Ledger, LedgerKey};
+use ledger::{Active, Asked, Ledger};
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -60,10 +61,16 @@ impl Decider {
         self.ledger.active()
     }
 
-    /// Emits the end of every decision whose time is up at `clock`.
-    pub fn advance(&mut self, clock: Micros) {
+    /// Bytes counted of what is remembered.
+    pub fn bytes(&self) -> usize {
+        self.ledger.bytes()
+    }
+
+    /// Emits the end of every decision whose time is up at `clock`; `names` as for
+    /// [`Decider::fire`].
+    pub fn advance(&mut self, clock: Micros, names: &[String]) {
         while let Some((key, active)) = self.ledger.pop_due(clock) {
-            self.end(&key, &active);
+            self.end(key.asked(), &active, names);
         }
     }
 
@@ -108,13 +115,20 @@ impl Decider {
         self.out.push(Action::note(rule, severity, urgency, at, ordinal, reason));
     }
 
-    /// Decides about a firing; `kind_value` is its key as on the action line.
-    pub fn fire(&mut self, firing: &Firing<'_>, kind_value: (String, Option<String>)) -> Verdict {
-        let target = Target { kind: kind_value.0, value: kind_value.1 };
+    /// Decides about a firing; `names` are those of the fields that keys are made of.
+    pub fn fire(&mut self, firing: &Firing<'_>, names: &[String]) -> Verdict {
+        let told = Told { firing, names, details: OnceCell::new(), target: OnceCell::new() };
+        if firing.approx {
+            // What may be a mistake locks nobody out, whatever the rule says.
+            let alert = firing.rule.then.iter().find(|then| then.action == ActionKind::Alert);
+            let alert =
+                alert.copied().unwrap_or(Then { action: ActionKind::Alert, duration: None });
+            return self.act(&told, alert);
+        }
         let mut verdict = Verdict::Stands;
         for then in &firing.rule.then {
             let then = self.lock_or_2fa(firing, *then);
-            if self.act(firing, &target, then) == Verdict::Braked {
+            if self.act(&told, then) == Verdict::Braked {
                 verdict = Verdict::Braked;
             }
         }
@@ -128,9 +142,9 @@ impl Decider {
         match limit {
             Some(limit) if then.action == ActionKind::Lock => {
                 let key = self.key(firing, ActionKind::Lock);
-                let time = firing.span.time;
-                let active = self.ledger.get(&key).is_some_and(|active| active.until > time);
-                if !active && self.ledger.recent_starts(&key, time, limit.per) >= limit.count {
+                let time = firing.time;
+                let active = self.ledger.get(key).is_some_and(|active| active.until > time);
+                if !active && self.ledger.recent_starts(key, time, limit.per) >= limit.count {
                     Then { action: ActionKind::Require2fa, duration: None }
                 } else {
                     then
@@ -144,23 +158,25 @@ impl Decider {
         self.config.mode.max(rule.mode.unwrap_or_default())
     }
 
-    fn key(&self, firing: &Firing<'_>, kind: ActionKind) -> LedgerKey {
-        let rule = (kind == ActionKind::Alert).then(|| firing.rule.id.clone());
-        LedgerKey { mode: self.mode(firing.rule), kind, rule, target: firing.key.clone() }
+    fn key<'f>(&self, firing: &Firing<'f>, kind: ActionKind) -> Asked<'f> {
+        let rule = (kind == ActionKind::Alert).then_some(firing.number);
+        Asked { mode: self.mode(firing.rule), kind, rule, target: firing.key }
     }
 
-    fn act(&mut self, firing: &Firing<'_>, target: &Target, then: Then) -> Verdict {
-        let at = firing.span.time;
+    fn act(&mut self, told: &Told<'_>, then: Then) -> Verdict {
+        let firing = told.firing;
+        let at = firing.time;
         let key = self.key(firing, then.action);
-        if let Some(over) = self.ledger.take_ended(&key, at) {
-            self.end(&key, &over);
+        if let Some(over) = self.ledger.take_ended(key, at) {
+            self.end(key, &over, told.names);
         }
         let base = firing.rule.duration(&then);
-        if self.ledger.get(&key).is_some() {
-            self.repeat(firing, target, then, &key, base);
+        if self.ledger.get(key).is_some() {
+            self.repeat(told, then, key, base);
             return Verdict::Stands;
         }
-        if let Some(held) = self.guard.check(firing, then.action, key.mode) {
+        let standing = || told.details().span.standing;
+        if let Some(held) = self.guard.check(key.target, standing, then.action, at, key.mode) {
             let guard = match held {
                 Held::For(guard) => guard,
                 Held::Braked { .. } => "brake",
@@ -172,7 +188,7 @@ impl Decider {
                 until: None,
                 guard: Some(guard),
             };
-            self.emit(firing, target, then.action, &line);
+            self.emit(told, then.action, &line);
             let Held::Braked { first } = held else { return Verdict::Stands };
             if first {
                 let reason = self.guard.brake_reason(then.action);
@@ -180,44 +196,37 @@ impl Decider {
             }
             return Verdict::Braked;
         }
-        let lasting = self.ledger.escalated(&key, at, base, firing.rule.escalate.as_ref());
+        let escalate = firing.rule.escalate.as_ref();
+        let lasting = self.ledger.escalated(key, at, base, escalate);
         let until = at.saturating_add(lasting);
         let line = Line { op: Op::Start, mode: key.mode, lasting, until: Some(until), guard: None };
-        let id = self.emit(firing, target, then.action, &line);
-        self.ledger.start(
-            key,
-            Active {
-                id,
-                rule: Arc::clone(firing.rule),
-                target: target.clone(),
-                start: at,
-                until,
-                ordinal: firing.ordinal,
-                crossings: 1,
-                pattern: firing.pattern.to_owned(),
-            },
-        );
+        let id = self.emit(told, then.action, &line);
+        // An alert belongs to one rule, which says whether it escalates; the others are shared.
+        let recurs = then.action != ActionKind::Alert || escalate.is_some();
+        let active = Active {
+            id,
+            rule: Arc::clone(firing.rule),
+            until,
+            ordinal: firing.ordinal,
+            crossings: 1,
+            pattern: Arc::clone(firing.pattern),
+        };
+        self.ledger.start(key, at, active, recurs);
         Verdict::Stands
     }
 
-    fn repeat(
-        &mut self,
-        firing: &Firing<'_>,
-        target: &Target,
-        then: Then,
-        key: &LedgerKey,
-        base: Micros,
-    ) {
+    fn repeat(&mut self, told: &Told<'_>, then: Then, key: Asked<'_>, base: Micros) {
         let default = match then.action {
             ActionKind::Block => OnRepeat::Extend,
             ActionKind::Alert => OnRepeat::Quiet,
             ActionKind::Lock | ActionKind::Require2fa => OnRepeat::Ignore,
         };
+        let firing = told.firing;
         let way = firing.rule.on_repeat.unwrap_or(default);
-        let until = firing.span.time.saturating_add(base);
+        let until = firing.time.saturating_add(base);
         let later = (way != OnRepeat::Ignore).then_some(until);
         let Some((id, until)) = self.ledger.repeat(key, later) else { return };
-        if way == OnRepeat::Extend {
+        if way == OnRepeat::Extend && !firing.approx {
             let line = Line {
                 op: Op::Extend,
                 mode: key.mode,
@@ -225,52 +234,48 @@ impl Decider {
                 until: Some(until),
                 guard: None,
             };
-            self.emit(firing, target, then.action, &line);
+            self.emit(told, then.action, &line);
             if let Some(action) = self.out.last_mut() {
-                action.decision = Some(id);
+                action.decision = Some(action::hex(id));
             }
         }
     }
 
-    fn emit(
-        &mut self,
-        firing: &Firing<'_>,
-        target: &Target,
-        kind: ActionKind,
-        line: &Line,
-    ) -> String {
+    fn emit(&mut self, told: &Told<'_>, kind: ActionKind, line: &Line) -> u64 {
         let Line { op, mode, lasting, until, guard } = *line;
+        let (firing, target, details) = (told.firing, told.target(), told.details());
         let rule = firing.rule;
-        let span = &firing.span;
+        let span = &details.span;
         let parts = IdParts {
             pack: &rule.pack,
             rule: &rule.id,
             target,
             action: kind.name(),
             op,
-            time: span.time,
+            time: firing.time,
             ordinal: firing.ordinal,
         };
-        let id = id(&parts);
+        let id = action::number(&parts);
         let (users, ips) = shown_tallies(firing.key, span);
         let action = Action {
-            id: id.clone(),
-            decision: (op == Op::Start).then(|| id.clone()),
-            time: time::format(span.time),
+            id: action::hex(id),
+            decision: (op == Op::Start).then(|| action::hex(id)),
+            time: time::format(firing.time),
             duration_s: Some(lasting / 1_000_000),
             until: until.map(time::format),
-            pattern: Some(firing.pattern.to_owned()),
+            pattern: Some(firing.pattern.to_string()),
             count: Some(span.count),
+            approx: firing.approx,
             window_s: rule.condition.within().map(|w| w / 1_000_000),
             first_seen: Some(time::format(span.first)),
             last_seen: Some(time::format(span.last)),
             users,
             ips,
-            known_ips: firing.known_ips.clone(),
+            known_ips: details.known_ips.clone(),
             reasons: span.reasons.clone(),
             request_ids: (span.request_ids.distinct > 0).then(|| span.request_ids.clone()),
             guard,
-            reason: sentence(firing, target),
+            reason: sentence(told),
             ..Action::of_rule(
                 rule,
                 target.clone(),
@@ -284,31 +289,33 @@ impl Decider {
         id
     }
 
-    fn end(&mut self, key: &LedgerKey, active: &Active) {
+    fn end(&mut self, key: Asked<'_>, active: &Active, names: &[String]) {
         let rule = &active.rule;
+        let (kind, value) = describe(key.target, names);
+        let target = Target { kind, value };
         let parts = IdParts {
             pack: &rule.pack,
             rule: &rule.id,
-            target: &active.target,
+            target: &target,
             action: key.kind.name(),
             op: Op::End,
             time: active.until,
             ordinal: active.ordinal,
         };
-        let of = match active.target.kind.as_str() {
+        let of = match target.kind.as_str() {
             "global" => String::new(),
-            _ => format!(" of {}", active.target.text()),
+            _ => format!(" of {}", target.text()),
         };
         let action = Action {
-            id: id(&parts),
-            decision: Some(active.id.clone()),
+            id: action::id(&parts),
+            decision: Some(action::hex(active.id)),
             time: time::format(active.until),
-            pattern: Some(active.pattern.clone()),
+            pattern: Some(active.pattern.to_string()),
             crossings: Some(active.crossings),
             reason: format!("{}{of} ended", key.kind.name()),
             ..Action::of_rule(
                 rule,
-                active.target.clone(),
+                target,
                 key.kind,
                 Op::End,
                 key.mode,
@@ -319,34 +326,60 @@ impl Decider {
     }
 }
 
+/// A firing and what lines tell of it, worked out when the first line needs it.
+struct Told<'f> {
+    firing: &'f Firing<'f>,
+    names: &'f [String],
+    details: OnceCell<Details>,
+    target: OnceCell<Target>,
+}
+
+impl Told<'_> {
+    fn details(&self) -> &Details {
+        self.details.get_or_init(|| self.firing.details())
+    }
+
+    fn target(&self) -> &Target {
+        self.target.get_or_init(|| {
+            let (kind, value) = describe(self.firing.key, self.names);
+            Target { kind, value }
+        })
+    }
+}
+
 /// One sentence per condition; README lists them.
-fn sentence(firing: &Firing<'_>, target: &Target) -> String {
-    let whom = match firing.key {
-        Key::Global => String::new(),
-        Key::Ip(_) => format!(" from {}", target.text()),
-        Key::Text(..) if matches!(target.kind.as_str(), "user" | "user_id") => {
-            format!(" for {}", target.text())
+fn sentence(told: &Told<'_>) -> String {
+    let (firing, target, details) = (told.firing, told.target(), told.details());
+    let whom = match firing.key.kind {
+        KeyKind::Global => String::new(),
+        KeyKind::Host | KeyKind::Range => format!(" from {}", target.text()),
+        KeyKind::User | KeyKind::UserId => format!(" for {}", target.text()),
+        KeyKind::Field(_) | KeyKind::Several => {
+            format!(" with {} {}", target.kind, target.text())
         }
-        Key::Text(..) | Key::Several(_) => format!(" with {} {}", target.kind, target.text()),
     };
-    let span = &firing.span;
+    let span = &details.span;
     let (count, pattern) = (span.count, firing.pattern);
-    let value = firing.value.as_deref().unwrap_or_default();
+    let value = details.value.as_deref().unwrap_or_default();
     let window = firing.rule.condition.within().map(time::format_duration).unwrap_or_default();
+    let most = if firing.approx { "up to " } else { "" };
     match &firing.rule.condition {
-        Condition::Count { .. } => format!("{count} {pattern}{whom} within {window}"),
+        Condition::Count { .. } => format!("{most}{count} {pattern}{whom} within {window}"),
+        Condition::Distinct { field, .. } if firing.approx => {
+            format!("{most}{count} different {field} in {pattern}{whom} within {window}")
+        }
         Condition::Distinct { field, .. } => {
-            let different = firing.distinct.unwrap_or_default();
+            let different = details.distinct.unwrap_or_default();
             format!("{different} different {field} in {count} {pattern}{whom} within {window}")
         }
         Condition::Sequence { then, .. } => {
-            format!("{count} {pattern} then {then}{whom} within {window}")
+            format!("{most}{count} {pattern} then {then}{whom} within {window}")
         }
         Condition::FirstSeen { field } => {
             format!("{pattern}{whom} with a {field} never seen before: {value}")
         }
         Condition::New { field, .. } => {
-            format!("{count} new {field} in {pattern}{whom} within {window}")
+            format!("{most}{count} new {field} in {pattern}{whom} within {window}")
         }
         Condition::Unusual => format!("{pattern}{whom} at an unusual hour: {value}:00 UTC"),
     }

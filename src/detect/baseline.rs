@@ -1,8 +1,11 @@
 //! What is usual for a key: values it had, hours at which it is active. Learnt in arrival order.
+//!
+//! A value is bytes: one for its role, then its text, so that equal texts of different roles differ.
 
 use super::rule::UnusualSpec;
 use crate::decode::time::Micros;
-use crate::window::distinct::Value;
+use crate::window::codec::{length, number, put_number, take, take_number};
+use crate::window::small::chunk;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -19,17 +22,44 @@ const ADDRESSES_MAX: usize = 8;
 /// nobody in whom it would not have let in anyway.
 const ACCOUNTS_MAX: usize = 200_000;
 
-/// The values one key had.
-#[derive(Debug, Clone, Default)]
-pub struct Seen {
-    values: Vec<(Value, Micros)>,
+/// A time in a key's state.
+fn take_time(bytes: &mut &[u8]) -> Micros {
+    take(bytes, size_of::<Micros>()).try_into().map_or(0, Micros::from_le_bytes)
 }
 
-impl Seen {
+/// The values one key had.
+#[derive(Debug, Default)]
+pub struct Seen<'b> {
+    values: Vec<(&'b [u8], Micros)>,
+}
+
+impl<'b> Seen<'b> {
+    /// Reads them from a key's state.
+    pub fn read(mut bytes: &'b [u8]) -> Self {
+        let mut values = Vec::new();
+        while !bytes.is_empty() {
+            let len = length(take_number(&mut bytes));
+            let value = take(&mut bytes, len);
+            values.push((value, take_time(&mut bytes)));
+        }
+        Self { values }
+    }
+
+    /// Writes them for a key's state.
+    pub fn write(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (value, seen) in &self.values {
+            put_number(&mut out, number(value.len()));
+            out.extend_from_slice(value);
+            out.extend_from_slice(&seen.to_le_bytes());
+        }
+        out
+    }
+
     /// Learns `value`; whether it is new to a key that has had others.
-    pub fn learn(&mut self, value: &Value, time: Micros) -> bool {
+    pub fn learn(&mut self, value: &'b [u8], time: Micros) -> bool {
         self.values.retain(|(_, seen)| time.saturating_sub(*seen) <= FORGET);
-        if let Some((_, seen)) = self.values.iter_mut().find(|(known, _)| known == value) {
+        if let Some((_, seen)) = self.values.iter_mut().find(|(known, _)| *known == value) {
             *seen = (*seen).max(time);
             return false;
         }
@@ -40,21 +70,8 @@ impl Seen {
             }
         }
         let first = self.values.is_empty();
-        self.values.push((value.clone(), time));
+        self.values.push((value, time));
         !first
-    }
-
-    /// When a value was last seen.
-    pub fn newest(&self) -> Option<Micros> {
-        self.values.iter().map(|(_, seen)| *seen).max()
-    }
-
-    /// Bytes counted.
-    pub fn bytes(&self) -> usize {
-        self.values
-            .iter()
-            .map(|((_, text), _)| size_of::<(Value, Micros)>() + text.len() + 16)
-            .sum()
     }
 }
 
@@ -67,15 +84,53 @@ pub struct Hours {
     /// Bit i: active i days before `newest_day`.
     days: u128,
     newest_day: i32,
-    newest: Option<Micros>,
+    /// It has had an event.
+    begun: bool,
 }
 
 impl Hours {
+    /// Reads them from a key's state.
+    pub fn read(mut bytes: &[u8]) -> Self {
+        let mut hours = Self { begun: !bytes.is_empty(), ..Self::default() };
+        let day = u32::try_from(take_number(&mut bytes));
+        hours.newest_day = day.map_or(i32::MAX, u32::cast_signed);
+        let low = take_number(&mut bytes);
+        hours.days = u128::from(take_number(&mut bytes)) << 64 | u128::from(low);
+        while let Some((hour, rest)) = bytes.split_first() {
+            bytes = rest;
+            let (count, ago) = (take_number(&mut bytes), take_number(&mut bytes));
+            let hour = usize::from(*hour);
+            if let (Some(own), Some(seen)) = (hours.counts.get_mut(hour), hours.seen.get_mut(hour))
+            {
+                *own = u32::try_from(count).unwrap_or(u32::MAX);
+                *seen = hours.newest_day.saturating_sub(i32::try_from(ago).unwrap_or(i32::MAX));
+            }
+        }
+        hours
+    }
+
+    /// Writes them for a key's state.
+    pub fn write(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_number(&mut out, u64::from(self.newest_day.cast_unsigned()));
+        put_number(&mut out, self.days as u64);
+        put_number(&mut out, (self.days >> 64) as u64);
+        for (hour, (count, seen)) in (0u8..).zip(self.counts.iter().zip(&self.seen)) {
+            if *count > 0 {
+                out.push(hour);
+                put_number(&mut out, u64::from(*count));
+                let ago = self.newest_day.saturating_sub(*seen);
+                put_number(&mut out, u64::try_from(ago).unwrap_or(0));
+            }
+        }
+        out
+    }
+
     /// Learns an event; whether its hour was unusual before.
     pub fn learn(&mut self, time: Micros, spec: &UnusualSpec) -> bool {
         let day = i32::try_from(time.div_euclid(DAY)).unwrap_or(i32::MAX);
         let hour = usize::try_from(time.rem_euclid(DAY) / (DAY / 24)).unwrap_or(0).min(23);
-        if self.newest.is_none() {
+        if !self.begun {
             self.newest_day = day;
         }
         let forget = i32::try_from(FORGET / DAY).unwrap_or(90);
@@ -84,9 +139,9 @@ impl Hours {
                 *count = 0;
             }
         }
-        let unusual = self.newest.is_some() && self.is_unusual(hour, day, spec);
+        let unusual = self.begun && self.is_unusual(hour, day, spec);
         self.add(hour, day);
-        self.newest = self.newest.max(Some(time));
+        self.begun = true;
         unusual
     }
 
@@ -118,26 +173,31 @@ impl Hours {
             self.days |= 1u128.checked_shl(ahead.unsigned_abs()).unwrap_or(0);
         }
     }
+}
 
-    /// The newest event.
-    pub fn newest(&self) -> Option<Micros> {
-        self.newest
-    }
+/// Bytes counted for a table's place, at the lowest load that it has after growing.
+fn place_bytes(size: usize) -> usize {
+    (size + 1) * 16 / 7
 }
 
 /// Values known to the whole stream, for `new(field)`.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
-    values: HashMap<Value, Micros>,
+    values: HashMap<Box<[u8]>, Micros>,
     swept: Option<Micros>,
+    bytes: usize,
+}
+
+fn known_bytes(value: &[u8]) -> usize {
+    place_bytes(size_of::<(Box<[u8]>, Micros)>()) + chunk(value.len())
 }
 
 impl Known {
     /// Learns `value`; whether it was unknown.
-    pub fn learn(&mut self, value: &Value, time: Micros) -> bool {
+    pub fn learn(&mut self, value: &[u8], time: Micros) -> bool {
         if self.swept.is_none_or(|last| time.saturating_sub(last) > DAY) {
             self.swept = Some(time);
-            self.values.retain(|_, seen| time.saturating_sub(*seen) <= FORGET);
+            self.retain(|seen| time.saturating_sub(seen) <= FORGET);
         }
         match self.values.get_mut(value) {
             Some(seen) if time.saturating_sub(*seen) <= FORGET => {
@@ -149,16 +209,28 @@ impl Known {
                 true
             }
             None => {
-                self.values.insert(value.clone(), time);
+                self.bytes += known_bytes(value);
+                self.values.insert(value.into(), time);
                 true
             }
         }
     }
 
+    fn retain(&mut self, keep: impl Fn(Micros) -> bool) {
+        let bytes = &mut self.bytes;
+        self.values.retain(|value, seen| {
+            let keep = keep(*seen);
+            if !keep {
+                *bytes -= known_bytes(value);
+            }
+            keep
+        });
+    }
+
     /// Gives up the half that was unseen longest if it takes more than `limit` counted bytes; how
     /// many values. What is given up counts as new again: that can only raise an alert too many.
     pub fn keep_below(&mut self, limit: usize) -> u64 {
-        if self.bytes() <= limit {
+        if self.bytes <= limit {
             return 0;
         }
         let mut seen: Vec<Micros> = self.values.values().copied().collect();
@@ -166,63 +238,112 @@ impl Known {
         let (_, median, _) = seen.select_nth_unstable(middle);
         let median = *median;
         let before = self.values.len();
-        self.values.retain(|_, seen| *seen > median);
-        u64::try_from(before - self.values.len()).unwrap_or(0)
+        self.retain(|seen| seen > median);
+        number(before - self.values.len())
     }
 
     /// Bytes counted.
     pub fn bytes(&self) -> usize {
-        self.values.len() * (size_of::<(Value, Micros)>() + 48)
+        self.bytes
     }
 }
 
-/// The addresses from which accounts logged in.
+/// The addresses from which accounts logged in: each with its length before it.
 #[derive(Debug, Clone, Default)]
 pub struct Addresses {
-    by_account: HashMap<Value, Vec<IpAddr>>,
+    by_account: HashMap<Box<[u8]>, Box<[u8]>>,
+    bytes: usize,
+}
+
+fn octets(ip: IpAddr) -> ([u8; 17], usize) {
+    let mut written = [0; 17];
+    let octets: &[u8] = match &ip {
+        IpAddr::V4(ip) => &ip.octets(),
+        IpAddr::V6(ip) => &ip.octets(),
+    };
+    for (to, from) in
+        written.iter_mut().zip([u8::try_from(octets.len()).unwrap_or(0)].iter().chain(octets))
+    {
+        *to = *from;
+    }
+    (written, octets.len() + 1)
+}
+
+/// Each address as written.
+fn each(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let len = usize::from(*bytes.first()?) + 1;
+        Some(take(&mut bytes, len))
+    })
 }
 
 impl Addresses {
     /// Learns a login; the newest stands last.
-    pub fn learn(&mut self, account: &Value, ip: IpAddr) {
-        if self.by_account.len() >= ACCOUNTS_MAX && !self.by_account.contains_key(account) {
+    pub fn learn(&mut self, account: &[u8], ip: IpAddr) {
+        let (written, len) = octets(ip);
+        let written = written.get(..len).unwrap_or_default();
+        let known = self.by_account.get(account).map(|known| &**known);
+        if known.is_none() && self.by_account.len() >= ACCOUNTS_MAX {
             return;
         }
-        let known = self.by_account.entry(account.clone()).or_default();
-        known.retain(|other| *other != ip);
-        if known.len() >= ADDRESSES_MAX {
-            known.remove(0);
+        let known = known.unwrap_or_default();
+        if known.ends_with(written) && each(known).last() == Some(written) {
+            return;
         }
-        known.push(ip);
+        let others: Vec<&[u8]> = each(known).filter(|other| *other != written).collect();
+        let newest = others.len().saturating_sub(ADDRESSES_MAX - 1);
+        let kept = others.get(newest..).unwrap_or_default().iter().copied();
+        let list: Box<[u8]> = kept.chain([written]).flatten().copied().collect();
+        self.bytes += chunk(list.len());
+        match self.by_account.get_mut(account) {
+            Some(known) => self.bytes -= chunk(std::mem::replace(known, list).len()),
+            None => {
+                self.bytes += place_bytes(2 * size_of::<Box<[u8]>>()) + chunk(account.len());
+                self.by_account.insert(account.into(), list);
+            }
+        }
     }
 
     /// The addresses of an account, the newest first.
-    pub fn of(&self, account: &Value) -> Vec<String> {
-        let known = self.by_account.get(account).map(Vec::as_slice).unwrap_or_default();
-        known.iter().rev().map(ToString::to_string).collect()
+    pub fn of(&self, account: &[u8]) -> Vec<String> {
+        let known = self.by_account.get(account).map(|known| &**known).unwrap_or_default();
+        let ip = |written: &[u8]| -> Option<IpAddr> {
+            let octets = written.get(1..)?;
+            let v4 = <[u8; 4]>::try_from(octets).ok().map(IpAddr::from);
+            v4.or_else(|| <[u8; 16]>::try_from(octets).ok().map(IpAddr::from))
+        };
+        let mut shown: Vec<String> = each(known).filter_map(ip).map(|ip| ip.to_string()).collect();
+        shown.reverse();
+        shown
+    }
+
+    /// Bytes counted.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
-
-    fn value(text: &str) -> Value {
-        (0, Arc::from(text))
-    }
 
     #[test]
     fn the_first_value_is_learnt_in_silence_and_old_ones_are_forgotten() {
-        let mut seen = Seen::default();
-        assert!(!seen.learn(&value("DE"), 0));
-        assert!(!seen.learn(&value("DE"), DAY));
-        assert!(seen.learn(&value("BR"), 2 * DAY));
-        assert!(!seen.learn(&value("BR"), 3 * DAY));
+        let mut state = Vec::new();
+        let mut learn = |value: &str, time: Micros| {
+            let mut seen = Seen::read(&state);
+            let fires = seen.learn(value.as_bytes(), time);
+            state = seen.write();
+            fires
+        };
+        assert!(!learn("DE", 0));
+        assert!(!learn("DE", DAY));
+        assert!(learn("BR", 2 * DAY));
+        assert!(!learn("BR", 3 * DAY));
         // DE was last seen on day 1 and is forgotten by day 92; BR is not.
-        assert!(seen.learn(&value("DE"), 92 * DAY));
+        assert!(learn("DE", 92 * DAY));
         // Everything forgotten: the next value is the first again.
-        assert!(!seen.learn(&value("FR"), 300 * DAY));
+        assert!(!learn("FR", 300 * DAY));
     }
 
     #[test]
@@ -242,6 +363,10 @@ mod tests {
             assert!(!few_days.learn(at(n % 6, 9), &spec));
         }
         assert!(!few_days.learn(at(6, 3), &spec));
+        let read = Hours::read(&hours.write());
+        assert_eq!((read.counts, read.days, read.begun), (hours.counts, hours.days, true));
+        assert!(read.clone().learn(at(8, 3), &spec), "as it was before it was written");
+        assert!(hours.write().len() < 12, "{}", hours.write().len());
         assert!(!hours.learn(at(300, 3), &spec), "after the time of forgetting nothing is known");
     }
 
@@ -249,13 +374,13 @@ mod tests {
     fn known_values_stay_below_their_share() {
         let mut known = Known::default();
         for n in 0..1000 {
-            assert!(known.learn(&value(&n.to_string()), n));
+            assert!(known.learn(n.to_string().as_bytes(), n));
         }
         let limit = known.bytes() / 4 * 3;
         let given_up = known.keep_below(limit);
         assert!(given_up >= 500 && known.bytes() <= limit, "{given_up}");
-        assert!(!known.learn(&value("999"), 1001), "the newest stay");
-        assert!(known.learn(&value("0"), 1001), "the oldest went");
+        assert!(!known.learn(b"999", 1001), "the newest stay");
+        assert!(known.learn(b"0", 1001), "the oldest went");
         assert_eq!(known.keep_below(limit), 0);
     }
 
@@ -263,9 +388,9 @@ mod tests {
     fn addresses_keep_the_newest_eight() {
         let mut addresses = Addresses::default();
         for n in 1..=10u8 {
-            addresses.learn(&value("u"), IpAddr::from([192, 0, 2, n]));
+            addresses.learn(b"u", IpAddr::from([192, 0, 2, n]));
         }
-        let known = addresses.of(&value("u"));
+        let known = addresses.of(b"u");
         assert_eq!(known.len(), 8);
         assert_eq!(known[0], "192.0.2.10");
     }

@@ -6,32 +6,65 @@ use super::rule::{KeyPart, Rule};
 use crate::decode::addr;
 use crate::decode::time::Micros;
 use crate::pattern::{EventView, PatternId, Standing};
-use crate::window::distinct::{DistinctRing, Value};
-use crate::window::ring::{self, Ring};
-use crate::window::sequence::SequenceRing;
-use crate::window::store::{Held, Key, KeyKind, Mark, Retention, State, Store};
-use crate::window::{Entry, Evidence, Span, Tally};
+use crate::window::codec::Evidence;
+use crate::window::key::{Key, KeyKind, OwnKey, put_net, put_part};
+use crate::window::marks::Fired;
+use crate::window::ring::{Crossing, RULES_MAX, ValueOf, bit};
+use crate::window::store::{Kind, Limits, Spec, Store};
+use crate::window::table::{Place, Table};
+use crate::window::{Fresh, Group, Need, Span, Tally, What};
+use std::ops::Range;
 use std::sync::Arc;
 
-/// A rule fires for a key.
-#[derive(Debug, Clone)]
+/// A rule fires for a key. What it would take to tell of it is worked out when somebody asks: most
+/// firings meet a decision that is active already, and nobody does.
 pub struct Firing<'f> {
     /// The rule.
     pub rule: &'f Arc<Rule>,
+    /// Its number.
+    pub number: u16,
     /// For what.
-    pub key: &'f Key,
+    pub key: Key<'f>,
     /// How many times before this rule fired for this key at this very time.
     pub ordinal: u32,
-    /// What it holds; its time is the crossing's.
+    /// The crossing's time.
+    pub time: Micros,
+    /// The pattern that was counted.
+    pub pattern: &'f Arc<str>,
+    /// Not what was counted, but that together with what may have been before and was given up.
+    pub approx: bool,
+    /// See [`Firing::details`].
+    tell: &'f dyn Fn() -> Details,
+}
+
+/// What an action tells of a firing.
+#[derive(Debug, Clone, Default)]
+pub struct Details {
+    /// What it holds.
     pub span: Span,
     /// Different values, for `distinct`.
     pub distinct: Option<u64>,
     /// The value that was new, or the hour that was unusual.
     pub value: Option<String>,
-    /// The pattern that was counted.
-    pub pattern: &'f str,
     /// Addresses from which this account logged in before.
     pub known_ips: Vec<String>,
+}
+
+impl Firing<'_> {
+    /// Works out what an action tells of it.
+    pub fn details(&self) -> Details {
+        (self.tell)()
+    }
+}
+
+impl std::fmt::Debug for Firing<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Firing")
+            .field("rule", &self.rule.id)
+            .field("key", &self.key)
+            .field("time", &self.time)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What became of a firing.
@@ -61,16 +94,93 @@ pub struct DetectConfig {
     pub learn: Micros,
     /// Bits of an IPv6 address that make a key.
     pub ipv6_prefix: u8,
-    /// Ceiling of the windows, in counted bytes.
+    /// Ceiling of everything, bytes.
     pub memory_limit: usize,
 }
 
+/// What had to be given up because of the ceiling.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GivenUp {
+    /// Keys with their events.
+    pub keys: u64,
+    /// Values known to the whole stream.
+    pub values: u64,
+}
+
+/// Where a value is found in an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Ip,
+    User,
+    UserId,
+    Country,
+    Request,
+    /// By its slot in the event.
+    Counted(u16),
+    /// Nowhere.
+    None,
+}
+
+/// A part of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Ip,
+    User,
+    UserId,
+    /// By its number among the names of fields that keys are made of.
+    Field(u16, Field),
+}
+
+/// How a rule is applied.
 #[derive(Debug)]
 struct Plan {
-    group: usize,
-    /// The rule's place among those of its group.
+    /// What it counts per: the place in [`Detector::pers`].
+    per: usize,
+    /// The part of a key's state that it works on.
+    tag: u16,
+    /// Its slot in that part's group.
     slot: usize,
-    pattern: String,
+    /// Whose values it compares.
+    value: Option<Field>,
+    /// The field of which every value counts once, and the part that remembers them.
+    once: Option<(Field, u16)>,
+    /// The pattern that completes its sequence.
+    completes: Option<PatternId>,
+    pattern: Arc<str>,
+    /// Length of its window, microseconds; 0 if it has none.
+    within: Micros,
+}
+
+/// Where a key of the event that is being applied stands.
+#[derive(Debug, Clone, Default)]
+enum Located {
+    #[default]
+    Unknown,
+    /// The event has no such key.
+    Missing,
+    /// Kind, and where in the scratch bytes the value is.
+    Known(KeyKind, Range<usize>),
+    /// And where its state is.
+    Placed(KeyKind, Range<usize>, Place),
+}
+
+/// A window into which the event that is being applied was put.
+#[derive(Debug, Clone, Copy)]
+struct Inserted {
+    tag: u16,
+    /// The rules that may have enough.
+    mask: u32,
+    estimate: u64,
+}
+
+/// Lists that are used again for every event.
+#[derive(Debug, Default)]
+struct Scratch {
+    keys: Vec<u8>,
+    value: Vec<u8>,
+    located: Vec<Located>,
+    steps: Vec<usize>,
+    inserted: Vec<Inserted>,
 }
 
 /// Counts events and fires rules.
@@ -78,10 +188,12 @@ struct Plan {
 pub struct Detector {
     rules: Vec<Arc<Rule>>,
     plans: Vec<Plan>,
-    /// By group: how many rules share it.
-    shared: Vec<usize>,
-    retention: Vec<Retention>,
-    store: Store<Window>,
+    pers: Vec<Vec<Part>>,
+    store: Store,
+    /// By tag: where the extra values of a group's events are found.
+    extras: Vec<Vec<Field>>,
+    /// The part of a state in which rules remember what they did.
+    marks: u16,
     known: Vec<Known>,
     known_given_up: u64,
     /// Bytes for each rule that learns values of the whole stream: together a quarter of the
@@ -90,24 +202,100 @@ pub struct Detector {
     addresses: Addresses,
     /// Patterns whose events are logins, for the addresses of accounts.
     logins: Vec<PatternId>,
-    names: FieldNames,
+    /// Names of the fields that keys are made of.
+    key_names: Vec<String>,
     config: DetectConfig,
     /// By rule: events that lack its key.
     pub keyless: Vec<u64>,
-    sequence_firsts: Vec<Option<PatternId>>,
+    scratch: Scratch,
 }
 
-/// The fields that keys are made of and values are compared of.
-#[derive(Debug)]
-struct FieldNames {
-    /// Names of key fields.
-    keys: Vec<String>,
-    /// Names by slot of [`Event::values`].
-    counted: Vec<String>,
+/// Puts rules together that share a list of events.
+#[derive(Default)]
+struct Planner {
+    specs: Vec<Spec>,
+    extras: Vec<Vec<Field>>,
+    /// Of parts that can be shared: what their rules have in common.
+    signatures: Vec<Option<String>>,
+}
+
+impl Planner {
+    fn part(&mut self, kind: Kind, retention: Micros, many: bool) -> u16 {
+        self.specs.push(Spec { kind, retention, many });
+        self.extras.push(Vec::new());
+        self.signatures.push(None);
+        u16::try_from(self.specs.len() - 1).unwrap_or(u16::MAX)
+    }
+
+    /// Finds or makes the list of events for a rule; its tag and the rule's slot.
+    fn join(&mut self, rule: &Rule, need: Need, extra: Option<(String, Field)>) -> (u16, usize) {
+        let signature = signature(rule);
+        let same = |(spec, own): (&Spec, &Option<String>)| {
+            let room = match &spec.kind {
+                Kind::Window(group) => group.needs.len() < RULES_MAX,
+                _ => false,
+            };
+            room && own.is_some() && *own == signature
+        };
+        let found = self.specs.iter().zip(&self.signatures).position(same);
+        let at = found.unwrap_or_else(|| {
+            let many = !rule.per.is_empty();
+            let tag = self.part(Kind::Window(Group::default()), 0, many);
+            if let Some(own) = self.signatures.last_mut() {
+                *own = signature;
+            }
+            usize::from(tag)
+        });
+        let slot = match (self.specs.get_mut(at), self.extras.get_mut(at)) {
+            (Some(Spec { kind: Kind::Window(group), retention, .. }), Some(fields)) => {
+                let mut need = need;
+                if let Some((name, field)) = extra {
+                    let known = group.extras.iter().position(|known| *known == name);
+                    let place = known.unwrap_or_else(|| {
+                        group.extras.push(name);
+                        fields.push(field);
+                        fields.len() - 1
+                    });
+                    need.what = What::Distinct(ValueOf::Extra(place));
+                }
+                let slot = group.join(need);
+                *retention = group.longest;
+                slot
+            }
+            _ => 0,
+        };
+        (u16::try_from(at).unwrap_or(u16::MAX), slot)
+    }
+}
+
+/// Rules that watch the same events per the same key share a list of them. A sequence watches the
+/// events that come first; what completes it, it keeps for itself.
+fn signature(rule: &Rule) -> Option<String> {
+    let on = match &rule.condition {
+        Condition::Count { .. } | Condition::Distinct { .. } => rule.on.clone(),
+        Condition::Sequence { first, .. } => vec![first.clone()],
+        Condition::FirstSeen { .. } | Condition::New { .. } | Condition::Unusual => return None,
+    };
+    let shares = rule.once_per.is_none();
+    shares.then(|| format!("{on:?} {:?} {:?} {:?}", rule.per, rule.filter, rule.unless))
+}
+
+fn field(name: &str, counted: &[String]) -> Field {
+    match name {
+        "ip" => Field::Ip,
+        "user" => Field::User,
+        "user_id" => Field::UserId,
+        "country" => Field::Country,
+        "request_id" => Field::Request,
+        _ => {
+            let slot = counted.iter().position(|known| known == name);
+            slot.and_then(|slot| u16::try_from(slot).ok()).map_or(Field::None, Field::Counted)
+        }
+    }
 }
 
 impl Detector {
-    /// A detector for `rules`; `counted` names the slots of [`Event::values`], `id` the patterns.
+    /// A detector for `rules`; `counted` names the slots of an event's values, `id` the patterns.
     pub fn new(
         rules: &[Rule],
         counted: &[String],
@@ -116,44 +304,7 @@ impl Detector {
     ) -> Self {
         let learns = |rule: &&Rule| matches!(rule.condition, Condition::New { .. });
         let learners = rules.iter().filter(learns).count();
-        let mut plans = Vec::new();
-        let mut shared: Vec<usize> = Vec::new();
-        let mut retention: Vec<Retention> = Vec::new();
-        let mut signatures: Vec<Option<String>> = Vec::new();
-        let mut logins = Vec::new();
-        for rule in rules {
-            let signature = signature(rule);
-            let found = signature.as_ref().and_then(|signature| {
-                let same = |(i, s): (usize, &Option<String>)| {
-                    s.as_ref() == Some(signature)
-                        && shared.get(i).is_some_and(|n| *n < ring::RULES_MAX)
-                };
-                signatures.iter().enumerate().position(same)
-            });
-            let group = found.unwrap_or_else(|| {
-                shared.push(0);
-                retention.push(Retention(0));
-                signatures.push(signature);
-                shared.len() - 1
-            });
-            let slot = shared.get(group).copied().unwrap_or(0);
-            if let (Some(count), Some(keep)) = (shared.get_mut(group), retention.get_mut(group)) {
-                *count += 1;
-                keep.0 = keep.0.max(rule.condition.within().unwrap_or(FORGET));
-            }
-            let pattern = match &rule.condition {
-                Condition::Sequence { first, .. } => first.clone(),
-                _ => rule.on.first().cloned().unwrap_or_default(),
-            };
-            let login = match &rule.condition {
-                Condition::FirstSeen { .. } | Condition::Unusual => rule.on.first(),
-                Condition::Sequence { then, .. } => Some(then),
-                _ => None,
-            };
-            logins.extend(login.and_then(|name| id(name)));
-            plans.push(Plan { group, slot, pattern });
-        }
-        let mut keys: Vec<String> = rules
+        let mut key_names: Vec<String> = rules
             .iter()
             .flat_map(|rule| &rule.per)
             .filter_map(|part| match part {
@@ -161,32 +312,50 @@ impl Detector {
                 KeyPart::Ip | KeyPart::User => None,
             })
             .collect();
-        keys.sort();
-        keys.dedup();
+        key_names.sort();
+        key_names.dedup();
+        let mut planner = Planner::default();
+        let marks = planner.part(Kind::Marks, 0, false);
+        let mut pers: Vec<Vec<Part>> = Vec::new();
+        let mut plans = Vec::new();
+        let mut logins = Vec::new();
+        for rule in rules {
+            let per: Vec<Part> =
+                rule.per.iter().map(|part| key_part(part, &key_names, counted)).collect();
+            let per = pers.iter().position(|known| *known == per).unwrap_or_else(|| {
+                pers.push(per);
+                pers.len() - 1
+            });
+            let login = match &rule.condition {
+                Condition::FirstSeen { .. } | Condition::Unusual => rule.on.first(),
+                Condition::Sequence { then, .. } => Some(then),
+                _ => None,
+            };
+            logins.extend(login.and_then(|name| id(name)));
+            plans.push(plan(rule, per, counted, &mut planner, &id, config.ipv6_prefix));
+        }
         logins.sort_unstable();
         logins.dedup();
-        let sequence_firsts = rules
-            .iter()
-            .map(|rule| match &rule.condition {
-                Condition::Sequence { first, .. } => id(first),
-                _ => None,
-            })
-            .collect();
+        let limits = Limits { memory: config.memory_limit, lateness: config.lateness };
         Self {
             rules: rules.iter().cloned().map(Arc::new).collect(),
             plans,
-            store: Store::new(&retention, config.memory_limit / 4 * 3),
-            shared,
-            retention,
+            scratch: Scratch {
+                located: vec![Located::default(); pers.len()],
+                ..Scratch::default()
+            },
+            pers,
+            store: Store::new(planner.specs, limits),
+            extras: planner.extras,
+            marks,
             known: vec![Known::default(); rules.len()],
             known_given_up: 0,
             known_share: config.memory_limit / 4 / learners.max(1),
             addresses: Addresses::default(),
             logins,
-            names: FieldNames { keys, counted: counted.to_vec() },
+            key_names,
             config,
             keyless: vec![0; rules.len()],
-            sequence_firsts,
         }
     }
 
@@ -197,7 +366,12 @@ impl Detector {
 
     /// Keys held, and counted bytes.
     pub fn held(&self) -> (usize, usize) {
-        (self.store.keys(), self.store.bytes() + self.known.iter().map(Known::bytes).sum::<usize>())
+        (self.store.keys(), self.store.bytes() + self.learnt_bytes())
+    }
+
+    /// Counted bytes of what is known of the whole stream.
+    fn learnt_bytes(&self) -> usize {
+        self.known.iter().map(Known::bytes).sum::<usize>() + self.addresses.bytes()
     }
 
     /// Keys given up because of the ceiling.
@@ -205,14 +379,24 @@ impl Detector {
         self.store.evicted + self.known_given_up
     }
 
-    /// The names of fields that keys are made of.
-    pub fn key_names(&self) -> Vec<String> {
-        self.names.keys.clone()
+    /// Whether keys were given up that a window can still reach: counts may then be too low, and
+    /// firings may be approximate.
+    pub fn is_degraded(&self) -> bool {
+        self.store.is_degraded()
     }
 
-    /// The key under which `rule` counts `event`.
-    pub fn key(&self, rule: &Rule, event: EventView<'_>) -> Option<Key> {
-        self.names.key(&rule.per, event, self.config.ipv6_prefix)
+    /// The names of fields that keys are made of.
+    pub fn key_names(&self) -> Vec<String> {
+        self.key_names.clone()
+    }
+
+    /// The key under which a rule counts `event`.
+    pub fn key(&self, rule: &Rule, event: EventView<'_>) -> Option<OwnKey> {
+        let at = self.rules.iter().position(|known| known.id == rule.id)?;
+        let per = self.pers.get(self.plans.get(at)?.per)?;
+        let mut value = Vec::new();
+        let kind = put_key(per, event, self.config.ipv6_prefix, &mut value)?;
+        Some(Key { kind, value: &value }.own())
     }
 
     /// Counts one event at `time` and asks `decide` about every rule that fires.
@@ -223,31 +407,115 @@ impl Detector {
         stream: StreamTime,
         decide: &mut dyn FnMut(Firing<'_>) -> Verdict,
     ) {
+        let mut scratch = std::mem::take(&mut self.scratch);
         let quiet = match stream.start {
             Some(start) => time < start.saturating_add(self.config.learn),
             None => self.config.learn > 0,
         };
-        let mut inserted: Vec<usize> = Vec::new();
-        for number in event.rules().iter().map(|n| usize::from(*n)) {
-            self.apply(number, event, time, stream, quiet, &mut inserted, decide);
+        self.prepare(event, time, quiet, &mut scratch);
+        self.locate(&mut scratch);
+        scratch.inserted.clear();
+        for step in 0..scratch.steps.len() {
+            let Some(number) = scratch.steps.get(step).copied() else { break };
+            self.apply(number, event, time, stream, quiet, &mut scratch, decide);
         }
         if self.logins.contains(&event.pattern)
-            && let (Some(account), Some(ip)) =
-                (self.names.value(event, "user", self.config.ipv6_prefix), event.ip)
+            && let Some(ip) = event.ip
         {
-            self.addresses.learn(&account, ip.ip);
+            scratch.value.clear();
+            if put_value(Field::User, event, self.config.ipv6_prefix, &mut scratch.value) {
+                self.addresses.learn(&scratch.value, ip.ip);
+            }
         }
+        self.scratch = scratch;
         if let Some(clock) = stream.clock {
-            self.store.sweep(clock, self.config.lateness);
+            self.store.sweep(clock);
         }
     }
 
-    /// Gives keys up until the ceiling is kept; how many.
-    pub fn enforce_ceiling(&mut self, clock: Option<Micros>) -> u64 {
+    /// Gives keys up until the ceiling is kept, of which others take `beside` bytes.
+    pub fn enforce_ceiling(&mut self, clock: Option<Micros>, beside: usize) -> GivenUp {
         let share = self.known_share;
-        let known: u64 = self.known.iter_mut().map(|known| known.keep_below(share)).sum();
-        self.known_given_up += known;
-        known + self.store.enforce_ceiling(clock, self.config.lateness)
+        let values = self.known.iter_mut().map(|known| known.keep_below(share)).sum();
+        self.known_given_up += values;
+        let beside = beside + self.learnt_bytes();
+        GivenUp { keys: self.store.enforce_ceiling(clock, beside), values }
+    }
+
+    /// Finds out which rules have to be applied, and to which keys.
+    fn prepare(&mut self, event: EventView<'_>, time: Micros, quiet: bool, scratch: &mut Scratch) {
+        let prefix = self.config.ipv6_prefix;
+        scratch.keys.clear();
+        scratch.steps.clear();
+        scratch.located.fill(Located::Unknown);
+        for number in event.rules().iter().map(|n| usize::from(*n)) {
+            let Some(plan) = self.plans.get(number) else { continue };
+            let (Some(per), Some(located)) =
+                (self.pers.get(plan.per), scratch.located.get_mut(plan.per))
+            else {
+                continue;
+            };
+            if matches!(located, Located::Unknown) {
+                let start = scratch.keys.len();
+                let kind = put_key(per, event, prefix, &mut scratch.keys);
+                *located = match kind {
+                    Some(kind) => Located::Known(kind, start..scratch.keys.len()),
+                    None => Located::Missing,
+                };
+            }
+            let keyless = matches!(located, Located::Missing);
+            if keyless && let Some(count) = self.keyless.get_mut(number) {
+                *count += 1;
+            }
+            if let Some(field) = plan.value {
+                scratch.value.clear();
+                // A rule that compares values can say nothing of an event without one.
+                if !put_value(field, event, prefix, &mut scratch.value) {
+                    continue;
+                }
+                let learns = self.rules.get(number).map(|rule| &rule.condition);
+                if let (Some(Condition::New { .. }), Some(known)) =
+                    (learns, self.known.get_mut(number))
+                {
+                    // `new` means new to the stream, so an event that lacks the key teaches its
+                    // value too.
+                    if !known.learn(&scratch.value, time) || quiet {
+                        continue;
+                    }
+                }
+            }
+            if !keyless {
+                scratch.steps.push(number);
+            }
+        }
+    }
+
+    /// Finds the states of the keys that are needed.
+    fn locate(&mut self, scratch: &mut Scratch) {
+        let Scratch { keys, located, steps, .. } = scratch;
+        let mut moved = false;
+        for number in steps.iter() {
+            let Some(per) = self.plans.get(*number).map(|plan| plan.per) else { continue };
+            let Some(Located::Known(kind, range)) = located.get(per).cloned() else { continue };
+            let value = keys.get(range.clone()).unwrap_or_default();
+            let (place, new) = self.store.place(Key { kind, value });
+            let near = |other: &Located| match other {
+                Located::Placed(_, _, other) => Table::near(*other, place),
+                _ => false,
+            };
+            moved |= new && located.iter().any(near);
+            if let Some(located) = located.get_mut(per) {
+                *located = Located::Placed(kind, range, place);
+            }
+        }
+        if moved {
+            for located in located {
+                if let Located::Placed(kind, range, place) = located {
+                    let value = keys.get(range.clone()).unwrap_or_default();
+                    *place = self.store.place(Key { kind: *kind, value }).0;
+                }
+            }
+        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "one step of `observe`, not an interface")]
@@ -258,421 +526,407 @@ impl Detector {
         time: Micros,
         stream: StreamTime,
         quiet: bool,
-        inserted: &mut Vec<usize>,
+        scratch: &mut Scratch,
         decide: &mut dyn FnMut(Firing<'_>) -> Verdict,
     ) {
-        let Self {
-            rules,
-            plans,
-            shared,
-            retention,
-            store,
-            known,
-            addresses,
-            names,
-            config,
-            keyless,
-            sequence_firsts,
-            ..
-        } = self;
-        let (Some(rule), Some(plan)) = (rules.get(number), plans.get(number)) else { return };
-        let key = names.key(&rule.per, event, config.ipv6_prefix);
-        if key.is_none()
-            && let Some(count) = keyless.get_mut(number)
-        {
-            *count += 1;
-        }
-        let value =
-            rule.condition.field().map(|field| names.value(event, field, config.ipv6_prefix));
-        // A rule that compares values can say nothing of an event without one.
-        let value = match value {
-            Some(None) => return,
-            Some(value) => value,
-            None => None,
-        };
-        // `new` means new to the stream, so an event that lacks the key teaches its value too.
-        let is_new = match (&rule.condition, &value, known.get_mut(number)) {
-            (Condition::New { .. }, Some(value), Some(known)) => known.learn(value, time),
-            _ => true,
-        };
-        let Some(key) = key else { return };
-        if !is_new || (quiet && matches!(rule.condition, Condition::New { .. })) {
+        let prefix = self.config.ipv6_prefix;
+        let (Some(rule), Some(plan)) = (self.rules.get(number), self.plans.get(number)) else {
             return;
+        };
+        let Some(Located::Placed(kind, range, place)) = scratch.located.get(plan.per).cloned()
+        else {
+            return;
+        };
+        let key = Key { kind, value: scratch.keys.get(range).unwrap_or_default() };
+        let horizon = stream.clock.map(|clock| clock.saturating_sub(self.config.lateness));
+        let forgotten = horizon.map(|horizon| horizon.saturating_sub(plan.within));
+        if let Some((field, tag)) = plan.once {
+            scratch.value.clear();
+            let known = put_value(field, event, prefix, &mut scratch.value);
+            let id = scratch.value.get(1..).and_then(|id| std::str::from_utf8(id).ok());
+            if let Some(id) = id.filter(|_| known)
+                && self.store.repeats(place, tag, id, time, forgotten)
+            {
+                return;
+            }
         }
-        let once = rule
-            .once_per
-            .as_deref()
-            .and_then(|field| names.value(event, field, config.ipv6_prefix));
-        let rules_in_group = shared.get(plan.group).copied().unwrap_or(1);
-        let fresh = || (fresh_window(&rule.condition, rules_in_group), rules_in_group);
-        let first = !inserted.contains(&plan.group);
-        inserted.push(plan.group);
-        let horizon = stream.clock.map(|clock| clock.saturating_sub(config.lateness));
-        store.with(plan.group, &key, fresh, |state| {
-            let within = rule.condition.within().unwrap_or(0);
-            let forgotten = horizon.map(|horizon| horizon.saturating_sub(within));
-            if once.is_some_and(|(_, id)| state.once.repeats(&id, time, forgotten)) {
-                return;
-            }
-            let step = Step {
-                rule,
-                slot: plan.slot,
-                event,
-                time,
-                horizon,
-                first,
-                quiet,
-                longest: retention.get(plan.group).map_or(0, |keep| keep.0),
-                value: value.as_ref(),
-                is_first: sequence_firsts.get(number).copied().flatten() == Some(event.pattern),
-            };
-            let Some(found) = step.run(state) else { return };
-            let minute = found.span().time.div_euclid(60_000_000);
-            let Some(mark) = state.marks.get_mut(plan.slot) else { return };
-            if mark.braked_minute.is_some_and(|braked| minute <= braked) {
-                return;
-            }
-            let known_ips = match &key {
-                Key::Text(kind, account) => account_value(*kind, account)
-                    .map(|account| addresses.of(&account))
-                    .unwrap_or_default(),
-                _ => Vec::new(),
-            };
-            let firing = Firing {
-                rule,
-                key: &key,
-                ordinal: ordinal(mark, found.span().time),
-                span: found.span().clone(),
-                distinct: found.distinct(),
-                value: found.shown_value(&rule.condition, value.as_ref(), time),
-                pattern: &plan.pattern,
-                known_ips,
-            };
-            match decide(firing) {
-                Verdict::Stands => {
-                    mark.braked_minute = None;
-                    found.use_up(state, plan.slot);
+        let mut step = Step {
+            rule,
+            number,
+            plan,
+            key,
+            place,
+            event,
+            time,
+            horizon,
+            store: &mut self.store,
+            marks: self.marks,
+            addresses: &self.addresses,
+        };
+        match &rule.condition {
+            Condition::Count { .. }
+            | Condition::Distinct { .. }
+            | Condition::New { .. }
+            | Condition::Sequence { .. } => {
+                let completes = plan.completes == Some(event.pattern);
+                let known = scratch.inserted.iter().find(|one| one.tag == plan.tag);
+                let inserted = match known {
+                    Some(inserted) if !completes => *inserted,
+                    _ => {
+                        let extras = self.extras.get(usize::from(plan.tag));
+                        let extras = extras.map(Vec::as_slice).unwrap_or_default();
+                        let inserted = step.insert(extras, stream.clock, completes);
+                        if !completes {
+                            scratch.inserted.push(inserted);
+                        }
+                        inserted
+                    }
+                };
+                if inserted.mask & bit(plan.slot) != 0 {
+                    step.cross(&inserted, completes, decide);
                 }
-                Verdict::Braked => mark.braked_minute = Some(minute),
             }
-        });
-    }
-}
-
-/// Rules that count the same events per the same key share a window.
-fn signature(rule: &Rule) -> Option<String> {
-    let shares = matches!(rule.condition, Condition::Count { .. }) && rule.once_per.is_none();
-    shares.then(|| format!("{:?} {:?} {:?} {:?}", rule.on, rule.per, rule.filter, rule.unless))
-}
-
-/// The state of one key for the rules of one group.
-#[derive(Debug, Clone)]
-enum Window {
-    /// Counts, and counts of new values.
-    Ring(Ring),
-    /// Different values.
-    Distinct(DistinctRing),
-    /// Ordered sequences.
-    Sequence(SequenceRing),
-    /// Values that this key had.
-    Seen(Seen),
-    /// Hours at which this key is active.
-    Hours(Hours),
-}
-
-impl Held for Window {
-    fn bytes(&self) -> usize {
-        match self {
-            Window::Ring(ring) => ring.bytes(),
-            Window::Distinct(ring) => ring.bytes(),
-            Window::Sequence(ring) => ring.bytes(),
-            Window::Seen(seen) => seen.bytes(),
-            Window::Hours(_) => 0,
-        }
-    }
-
-    fn events(&self) -> usize {
-        match self {
-            Window::Ring(ring) => ring.len(),
-            Window::Distinct(ring) => ring.len(),
-            Window::Sequence(ring) => ring.len(),
-            // What is learnt took days to learn: it is given up last.
-            Window::Seen(_) | Window::Hours(_) => usize::MAX,
-        }
-    }
-
-    fn newest(&self) -> Option<Micros> {
-        match self {
-            Window::Ring(ring) => ring.newest(),
-            Window::Distinct(ring) => ring.newest(),
-            Window::Sequence(ring) => ring.newest(),
-            Window::Seen(seen) => seen.newest(),
-            Window::Hours(hours) => hours.newest(),
+            Condition::FirstSeen { .. } => {
+                scratch.value.clear();
+                let field = plan.value.unwrap_or(Field::None);
+                put_value(field, event, prefix, &mut scratch.value);
+                let mut seen = Seen::read(step.store.read(place, plan.tag));
+                let fires = seen.learn(&scratch.value, time);
+                let written = seen.write();
+                step.learnt(&written);
+                if fires && !quiet {
+                    let text = scratch.value.get(1..).unwrap_or_default();
+                    let text = String::from_utf8_lossy(text).into_owned();
+                    step.fire(None, Some(&text), decide);
+                }
+            }
+            Condition::Unusual => {
+                let mut hours = Hours::read(step.store.read(place, plan.tag));
+                let fires = hours.learn(time, &rule.unusual);
+                step.learnt(&hours.write());
+                if fires && !quiet {
+                    let hour = time.div_euclid(3_600_000_000).rem_euclid(24);
+                    step.fire(None, Some(&format!("{hour:02}")), decide);
+                }
+            }
         }
     }
 }
 
-fn fresh_window(condition: &Condition, rules: usize) -> Window {
-    match condition {
-        Condition::Count { .. } | Condition::New { .. } => Window::Ring(Ring::new(rules)),
-        Condition::Distinct { .. } => Window::Distinct(DistinctRing::default()),
-        Condition::Sequence { .. } => Window::Sequence(SequenceRing::default()),
-        Condition::FirstSeen { .. } => Window::Seen(Seen::default()),
-        Condition::Unusual => Window::Hours(Hours::default()),
-    }
+fn plan(
+    rule: &Rule,
+    per: usize,
+    counted: &[String],
+    planner: &mut Planner,
+    id: &impl Fn(&str) -> Option<PatternId>,
+    ipv6_prefix: u8,
+) -> Plan {
+    let value = rule.condition.field().map(|name| (name, field(name, counted)));
+    let within = rule.condition.within().unwrap_or(0);
+    let many = !rule.per.is_empty();
+    let mut extra = None;
+    let what = match &rule.condition {
+        Condition::Count { at_least, .. } | Condition::New { at_least, .. } => {
+            Some((What::Count, *at_least))
+        }
+        Condition::Sequence { at_least, .. } => Some((What::Sequence, *at_least)),
+        Condition::Distinct { at_least, field: name, .. } => {
+            let of = match field(name, counted) {
+                Field::User => ValueOf::User,
+                Field::Ip => ValueOf::Ip(ipv6_prefix),
+                Field::Request => ValueOf::Request,
+                other => {
+                    extra = Some((name.clone(), other));
+                    ValueOf::Extra(0)
+                }
+            };
+            Some((What::Distinct(of), *at_least))
+        }
+        Condition::FirstSeen { .. } | Condition::Unusual => None,
+    };
+    let (tag, slot) = match what {
+        Some((what, at_least)) => planner.join(rule, Need { what, at_least, within }, extra),
+        None => (planner.part(Kind::Learnt, FORGET, many), 0),
+    };
+    let once = rule.once_per.as_deref().map(|name| {
+        let tag = planner.part(Kind::Once, within, many);
+        (field(name, counted), tag)
+    });
+    let (pattern, completes) = match &rule.condition {
+        Condition::Sequence { first, then, .. } => (first.as_str(), id(then)),
+        _ => (rule.on.first().map(String::as_str).unwrap_or_default(), None),
+    };
+    let value = value.map(|(_, field)| field);
+    Plan { per, tag, slot, value, once, completes, pattern: pattern.into(), within }
 }
 
 /// One event at one rule's window.
 struct Step<'s> {
-    rule: &'s Rule,
-    slot: usize,
+    rule: &'s Arc<Rule>,
+    number: usize,
+    plan: &'s Plan,
+    key: Key<'s>,
+    place: Place,
     event: EventView<'s>,
     time: Micros,
     /// No event before this can still come.
     horizon: Option<Micros>,
-    /// The event is not yet in the window.
-    first: bool,
-    quiet: bool,
-    /// The longest window among the rules that share this one.
-    longest: Micros,
-    value: Option<&'s Value>,
-    /// It is the first pattern of a sequence.
-    is_first: bool,
+    store: &'s mut Store,
+    /// The tag of the key's marks.
+    marks: u16,
+    addresses: &'s Addresses,
 }
 
-enum Found {
-    Ring(ring::Crossing, Span),
-    Distinct(ring::Crossing, Span, u64),
-    Sequence(crate::window::sequence::Completed, Span),
-    Learnt(Span),
-}
-
-impl Found {
-    fn span(&self) -> &Span {
-        match self {
-            Found::Ring(_, span)
-            | Found::Distinct(_, span, _)
-            | Found::Sequence(_, span)
-            | Found::Learnt(span) => span,
-        }
-    }
-
-    fn distinct(&self) -> Option<u64> {
-        match self {
-            Found::Distinct(_, _, values) => Some(*values),
-            _ => None,
-        }
-    }
-
-    fn shown_value(
-        &self,
-        condition: &Condition,
-        value: Option<&Value>,
-        time: Micros,
-    ) -> Option<String> {
-        match condition {
-            Condition::FirstSeen { .. } => value.map(|(_, text)| text.to_string()),
-            Condition::Unusual => {
-                Some(format!("{:02}", time.div_euclid(3_600_000_000).rem_euclid(24)))
-            }
-            _ => None,
-        }
-    }
-
-    fn use_up(&self, state: &mut State<Window>, slot: usize) {
-        match (self, &mut state.window) {
-            (Found::Ring(crossing, _), Window::Ring(ring)) => ring.use_up(slot, crossing),
-            (Found::Distinct(crossing, ..), Window::Distinct(ring)) => ring.use_up(crossing),
-            (Found::Sequence(completed, _), Window::Sequence(ring)) => ring.use_up(completed),
-            _ => {}
-        }
-    }
-}
-
-impl Step<'_> {
-    fn run(&self, state: &mut State<Window>) -> Option<Found> {
-        let within = self.rule.condition.within().unwrap_or(0);
-        let horizon = self.horizon.map(|h| h.saturating_sub(within));
-        if let Some(horizon) = horizon {
-            for mark in &mut state.marks {
-                mark.fired.retain(|(time, _)| *time > horizon);
-            }
-        }
-        match (&self.rule.condition, &mut state.window) {
-            (
-                Condition::Count { at_least, .. } | Condition::New { at_least, .. },
-                Window::Ring(ring),
-            ) => {
-                if self.first {
-                    if let Some(horizon) = self.horizon {
-                        // A shorter window would drop what the others that share the ring need.
-                        ring.prune(horizon.saturating_sub(self.longest));
-                    }
-                    ring.insert(self.entry());
-                }
-                let crossing = ring.crossing(self.slot, *at_least, within, self.time);
-                crossing.map(|c| {
-                    let span = ring.span(self.slot, &c);
-                    Found::Ring(c, span)
-                })
-            }
-            (Condition::Distinct { at_least, .. }, Window::Distinct(ring)) => {
-                if let Some(horizon) = horizon {
-                    ring.prune(horizon);
-                }
-                ring.insert(self.entry(), self.value?.clone());
-                let crossing = ring.crossing(*at_least, within, self.time)?;
-                let (span, values) = ring.span(&crossing);
-                Some(Found::Distinct(crossing, span, values))
-            }
-            (Condition::Sequence { at_least, .. }, Window::Sequence(ring)) => {
-                if let (Some(horizon), Some(clock_horizon)) = (horizon, self.horizon) {
-                    ring.prune(horizon, clock_horizon);
-                }
-                if self.is_first {
-                    ring.insert_first(self.entry());
-                } else {
-                    ring.insert_completing(self.entry());
-                }
-                let completed = ring.completed(*at_least, within, self.time, self.is_first)?;
-                let span = ring.span(&completed);
-                Some(Found::Sequence(completed, span))
-            }
-            (Condition::FirstSeen { .. }, Window::Seen(seen)) => {
-                let fires = seen.learn(self.value?, self.time);
-                (fires && !self.quiet).then(|| Found::Learnt(self.alone()))
-            }
-            (Condition::Unusual, Window::Hours(hours)) => {
-                let fires = hours.learn(self.time, &self.rule.unusual);
-                (fires && !self.quiet).then(|| Found::Learnt(self.alone()))
-            }
-            _ => None,
-        }
-    }
-
-    fn entry(&self) -> Entry {
+impl<'s> Step<'s> {
+    /// Puts the event into the rule's window.
+    fn insert(&mut self, extras: &[Field], clock: Option<Micros>, completes: bool) -> Inserted {
+        let Self { plan, event, time, .. } = *self;
+        let values: Vec<Option<&str>> = extras.iter().map(|field| text(*field, event)).collect();
+        let evidence = Evidence { extras: &values, ..evidence(event) };
         let weight = match self.rule.condition {
             // Every new value counts once, however heavy its line.
             Condition::New { .. } => 1,
-            _ => self.event.weight,
+            _ => event.weight,
         };
-        Entry { time: self.time, weight, used: 0, evidence: Arc::new(evidence(self.event)) }
+        let estimate = if self.store.is_degraded() {
+            self.store.estimate(self.key, plan.tag, time)
+        } else {
+            0
+        };
+        let completes = completes.then_some(plan.slot);
+        let fresh = Fresh { time, weight, used: 0, completes, shown: &[] };
+        let mask = self.store.insert(self.place, plan.tag, fresh, &evidence, clock, estimate);
+        Inserted { tag: plan.tag, mask, estimate }
     }
 
-    /// The span of an event that fires by itself.
-    fn alone(&self) -> Span {
-        crate::window::summarize(self.time, std::iter::once(&Entry { weight: 1, ..self.entry() }))
+    /// Fires if a span has enough.
+    fn cross(
+        &mut self,
+        inserted: &Inserted,
+        completes: bool,
+        decide: &mut dyn FnMut(Firing<'_>) -> Verdict,
+    ) {
+        let Self { plan, place, time, .. } = *self;
+        let crossing = self.store.crossing(place, plan.tag, plan.slot, time, !completes);
+        match crossing {
+            Some(crossing) => self.fire(Some(&crossing), None, decide),
+            // A sequence is completed by its last event only: before, nothing has happened.
+            None if inserted.estimate > 0 && (completes || plan.completes.is_none()) => {
+                self.fire_approx(inserted.estimate, decide);
+            }
+            None => {}
+        }
+    }
+
+    /// Fires for a crossing, or for the event alone.
+    fn fire(
+        &mut self,
+        crossing: Option<&Crossing>,
+        value: Option<&str>,
+        decide: &mut dyn FnMut(Firing<'_>) -> Verdict,
+    ) {
+        let at = crossing.map_or(self.time, |crossing| crossing.time);
+        let minute = at.div_euclid(60_000_000);
+        let Self { number: rule, place, marks, horizon, .. } = *self;
+        if self.store.braked(place, marks, rule).is_some_and(|braked| minute <= braked) {
+            return;
+        }
+        let ordinal = self.store.fired(place, marks, rule, at);
+        let tell = || {
+            let (span, distinct) = match crossing {
+                Some(crossing) => {
+                    self.store.span(self.place, self.plan.tag, self.plan.slot, crossing)
+                }
+                None => (self.store.alone(self.time, &evidence(self.event)), None),
+            };
+            let value = value.map(str::to_owned);
+            Details { span, distinct, value, known_ips: self.known_ips() }
+        };
+        let verdict = decide(self.firing(ordinal, at, false, &tell));
+        if let (Verdict::Stands, Some(crossing)) = (verdict, crossing) {
+            self.store.use_up(place, self.plan.tag, self.plan.slot, crossing);
+        }
+        let braked = (verdict == Verdict::Braked).then_some(minute);
+        self.store.fire(place, marks, Fired { rule, at, braked, horizon });
+    }
+
+    /// Fires if what is held has enough together with what may have been given up. Nothing is used
+    /// up by it, and it is not counted among the firings of its time.
+    fn fire_approx(&self, estimate: u64, decide: &mut dyn FnMut(Firing<'_>) -> Verdict) {
+        let Self { plan, place, time, .. } = *self;
+        let at_least = match &self.rule.condition {
+            Condition::Count { at_least, .. }
+            | Condition::New { at_least, .. }
+            | Condition::Distinct { at_least, .. }
+            | Condition::Sequence { at_least, .. } => *at_least,
+            Condition::FirstSeen { .. } | Condition::Unusual => return,
+        };
+        let (recent, held) = self.store.recent(place, plan.tag, plan.slot, time);
+        let bound = held.saturating_add(estimate);
+        if bound < at_least {
+            return;
+        }
+        let tell = || {
+            let (span, distinct) = self.store.span(place, plan.tag, plan.slot, &recent);
+            let distinct = distinct.map(|_| bound);
+            let span = Span { time, count: bound, ..span };
+            Details { span, distinct, value: None, known_ips: self.known_ips() }
+        };
+        let ordinal = self.store.fired(place, self.marks, self.number, time);
+        decide(self.firing(ordinal, time, true, &tell));
+    }
+
+    fn firing<'f>(
+        &'f self,
+        ordinal: u32,
+        time: Micros,
+        approx: bool,
+        tell: &'f dyn Fn() -> Details,
+    ) -> Firing<'f> {
+        Firing {
+            rule: self.rule,
+            number: u16::try_from(self.number).unwrap_or(u16::MAX),
+            key: self.key,
+            ordinal,
+            time,
+            pattern: &self.plan.pattern,
+            approx,
+            tell,
+        }
+    }
+
+    fn known_ips(&self) -> Vec<String> {
+        let role = match self.key.kind {
+            KeyKind::User => USER,
+            KeyKind::UserId => USER_ID,
+            _ => return Vec::new(),
+        };
+        self.addresses.of(&[&[role], self.key.value].concat())
+    }
+
+    /// Keeps what was learnt.
+    fn learnt(&mut self, content: &[u8]) {
+        self.store.write(self.place, self.plan.tag, content);
+        self.store.touch(self.place, self.plan.tag, self.time);
     }
 }
 
 /// What actions show of an event.
-fn evidence(event: EventView<'_>) -> Evidence {
+fn evidence(event: EventView<'_>) -> Evidence<'_> {
     Evidence {
         ip: event.ip.map(|ip| ip.ip),
-        user: event.user().or(event.user_id()).map(Into::into),
-        reason: event.reason().map(Into::into),
-        request_id: event.request_id().map(Into::into),
+        user: event.user().or(event.user_id()),
+        user_is_id: event.user().is_none(),
+        reason: event.reason(),
+        request_id: event.request_id(),
         standing: event.ip.map_or(Standing::Good, |ip| ip.standing),
+        extras: &[],
     }
 }
 
-fn ordinal(mark: &mut Mark, time: Micros) -> u32 {
-    match mark.fired.iter_mut().find(|(at, _)| *at == time) {
-        Some((_, times)) => {
-            *times += 1;
-            *times - 1
-        }
-        None => {
-            mark.fired.push((time, 1));
-            0
+fn key_part(part: &KeyPart, names: &[String], counted: &[String]) -> Part {
+    match part {
+        KeyPart::Ip => Part::Ip,
+        KeyPart::User => Part::User,
+        KeyPart::Field(name) if name == "user_id" => Part::UserId,
+        KeyPart::Field(name) => {
+            let number = names.iter().position(|known| known == name).unwrap_or(0);
+            Part::Field(u16::try_from(number).unwrap_or(u16::MAX), field(name, counted))
         }
     }
 }
 
-/// An account key as the value under which its logins were learnt.
-fn account_value(kind: KeyKind, account: &Arc<str>) -> Option<Value> {
-    match kind {
-        KeyKind::User => Some((0, account.clone())),
-        KeyKind::UserId => Some((1, account.clone())),
-        KeyKind::Field(_) => None,
+/// Writes the value of an event's key; its kind, if it has one.
+fn put_key(per: &[Part], event: EventView<'_>, prefix: u8, out: &mut Vec<u8>) -> Option<KeyKind> {
+    match per {
+        [] => Some(KeyKind::Global),
+        [part] => put_one(*part, event, prefix, out),
+        parts => {
+            let start = out.len();
+            let mut value = Vec::new();
+            for part in parts {
+                value.clear();
+                let Some(kind) = put_one(*part, event, prefix, &mut value) else {
+                    out.truncate(start);
+                    return None;
+                };
+                put_part(out, Key { kind, value: &value });
+            }
+            Some(KeyKind::Several)
+        }
     }
 }
 
-impl FieldNames {
-    fn key(&self, per: &[KeyPart], event: EventView<'_>, prefix: u8) -> Option<Key> {
-        match per {
-            [] => Some(Key::Global),
-            [part] => self.part(part, event, prefix),
-            parts => {
-                let keys: Option<Vec<Key>> =
-                    parts.iter().map(|p| self.part(p, event, prefix)).collect();
-                keys.map(|keys| Key::Several(keys.into()))
-            }
-        }
-    }
+fn put_one(part: Part, event: EventView<'_>, prefix: u8, out: &mut Vec<u8>) -> Option<KeyKind> {
+    let (kind, text) = match part {
+        Part::Ip => return event.ip.map(|ip| put_net(out, &addr::target(ip.ip, prefix).1)),
+        Part::User => match (event.user(), event.user_id()) {
+            (Some(user), _) => (KeyKind::User, user),
+            (None, id) => (KeyKind::UserId, id?),
+        },
+        Part::UserId => (KeyKind::UserId, event.user_id()?),
+        Part::Field(number, field) => (KeyKind::Field(number), text(field, event)?),
+    };
+    out.extend_from_slice(text.as_bytes());
+    Some(kind)
+}
 
-    fn part(&self, part: &KeyPart, event: EventView<'_>, prefix: u8) -> Option<Key> {
-        match part {
-            KeyPart::Ip => event.ip.map(|ip| Key::Ip(addr::target(ip.ip, prefix).1)),
-            KeyPart::User => match (event.user(), event.user_id()) {
-                (Some(user), _) => Some(Key::Text(KeyKind::User, user.into())),
-                (None, Some(id)) => Some(Key::Text(KeyKind::UserId, id.into())),
-                (None, None) => None,
-            },
-            KeyPart::Field(name) if name == "user_id" => {
-                event.user_id().map(|id| Key::Text(KeyKind::UserId, id.into()))
-            }
-            KeyPart::Field(name) => {
-                let (_, value) = self.value(event, name, prefix)?;
-                let number = self.keys.iter().position(|known| known == name)?;
-                Some(Key::Text(KeyKind::Field(u16::try_from(number).ok()?), value))
-            }
-        }
-    }
+/// The roles of values, as they are told apart.
+const USER: u8 = 0;
+const USER_ID: u8 = 1;
+const IP: u8 = 2;
+const OTHER: u8 = 3;
 
-    fn value(&self, event: EventView<'_>, name: &str, prefix: u8) -> Option<Value> {
-        match name {
-            "ip" => event.ip.map(|ip| {
-                let (kind, net) = addr::target(ip.ip, prefix);
-                (2, Arc::from(addr::target_text(kind, &net)))
-            }),
-            "user" => match (event.user(), event.user_id()) {
-                (Some(user), _) => Some((0, user.into())),
-                (None, Some(id)) => Some((1, id.into())),
-                (None, None) => None,
-            },
-            "user_id" => event.user_id().map(|id| (1, id.into())),
-            "country" => event.country().map(|country| (3, country.into())),
-            "request_id" => event.request_id().map(|id| (4, id.into())),
-            _ => {
-                let slot = self.counted.iter().position(|known| known == name)?;
-                let slot = u16::try_from(slot).ok()?;
-                event.value(slot).map(|value| (5, value.into()))
-            }
-        }
+/// Writes an event's value of a field, its role before it; `false` if it has none.
+fn put_value(field: Field, event: EventView<'_>, prefix: u8, out: &mut Vec<u8>) -> bool {
+    let role = match field {
+        Field::User if event.user().is_some() => USER,
+        Field::User | Field::UserId => USER_ID,
+        Field::Ip => IP,
+        Field::Country | Field::Request | Field::Counted(_) | Field::None => OTHER,
+    };
+    out.push(role);
+    if field == Field::Ip {
+        let Some(ip) = event.ip else { return false };
+        let (kind, net) = addr::target(ip.ip, prefix);
+        out.extend_from_slice(addr::target_text(kind, &net).as_bytes());
+        return true;
+    }
+    let Some(text) = text(field, event) else { return false };
+    out.extend_from_slice(text.as_bytes());
+    true
+}
+
+/// An event's value of a field that is a text.
+fn text<'e>(field: Field, event: EventView<'e>) -> Option<&'e str> {
+    match field {
+        Field::User => event.user().or(event.user_id()),
+        Field::UserId => event.user_id(),
+        Field::Country => event.country(),
+        Field::Request => event.request_id(),
+        Field::Counted(slot) => event.value(slot),
+        Field::Ip | Field::None => None,
     }
 }
 
 /// Kind and value of a key, as on the action line; `names` are those of [`Detector::key_names`].
-pub fn describe(key: &Key, names: &[String]) -> (String, Option<String>) {
-    match key {
-        Key::Global => ("global".to_owned(), None),
-        Key::Ip(net) => {
-            let kind = if net.prefix_len() == net.max_prefix_len() { "ip" } else { "range" };
-            (kind.to_owned(), Some(addr::target_text(kind, net)))
+pub fn describe(key: Key<'_>, names: &[String]) -> (String, Option<String>) {
+    let text = || key.text().map(str::to_owned);
+    match key.kind {
+        KeyKind::Global => ("global".to_owned(), None),
+        KeyKind::Host | KeyKind::Range => {
+            let kind = if key.kind == KeyKind::Host { "ip" } else { "range" };
+            (kind.to_owned(), key.net().map(|net| addr::target_text(kind, &net)))
         }
-        Key::Text(kind, value) => {
-            let name = match kind {
-                KeyKind::User => "user",
-                KeyKind::UserId => "user_id",
-                KeyKind::Field(number) => {
-                    names.get(usize::from(*number)).map_or("field", String::as_str)
-                }
-            };
-            (name.to_owned(), Some(value.to_string()))
+        KeyKind::User => ("user".to_owned(), text()),
+        KeyKind::UserId => ("user_id".to_owned(), text()),
+        KeyKind::Field(number) => {
+            let name = names.get(usize::from(number)).map_or("field", String::as_str);
+            (name.to_owned(), text())
         }
-        Key::Several(keys) => {
-            let parts: Vec<_> = keys.iter().map(|key| describe(key, names)).collect();
+        KeyKind::Several => {
+            let parts = key.parts();
+            let parts: Vec<_> = parts.into_iter().map(|key| describe(key, names)).collect();
             let kinds: Vec<&str> = parts.iter().map(|(kind, _)| kind.as_str()).collect();
             // A JSON array: no value can be mistaken for the border between two.
             let values: Vec<_> =
@@ -683,12 +937,12 @@ pub fn describe(key: &Key, names: &[String]) -> (String, Option<String>) {
 }
 
 /// Whom an action lists: addresses for accounts, accounts for everything else, both globally.
-pub fn shown_tallies(key: &Key, span: &Span) -> (Option<Tally>, Option<Tally>) {
+pub fn shown_tallies(key: Key<'_>, span: &Span) -> (Option<Tally>, Option<Tally>) {
     let some = |tally: &Tally| (tally.distinct > 0).then(|| tally.clone());
-    match key {
-        Key::Text(KeyKind::User | KeyKind::UserId, _) => (None, some(&span.ips)),
-        Key::Ip(net) if net.prefix_len() == net.max_prefix_len() => (some(&span.users), None),
-        Key::Ip(_) | Key::Global | Key::Text(KeyKind::Field(_), _) | Key::Several(_) => {
+    match key.kind {
+        KeyKind::User | KeyKind::UserId => (None, some(&span.ips)),
+        KeyKind::Host => (some(&span.users), None),
+        KeyKind::Range | KeyKind::Global | KeyKind::Several | KeyKind::Field(_) => {
             (some(&span.users), some(&span.ips))
         }
     }

@@ -108,10 +108,17 @@ impl Clock {
     }
 }
 
+/// Of at most [`LATE_RUN`] times.
 fn lower_median(times: impl Iterator<Item = Micros>) -> Option<Micros> {
-    let mut times: Vec<Micros> = times.collect();
-    times.sort_unstable();
-    times.get(times.len().checked_sub(1)? / 2).copied()
+    let mut sorted = [Micros::MAX; LATE_RUN];
+    let mut len = 0;
+    for (place, time) in sorted.iter_mut().zip(times) {
+        *place = time;
+        len += 1;
+    }
+    let sorted = sorted.get_mut(..len)?;
+    sorted.sort_unstable();
+    sorted.get(len.checked_sub(1)? / 2).copied()
 }
 
 #[cfg(test)]

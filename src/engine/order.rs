@@ -7,7 +7,7 @@ use crate::action::Action;
 use crate::decide::Decider;
 use crate::decode::envelope::Fragment;
 use crate::decode::time::{Micros, When, Zone};
-use crate::detect::detector::{self, Detector, StreamTime};
+use crate::detect::detector::{Detector, StreamTime};
 use crate::detect::rule::{Severity, Urgency};
 use crate::pattern::event::Run;
 use crate::pattern::{Events, PATTERN_NEAR_MISS};
@@ -106,6 +106,10 @@ pub struct Engine {
     /// Kinds of messages that were given; see [`Engine::forget_told`].
     told: std::collections::HashSet<String>,
     countries_seen: bool,
+    /// Events by their pattern's number.
+    by_pattern: Vec<u64>,
+    /// Keys were given up that windows can still reach.
+    degraded: bool,
     /// Messages for the log, not for sinks.
     pub messages: Vec<String>,
 }
@@ -133,6 +137,8 @@ impl Engine {
             said: HashMap::new(),
             told: std::collections::HashSet::new(),
             countries_seen: false,
+            by_pattern: Vec::new(),
+            degraded: false,
             messages: Vec::new(),
         }
     }
@@ -166,7 +172,7 @@ impl Engine {
 
     /// Lets decisions end although the stream is idle; touches nothing else.
     pub fn idle_until(&mut self, clock: Micros) {
-        self.decider.advance(clock);
+        self.decider.advance(clock, &self.key_names);
     }
 
     /// Lets every kind of message be given once more; `run` does so every minute.
@@ -496,7 +502,7 @@ impl Engine {
                 self.events(&held.events, held.events.all(), held.time);
             }
         }
-        self.decider.advance(now);
+        self.decider.advance(now, &self.key_names);
         self.decider.forget(now.saturating_sub(self.config.lateness));
     }
 
@@ -504,27 +510,45 @@ impl Engine {
         let stream = StreamTime { clock: self.clock.now(), start: self.clock.start() };
         for event in events.of(run) {
             self.countries_seen |= event.country.is_some();
-            let name = self.scanner.set.name(event.pattern);
-            match self.summary.events.get_mut(name) {
-                Some(count) => *count += 1,
-                None => {
-                    self.summary.events.insert(name.to_owned(), 1);
-                }
+            let pattern = usize::from(event.pattern);
+            if self.by_pattern.len() <= pattern {
+                self.by_pattern.resize(pattern + 1, 0);
+            }
+            if let Some(count) = self.by_pattern.get_mut(pattern) {
+                *count += 1;
             }
             let Self { detector, decider, key_names, .. } = self;
-            detector.observe(event, time, stream, &mut |firing| {
-                let target = detector::describe(firing.key, key_names);
-                decider.fire(&firing, target)
-            });
+            detector.observe(event, time, stream, &mut |firing| decider.fire(&firing, key_names));
         }
-        let evicted = self.detector.enforce_ceiling(self.clock.now());
-        if evicted > 0 {
+        self.keep_ceiling(time);
+    }
+
+    /// Gives up what is too much. When it begins and when nothing of it is left, a line says so.
+    fn keep_ceiling(&mut self, time: Micros) {
+        let given_up = self.detector.enforce_ceiling(self.clock.now(), self.decider.bytes());
+        if given_up.values > 0 {
             let reason = format!(
-                "state reached memory_limit: {evicted} keys were given up, those with one event and \
-                 the quietest first"
+                "values known to the whole stream reached their share of memory_limit: {} were \
+                 given up, those unseen longest first",
+                given_up.values
             );
-            self.limit("memory_limit", time, reason);
+            self.limit("known_values", time, reason);
         }
+        let reason = if given_up.keys > 0 && !self.degraded {
+            self.degraded = true;
+            *self.summary.limits.entry("memory_limit").or_default() += 1;
+            "state reached memory_limit: keys are given up, those with the fewest events and the \
+             oldest first; until their windows are over, what was given up counts as an upper \
+             bound, and a crossing that needs it alerts and is marked approx"
+        } else if given_up.keys == 0 && self.degraded && !self.detector.is_degraded() {
+            self.degraded = false;
+            "the windows of all keys that were given up for memory_limit are over: every count is \
+             exact again"
+        } else {
+            return;
+        };
+        let time = self.clock.now().unwrap_or(time);
+        self.decider.note("limit", Severity::P1, Urgency::Warning, time, reason.to_owned());
     }
 
     fn note_near_misses(&mut self, source: u32, line: u64, ids: &[u16], sample: &str) {
@@ -642,6 +666,10 @@ impl Engine {
             for pieces in pieces.into_values() {
                 self.joined(source, &pieces, 0, None);
             }
+        }
+        for (pattern, count) in (0..).zip(&self.by_pattern).filter(|(_, count)| **count > 0) {
+            let name = self.scanner.set.name(pattern).to_owned();
+            self.summary.events.insert(name, *count);
         }
         let (keys, bytes) = self.detector.held();
         self.summary.keys_held = u64::try_from(keys).unwrap_or(0);

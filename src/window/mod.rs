@@ -4,58 +4,129 @@
 //! the event also holds enough events that no earlier crossing has used up. Spans end at an
 //! event's time, so only events within W behind t can be s, and in an ordered stream only t
 //! itself. Everything here works on event times; arrival order only breaks ties.
+//!
+//! [`store`] keeps one state per key in a [`table`], whatever counts per that key. Rules that watch
+//! the same events share one list of them in it, with a mark per rule for those that are used up.
+//! A state with few events is a block of bytes ([`small`]); one with many has lists that a flood
+//! cannot make slow ([`large`]); [`ring`] finds spans in both. What the store has to give up lives
+//! on in a [`sketch`], as an upper bound.
 
-pub mod distinct;
+pub mod codec;
+pub mod key;
+pub mod large;
+pub mod marks;
 pub mod ring;
-pub mod sequence;
+pub mod sketch;
+pub mod small;
 pub mod store;
+pub mod table;
 
 use crate::decode::time::Micros;
 use crate::pattern::Standing;
+use codec::{Evidence, Reasons, Shown};
+use ring::ValueOf;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
-/// What an action shows of an event.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Evidence {
-    /// The exact address.
-    pub ip: Option<IpAddr>,
-    /// The account, by name or else by id.
-    pub user: Option<Arc<str>>,
-    /// A capture named reason.
-    pub reason: Option<Arc<str>>,
-    /// The request.
-    pub request_id: Option<Arc<str>>,
-    /// What may be done to the address.
-    pub standing: Standing,
+/// How a rule counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// The weight of events.
+    Count,
+    /// Different values.
+    Distinct(ValueOf),
+    /// The weight of events before one that completes them.
+    Sequence,
 }
 
-/// An event in a window.
-#[derive(Debug, Clone)]
-pub struct Entry {
+/// What one rule needs to fire.
+#[derive(Debug, Clone, Copy)]
+pub struct Need {
+    /// How it counts.
+    pub what: What,
+    /// How much.
+    pub at_least: u64,
+    /// Length of its window, microseconds.
+    pub within: Micros,
+}
+
+/// The rules that share one list of events per key, by their slot in it.
+#[derive(Debug, Clone, Default)]
+pub struct Group {
+    /// What each needs; at most [`ring::RULES_MAX`].
+    pub needs: Vec<Need>,
+    /// The longest of their windows, microseconds.
+    pub longest: Micros,
+    /// The smallest threshold.
+    pub least: u64,
+    /// Accounts are compared, so they are kept even where no action shows them.
+    pub compares_users: bool,
+    /// Addresses are compared, so they are kept even where no action shows them.
+    pub compares_ips: bool,
+    /// Names of the fields of the extra values.
+    pub extras: Vec<String>,
+}
+
+impl Group {
+    /// Takes a rule in; its slot.
+    pub fn join(&mut self, need: Need) -> usize {
+        self.longest = self.longest.max(need.within);
+        self.least =
+            if self.needs.is_empty() { need.at_least } else { self.least.min(need.at_least) };
+        match need.what {
+            What::Distinct(ValueOf::User) => self.compares_users = true,
+            What::Distinct(ValueOf::Ip(_)) => self.compares_ips = true,
+            _ => {}
+        }
+        self.needs.push(need);
+        self.needs.len() - 1
+    }
+
+    /// The bits of the rules that do not count an event because it lacks the value that they
+    /// compare.
+    pub fn blind(&self, event: &Evidence<'_>) -> u32 {
+        let lacks = |need: &Need| match need.what {
+            What::Distinct(ValueOf::User) => event.user.is_none(),
+            What::Distinct(ValueOf::Ip(_)) => event.ip.is_none(),
+            What::Distinct(ValueOf::Request) => event.request_id.is_none(),
+            What::Distinct(ValueOf::Extra(place)) => {
+                event.extras.get(place).copied().flatten().is_none()
+            }
+            What::Count | What::Sequence => false,
+        };
+        let blind = self.needs.iter().enumerate().filter(|(_, need)| lacks(need));
+        blind.fold(0, |bits, (slot, _)| bits | ring::bit(slot))
+    }
+
+    /// The bits of all rules.
+    pub fn all(&self) -> u32 {
+        let rules = u32::try_from(self.needs.len()).unwrap_or(u32::BITS);
+        1u32.checked_shl(rules).map_or(u32::MAX, |bit| bit - 1)
+    }
+}
+
+/// An event on its way into a window.
+#[derive(Debug, Clone, Copy)]
+pub struct Fresh<'e> {
     /// Event time.
     pub time: Micros,
     /// For how many it counts.
     pub weight: u32,
-    /// Bit i: the i-th rule of the window has used it up.
+    /// The bits of the rules that do not count it.
     pub used: u32,
-    /// What an action shows of it.
-    pub evidence: Arc<Evidence>,
+    /// It does not count, but completes the sequence of the rule in this slot.
+    pub completes: Option<usize>,
+    /// What it shows, [written](codec::Evidence::put).
+    pub shown: &'e [u8],
 }
 
-impl Entry {
-    /// Bytes counted for one entry: itself and a share of what it points to.
-    pub fn bytes(&self) -> usize {
-        let text = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |t| t.len() + 16);
-        let e = &self.evidence;
-        size_of::<Entry>()
-            + size_of::<Evidence>()
-            + 16
-            + text(&e.user)
-            + text(&e.reason)
-            + text(&e.request_id)
-    }
+/// What no span that can still come reaches: everything at or before these times.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cut {
+    /// Of events that are counted.
+    pub firsts: Option<Micros>,
+    /// Of events that complete sequences: no event at or before it can still come.
+    pub completing: Option<Micros>,
 }
 
 /// A span that holds enough: what an action tells of it.
@@ -95,39 +166,48 @@ pub const SAMPLE_MAX: usize = 3;
 /// Reasons shown.
 const REASONS_MAX: usize = 3;
 
-/// Sums up the entries of a span, given in order of time.
-pub fn summarize<'e>(time: Micros, entries: impl Iterator<Item = &'e Entry>) -> Span {
+/// Sums up the events of a span, given in order of time with their times and weights.
+pub fn summarize<'e>(
+    time: Micros,
+    reasons: &Reasons,
+    events: impl Iterator<Item = (Micros, u32, Shown<'e>)>,
+) -> Span {
     let mut span = Span { time, first: Micros::MAX, last: Micros::MIN, ..Span::default() };
-    let mut users: HashSet<&str> = HashSet::new();
+    let mut users: HashSet<String> = HashSet::new();
     let mut ips: HashSet<IpAddr> = HashSet::new();
-    let mut requests: HashSet<&str> = HashSet::new();
-    let mut reasons: HashMap<&str, u64> = HashMap::new();
-    for entry in entries {
-        let evidence = &entry.evidence;
-        span.count += u64::from(entry.weight);
-        span.first = span.first.min(entry.time);
-        span.last = span.last.max(entry.time);
-        span.standing = span.standing.max(evidence.standing);
-        if let Some(user) = evidence.user.as_deref()
-            && users.insert(user)
+    let mut requests: HashSet<&[u8]> = HashSet::new();
+    let mut weights: HashMap<String, u64> = HashMap::new();
+    for (at, weight, shown) in events {
+        span.count += u64::from(weight);
+        span.first = span.first.min(at);
+        span.last = span.last.max(at);
+        span.standing = span.standing.max(shown.standing);
+        if let Some(user) = shown.user.map(codec::text)
+            && !users.contains(&*user)
         {
-            span.users.add(|| user.to_owned());
+            users.insert(user.clone().into_owned());
+            span.users.add(|| user.into_owned());
         }
-        if let Some(ip) = evidence.ip
+        if let Some(ip) = shown.ip
             && ips.insert(ip)
         {
             span.ips.add(|| ip.to_string());
         }
-        if let Some(id) = evidence.request_id.as_deref()
+        if let Some(id) = shown.request_id
             && requests.insert(id)
         {
-            span.request_ids.add(|| id.to_owned());
+            span.request_ids.add(|| codec::text(id).into_owned());
         }
-        if let Some(reason) = evidence.reason.as_deref() {
-            *reasons.entry(reason).or_default() += u64::from(entry.weight);
+        if let Some(reason) = shown.reason(reasons) {
+            match weights.get_mut(&*reason) {
+                Some(sum) => *sum += u64::from(weight),
+                None => {
+                    weights.insert(reason.into_owned(), u64::from(weight));
+                }
+            }
         }
     }
-    let mut reasons: Vec<_> = reasons.into_iter().map(|(r, n)| (r.to_owned(), n)).collect();
+    let mut reasons: Vec<_> = weights.into_iter().collect();
     reasons.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     reasons.truncate(REASONS_MAX);
     span.reasons = reasons;

@@ -1,22 +1,63 @@
-//! Counting: the events of one key in order of time, shared by all rules that watch them.
+//! The events of one key in order of time, and the spans among them that hold enough.
 
-use super::{Entry, Span, summarize};
+use super::Need;
+use super::codec::Shown;
+use crate::decode::addr;
 use crate::decode::time::Micros;
-use std::collections::VecDeque;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::ops::Range;
 
-/// Rules that one ring can serve: each has a bit in [`Entry::used`].
+/// Rules that can share one list of events: each has a bit in [`Item::used`].
 pub const RULES_MAX: usize = 32;
 
-/// The events of one key that at least one rule has not used up, ordered by time, then arrival.
-#[derive(Debug, Clone, Default)]
-pub struct Ring {
-    entries: VecDeque<Entry>,
-    /// Per rule: the weight of all entries that it has not used up. An upper bound for every span,
-    /// so that most events need no look at the entries at all.
-    unused: Vec<u64>,
-    /// Counted bytes of the entries: summing them up for every event would make a flood quadratic.
-    bytes: usize,
+/// An event in a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Item {
+    /// Event time.
+    pub time: Micros,
+    /// For how many it counts.
+    pub weight: u32,
+    /// Bit i: it is used up for the i-th rule, or is none of those that the rule counts.
+    pub used: u32,
+}
+
+impl Item {
+    /// Its weight for a rule.
+    pub fn unused(&self, slot: usize) -> u64 {
+        if self.used & bit(slot) == 0 { u64::from(self.weight) } else { 0 }
+    }
+}
+
+/// The bit of a rule.
+pub fn bit(slot: usize) -> u32 {
+    1 << (slot % RULES_MAX)
+}
+
+/// Events ordered by time, then arrival.
+pub trait Timeline {
+    /// How many there are.
+    fn size(&self) -> usize;
+    /// The event at a place below [`Timeline::size`].
+    fn item(&self, at: usize) -> Item;
+    /// What it shows.
+    fn shown(&self, at: usize) -> Shown<'_>;
+
+    /// The first place whose time is beyond `time`, or with `before` not before it.
+    fn place(&self, time: Micros, before: bool) -> usize {
+        let (mut low, mut high) = (0, self.size());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let other = self.item(middle).time;
+            if other < time || (!before && other == time) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
 }
 
 /// A span that reached its threshold.
@@ -24,227 +65,229 @@ pub struct Ring {
 pub struct Crossing {
     /// Its end.
     pub time: Micros,
-    /// Places of its entries in the ring, used ones included.
+    /// Places of its events, used ones included.
     pub range: Range<usize>,
+    /// Of a sequence: the place of the event that completes it.
+    pub completing: Option<usize>,
 }
 
-impl Ring {
-    /// An empty ring for `rules` rules, at most [`RULES_MAX`].
-    pub fn new(rules: usize) -> Self {
-        Self { entries: VecDeque::new(), unused: vec![0; rules.min(RULES_MAX)], bytes: 0 }
-    }
+/// What one span after another holds while its ends move forward.
+trait Tally {
+    fn add(&mut self, at: usize);
+    fn remove(&mut self, at: usize);
+    fn enough(&self) -> bool;
+}
 
-    /// Puts an event at its time, behind those of equal time.
-    pub fn insert(&mut self, entry: Entry) {
-        for unused in &mut self.unused {
-            *unused += u64::from(entry.weight);
+/// The earliest span of length `within` that holds an event at `time` and enough; `spent` events
+/// at the beginning are known not to count.
+fn earliest<T: Timeline + ?Sized>(
+    list: &T,
+    within: Micros,
+    time: Micros,
+    spent: usize,
+    tally: &mut impl Tally,
+) -> Option<Crossing> {
+    let mut low = list.place(time.saturating_sub(within), false).max(spent);
+    let mut high = list.place(time, false).max(low);
+    let inside = low;
+    // The newest first: a flood holds enough in its last few events.
+    let mut next = high;
+    while next > inside && !tally.enough() {
+        next -= 1;
+        tally.add(next);
+    }
+    let mut end = time;
+    loop {
+        if tally.enough() {
+            return Some(Crossing { time: end, range: low..high, completing: None });
         }
-        let at = match self.entries.back() {
-            Some(last) if last.time > entry.time => {
-                self.entries.partition_point(|other| other.time <= entry.time)
-            }
-            _ => self.entries.len(),
-        };
-        self.bytes += entry.bytes();
-        self.entries.insert(at, entry);
-    }
-
-    /// The earliest span of length `within` that holds an event at `time` and, unused by `rule`,
-    /// events of weight `at_least`.
-    pub fn crossing(
-        &self,
-        rule: usize,
-        at_least: u64,
-        within: Micros,
-        time: Micros,
-    ) -> Option<Crossing> {
-        if self.unused.get(rule).copied().unwrap_or(0) < at_least {
+        if high >= list.size() {
             return None;
         }
-        let entries = &self.entries;
-        let weight = |entry: &Entry| {
-            if entry.used & (1 << rule) == 0 { u64::from(entry.weight) } else { 0 }
-        };
-        let mut low = entries.partition_point(|e| e.time <= time.saturating_sub(within));
-        let mut high = entries.partition_point(|e| e.time <= time);
-        let mut sum: u64 = entries.range(low..high).map(weight).sum();
-        let mut end = time;
-        loop {
-            if sum >= at_least {
-                return Some(Crossing { time: end, range: low..high });
-            }
-            end = entries.get(high)?.time;
-            if end >= time.saturating_add(within) {
-                return None;
-            }
-            while let Some(entry) = entries.get(high).filter(|e| e.time == end) {
-                sum += weight(entry);
-                high += 1;
-            }
-            while let Some(entry) =
-                entries.get(low).filter(|e| e.time <= end.saturating_sub(within))
-            {
-                sum -= weight(entry);
-                low += 1;
-            }
+        end = list.item(high).time;
+        if end >= time.saturating_add(within) {
+            return None;
         }
-    }
-
-    /// What a crossing holds that `rule` has not used up.
-    pub fn span(&self, rule: usize, crossing: &Crossing) -> Span {
-        let range = crossing.range.clone();
-        summarize(crossing.time, self.entries.range(range).filter(|e| e.used & (1 << rule) == 0))
-    }
-
-    /// Uses the events of a crossing up for `rule`; what every rule has used is dropped.
-    pub fn use_up(&mut self, rule: usize, crossing: &Crossing) {
-        let all = (1u32.checked_shl(u32::try_from(self.unused.len()).unwrap_or(32)))
-            .map_or(u32::MAX, |bit| bit - 1);
-        let mut weight = 0;
-        for entry in self.entries.range_mut(crossing.range.clone()) {
-            if entry.used & (1 << rule) == 0 {
-                entry.used |= 1 << rule;
-                weight += u64::from(entry.weight);
-            }
+        while high < list.size() && list.item(high).time == end {
+            tally.add(high);
+            high += 1;
         }
-        if let Some(unused) = self.unused.get_mut(rule) {
-            *unused -= weight;
+        while low < high && list.item(low).time <= end.saturating_sub(within) {
+            tally.remove(low);
+            low += 1;
         }
-        let bytes = &mut self.bytes;
-        self.entries.retain(|entry| {
-            let keep = entry.used & all != all;
-            *bytes -= if keep { 0 } else { entry.bytes() };
-            keep
-        });
-    }
-
-    /// Drops events at or before `horizon`: no span that can still come reaches them.
-    pub fn prune(&mut self, horizon: Micros) {
-        while let Some(entry) = self.entries.front().filter(|e| e.time <= horizon) {
-            for (rule, unused) in self.unused.iter_mut().enumerate() {
-                if entry.used & (1 << rule) == 0 {
-                    *unused -= u64::from(entry.weight);
-                }
-            }
-            self.bytes -= entry.bytes();
-            self.entries.pop_front();
-        }
-    }
-
-    /// The events in it.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// Time of the newest event.
-    pub fn newest(&self) -> Option<Micros> {
-        self.entries.back().map(|entry| entry.time)
-    }
-
-    /// Bytes counted.
-    pub fn bytes(&self) -> usize {
-        self.bytes + 8 * self.unused.len()
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
+struct Weights<'t, T: ?Sized> {
+    list: &'t T,
+    slot: usize,
+    sum: u64,
+    at_least: u64,
+}
 
-    /// The definition, word by word: a list of all events with a mark for used ones.
-    #[derive(Default)]
-    struct Naive(Vec<(Micros, u64, bool)>);
+impl<T: Timeline + ?Sized> Tally for Weights<'_, T> {
+    fn add(&mut self, at: usize) {
+        self.sum += self.list.item(at).unused(self.slot);
+    }
 
-    impl Naive {
-        fn observe(
-            &mut self,
-            time: Micros,
-            weight: u64,
-            at_least: u64,
-            within: Micros,
-        ) -> Option<(Micros, u64)> {
-            self.0.push((time, weight, false));
-            let mut ends: Vec<Micros> = self.0.iter().map(|e| e.0).collect();
-            ends.sort_unstable();
-            let end = ends.into_iter().find(|end| {
-                let holds_new = *end - within < time && time <= *end;
-                let sum: u64 = self
-                    .0
-                    .iter()
-                    .filter(|e| !e.2 && *end - within < e.0 && e.0 <= *end)
-                    .map(|e| e.1)
-                    .sum();
-                holds_new && sum >= at_least
-            })?;
-            let mut count = 0;
-            for event in &mut self.0 {
-                if !event.2 && end - within < event.0 && event.0 <= end {
-                    event.2 = true;
-                    count += event.1;
-                }
-            }
-            Some((end, count))
+    fn remove(&mut self, at: usize) {
+        self.sum -= self.list.item(at).unused(self.slot);
+    }
+
+    fn enough(&self) -> bool {
+        self.sum >= self.at_least
+    }
+}
+
+/// The earliest span that holds an event at `time` and, unused by the rule in `slot`, events of
+/// enough weight.
+pub fn counted<T: Timeline + ?Sized>(
+    list: &T,
+    slot: usize,
+    need: &Need,
+    time: Micros,
+    spent: usize,
+) -> Option<Crossing> {
+    let mut weights = Weights { list, slot, sum: 0, at_least: need.at_least };
+    earliest(list, need.within, time, spent, &mut weights)
+}
+
+/// Where a value that is told apart is found in what an event shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueOf {
+    /// The account, by name or else by id.
+    User,
+    /// The address, IPv6 by so many bits.
+    Ip(u8),
+    /// The request.
+    Request,
+    /// One of the group's extra values.
+    Extra(usize),
+}
+
+/// A value told apart: equal texts of different roles are different values.
+pub type Value<'b> = (bool, Cow<'b, [u8]>);
+
+impl ValueOf {
+    /// The value of an event; `None` if it has none.
+    pub fn read<'b>(self, shown: &Shown<'b>) -> Option<Value<'b>> {
+        let written = |bytes: Option<&'b [u8]>| bytes.map(|bytes| (false, Cow::Borrowed(bytes)));
+        match self {
+            ValueOf::User => shown.user.map(|user| (shown.user_is_id, user.into())),
+            ValueOf::Ip(bits) => shown.ip.map(|ip| {
+                let octets = match addr::target(ip, bits).1.addr() {
+                    IpAddr::V4(ip) => ip.octets().to_vec(),
+                    IpAddr::V6(ip) => ip.octets().to_vec(),
+                };
+                (false, octets.into())
+            }),
+            ValueOf::Request => written(shown.request_id),
+            ValueOf::Extra(place) => written(shown.extra(place)),
+        }
+    }
+}
+
+struct Values<'t, T: ?Sized> {
+    list: &'t T,
+    slot: usize,
+    of: ValueOf,
+    held: HashMap<Value<'t>, u32>,
+    at_least: u64,
+}
+
+impl<'t, T: Timeline + ?Sized> Values<'t, T> {
+    fn value(&self, at: usize) -> Option<Value<'t>> {
+        let counts = self.list.item(at).used & bit(self.slot) == 0;
+        if counts { self.of.read(&self.list.shown(at)) } else { None }
+    }
+}
+
+impl<T: Timeline + ?Sized> Tally for Values<'_, T> {
+    fn add(&mut self, at: usize) {
+        if let Some(value) = self.value(at) {
+            *self.held.entry(value).or_default() += 1;
         }
     }
 
-    fn entry(time: Micros, weight: u32) -> Entry {
-        Entry { time, weight, used: 0, evidence: Default::default() }
-    }
-
-    proptest! {
-        #[test]
-        fn agrees_with_the_definition(
-            // Ties, bursts at exactly W, gaps, and lateness up to `late`.
-            steps in prop::collection::vec((prop::sample::select(vec![0i64, 1, 5, 9, 10, 11, 40]), 0i64..=12, 1u32..4), 1..120),
-            rules in prop::collection::vec((1u64..8, prop::sample::select(vec![1i64, 10, 25])), 1..4),
-            prune in any::<bool>(),
-        ) {
-            let late = 12;
-            let mut ring = Ring::new(rules.len());
-            let mut naive: Vec<Naive> = rules.iter().map(|_| Naive::default()).collect();
-            let mut now = 1000;
-            for (step, back, weight) in steps {
-                now += step;
-                let time = now - back;
-                ring.insert(entry(time, weight));
-                for (i, (at_least, within)) in rules.iter().enumerate() {
-                    let expected = naive[i].observe(time, u64::from(weight), *at_least, *within);
-                    let crossing = ring.crossing(i, *at_least, *within, time);
-                    let found = crossing.as_ref().map(|c| { let s = ring.span(i, c); (s.time, s.count) });
-                    prop_assert_eq!(found, expected);
-                    if let Some(crossing) = crossing {
-                        ring.use_up(i, &crossing);
-                    }
-                }
-                if prune {
-                    ring.prune(now - late - 25);
-                }
+    fn remove(&mut self, at: usize) {
+        if let Some(value) = self.value(at)
+            && let Some(n) = self.held.get_mut(&value)
+        {
+            *n -= 1;
+            if *n == 0 {
+                self.held.remove(&value);
             }
         }
     }
 
-    #[test]
-    fn the_span_is_half_open() {
-        let mut ring = Ring::new(1);
-        ring.insert(entry(0, 1));
-        ring.insert(entry(10, 1));
-        assert_eq!(ring.crossing(0, 2, 10, 10), None);
-        assert!(ring.crossing(0, 2, 11, 10).is_some());
+    fn enough(&self) -> bool {
+        u64::try_from(self.held.len()).unwrap_or(u64::MAX) >= self.at_least
     }
+}
 
-    #[test]
-    fn a_late_event_completes_an_earlier_span() {
-        let mut ring = Ring::new(1);
-        ring.insert(entry(100, 1));
-        ring.insert(entry(105, 1));
-        ring.insert(entry(102, 1));
-        let crossing = ring.crossing(0, 3, 10, 102);
-        assert_eq!(crossing.map(|c| c.time), Some(105));
+/// The earliest span that holds an event at `time` and, unused by the rule in `slot`, enough
+/// different values.
+pub fn distinct<T: Timeline + ?Sized>(
+    list: &T,
+    slot: usize,
+    need: &Need,
+    of: ValueOf,
+    time: Micros,
+    spent: usize,
+) -> Option<Crossing> {
+    let held = HashMap::new();
+    let mut values = Values { list, slot, of, held, at_least: need.at_least };
+    earliest(list, need.within, time, spent, &mut values)
+}
+
+/// How many different values of a rule a crossing holds.
+pub fn different<T: Timeline + ?Sized>(
+    list: &T,
+    slot: usize,
+    of: ValueOf,
+    crossing: &Crossing,
+) -> u64 {
+    let held = HashMap::new();
+    let mut values = Values { list, slot, of, held, at_least: 0 };
+    crossing.range.clone().for_each(|at| values.add(at));
+    u64::try_from(values.held.len()).unwrap_or(u64::MAX)
+}
+
+/// The earliest B that an event at `time` completes: the B at `time` itself, or with `is_first` a B
+/// behind an A at `time`, with A's of enough weight in the open span (B - within, B).
+pub fn completed<A: Timeline + ?Sized, B: Timeline + ?Sized>(
+    firsts: &A,
+    completing: &B,
+    slot: usize,
+    need: &Need,
+    time: Micros,
+    is_first: bool,
+) -> Option<Crossing> {
+    for at in completing.place(time, !is_first)..completing.size() {
+        let end = completing.item(at).time;
+        if end >= time.saturating_add(need.within) || (!is_first && end > time) {
+            return None;
+        }
+        let range = firsts.place(end.saturating_sub(need.within), false)..firsts.place(end, true);
+        let mut weights = Weights { list: firsts, slot, sum: 0, at_least: need.at_least };
+        for first in range.clone().rev() {
+            weights.add(first);
+            if weights.enough() {
+                return Some(Crossing { time: end, range, completing: Some(at) });
+            }
+        }
     }
+    None
+}
+
+/// The weight that a rule has not used up of the events in (time - within, time].
+pub fn weight_before<T: Timeline + ?Sized>(
+    list: &T,
+    slot: usize,
+    within: Micros,
+    time: Micros,
+) -> u64 {
+    let range = list.place(time.saturating_sub(within), false)..list.place(time, false);
+    range.map(|at| list.item(at).unused(slot)).sum()
 }

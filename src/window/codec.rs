@@ -1,0 +1,390 @@
+//! Numbers, texts and what an event shows, as few bytes.
+
+use crate::pattern::Standing;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+/// Reasons that are kept once and named by their number; further ones are kept where they occur.
+const REASONS_MAX: usize = 255;
+/// Longest reason that is kept once.
+const REASON_LEN_MAX: usize = 64;
+
+/// Writes a number, seven bits a byte.
+pub fn put_number(out: &mut Vec<u8>, mut n: u64) {
+    while n >= 0x80 {
+        out.push(low_byte(n) | 0x80);
+        n >>= 7;
+    }
+    out.push(low_byte(n));
+}
+
+/// Reads a number; at the end of the bytes it is 0.
+pub fn take_number(bytes: &mut &[u8]) -> u64 {
+    let mut n = 0;
+    let mut shift = 0;
+    while let Some((byte, rest)) = bytes.split_first() {
+        *bytes = rest;
+        n |= u64::from(byte & 0x7f).checked_shl(shift).unwrap_or(0);
+        if byte & 0x80 == 0 {
+            break;
+        }
+        shift += 7;
+    }
+    n
+}
+
+fn low_byte(n: u64) -> u8 {
+    n.to_le_bytes()[0]
+}
+
+/// Takes `n` bytes, or as many as there are.
+pub fn take<'b>(bytes: &mut &'b [u8], n: usize) -> &'b [u8] {
+    let (taken, rest) = bytes.split_at(n.min(bytes.len()));
+    *bytes = rest;
+    taken
+}
+
+/// A number as a length.
+pub fn length(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+/// A length as a number.
+pub fn number(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+// The lowest two bits of a text's header say in which form it follows.
+const RAW: u64 = 0;
+const HEX: u64 = 1;
+const UUID: u64 = 2;
+/// Where the dashes of a UUID stand.
+const DASHES: [usize; 4] = [8, 13, 18, 23];
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    }
+}
+
+/// Packs lower-case hex digits behind what `out` holds; `false`, with `out` as it was, if there is
+/// anything else.
+fn put_hex(out: &mut Vec<u8>, digits: impl Iterator<Item = u8>) -> bool {
+    let before = out.len();
+    let mut high = None;
+    for digit in digits {
+        let Some(digit) = hex_digit(digit) else {
+            out.truncate(before);
+            return false;
+        };
+        match high.take() {
+            Some(high) => out.push(high << 4 | digit),
+            None => high = Some(digit),
+        }
+    }
+    if high.is_some() {
+        out.truncate(before);
+    }
+    high.is_none()
+}
+
+/// Writes a text. Equal texts give equal bytes, and only they do.
+pub fn put_text(out: &mut Vec<u8>, text: &str) {
+    let bytes = text.as_bytes();
+    let before = out.len();
+    if bytes.len() == 36 && DASHES.iter().all(|at| bytes.get(*at) == Some(&b'-')) {
+        put_number(out, UUID);
+        let digits = bytes.iter().enumerate().filter(|(at, _)| !DASHES.contains(at));
+        if put_hex(out, digits.map(|(_, byte)| *byte)) {
+            return;
+        }
+        out.truncate(before);
+    }
+    if bytes.len() >= 4 && bytes.len().is_multiple_of(2) {
+        put_number(out, number(bytes.len() / 2) << 2 | HEX);
+        if put_hex(out, bytes.iter().copied()) {
+            return;
+        }
+        out.truncate(before);
+    }
+    put_number(out, number(bytes.len()) << 2 | RAW);
+    out.extend_from_slice(bytes);
+}
+
+/// Takes a text as it was written.
+pub fn take_text<'b>(bytes: &mut &'b [u8]) -> &'b [u8] {
+    let start = *bytes;
+    let header = take_number(bytes);
+    let len = if header & 3 == UUID { 16 } else { length(header >> 2) };
+    take(bytes, len);
+    let end = start.len() - bytes.len();
+    start.get(..end).unwrap_or_default()
+}
+
+/// A text as it was.
+pub fn text(mut written: &[u8]) -> Cow<'_, str> {
+    let header = take_number(&mut written);
+    let digits = |bytes: &[u8]| -> String {
+        let digit = |n: u8| char::from_digit(u32::from(n), 16).unwrap_or('0');
+        bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+    };
+    match header & 3 {
+        HEX => digits(written).into(),
+        UUID => {
+            let mut text = digits(written);
+            for at in DASHES {
+                text.insert(at, '-');
+            }
+            text.into()
+        }
+        _ => String::from_utf8_lossy(written),
+    }
+}
+
+/// Reasons that occurred, by number in the order in which they came.
+#[derive(Debug, Default)]
+pub struct Reasons {
+    known: Vec<Box<str>>,
+    numbers: HashMap<Box<str>, usize>,
+    /// The one that came last: most are the same as the one before.
+    last: usize,
+}
+
+impl Reasons {
+    /// The number of a reason, if it is one that is kept once.
+    fn number(&mut self, reason: &str) -> Option<usize> {
+        if self.known.get(self.last).is_some_and(|last| **last == *reason) {
+            return Some(self.last);
+        }
+        let number = match self.numbers.get(reason) {
+            Some(number) => *number,
+            None if self.known.len() < REASONS_MAX && reason.len() <= REASON_LEN_MAX => {
+                self.known.push(reason.into());
+                self.numbers.insert(reason.into(), self.known.len() - 1);
+                self.known.len() - 1
+            }
+            None => return None,
+        };
+        self.last = number;
+        Some(number)
+    }
+
+    fn get(&self, number: usize) -> &str {
+        self.known.get(number).map(|reason| &**reason).unwrap_or_default()
+    }
+}
+
+/// What an action shows of an event, and what distinct values are compared of.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Evidence<'e> {
+    /// The exact address.
+    pub ip: Option<IpAddr>,
+    /// The account.
+    pub user: Option<&'e str>,
+    /// The account is an id, not a name.
+    pub user_is_id: bool,
+    /// A capture or field named reason.
+    pub reason: Option<&'e str>,
+    /// The request.
+    pub request_id: Option<&'e str>,
+    /// What may be done to the address.
+    pub standing: Standing,
+    /// Values of fields that are compared and not among the above, by their place in the group.
+    pub extras: &'e [Option<&'e str>],
+}
+
+const HAS_USER: u8 = 1;
+const USER_IS_ID: u8 = 2;
+const HAS_V4: u8 = 4;
+const HAS_V6: u8 = 8;
+const HAS_REASON: u8 = 16;
+const HAS_REQUEST: u8 = 32;
+/// Where the two bits of the standing lie.
+const STANDING: u32 = 6;
+
+impl Evidence<'_> {
+    /// Writes it.
+    pub fn put(&self, out: &mut Vec<u8>, reasons: &mut Reasons) {
+        let mut flags = match self.standing {
+            Standing::Good => 0,
+            Standing::Unproven => 1,
+            Standing::NoHost => 2,
+        } << STANDING;
+        let flag = |on: bool, flag: u8| if on { flag } else { 0 };
+        flags |= flag(self.user.is_some(), HAS_USER)
+            | flag(self.user.is_some() && self.user_is_id, USER_IS_ID)
+            | flag(self.reason.is_some(), HAS_REASON)
+            | flag(self.request_id.is_some(), HAS_REQUEST);
+        flags |= match self.ip {
+            Some(IpAddr::V4(_)) => HAS_V4,
+            Some(IpAddr::V6(_)) => HAS_V6,
+            None => 0,
+        };
+        out.push(flags);
+        if let Some(user) = self.user {
+            put_text(out, user);
+        }
+        match self.ip {
+            Some(IpAddr::V4(ip)) => out.extend_from_slice(&ip.octets()),
+            Some(IpAddr::V6(ip)) => out.extend_from_slice(&ip.octets()),
+            None => {}
+        }
+        if let Some(reason) = self.reason {
+            match reasons.number(reason) {
+                Some(n) => put_number(out, number(n) + 1),
+                None => {
+                    put_number(out, 0);
+                    put_text(out, reason);
+                }
+            }
+        }
+        if let Some(id) = self.request_id {
+            put_text(out, id);
+        }
+        for extra in self.extras {
+            out.push(u8::from(extra.is_some()));
+            if let Some(extra) = extra {
+                put_text(out, extra);
+            }
+        }
+    }
+}
+
+/// What was written of an event; texts are as written.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Shown<'b> {
+    /// The exact address.
+    pub ip: Option<IpAddr>,
+    /// The account.
+    pub user: Option<&'b [u8]>,
+    /// The account is an id, not a name.
+    pub user_is_id: bool,
+    reason: Option<Reason<'b>>,
+    /// The request.
+    pub request_id: Option<&'b [u8]>,
+    /// What may be done to the address.
+    pub standing: Standing,
+    /// What is left: the extra values.
+    extras: &'b [u8],
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Reason<'b> {
+    Number(usize),
+    Text(&'b [u8]),
+}
+
+impl<'b> Shown<'b> {
+    /// Reads it.
+    pub fn read(mut bytes: &'b [u8]) -> Self {
+        let Some((flags, rest)) = bytes.split_first() else { return Self::default() };
+        bytes = rest;
+        let has = |flag: u8| flags & flag != 0;
+        let user = has(HAS_USER).then(|| take_text(&mut bytes));
+        let ip = if has(HAS_V4) {
+            <[u8; 4]>::try_from(take(&mut bytes, 4)).ok().map(IpAddr::from)
+        } else if has(HAS_V6) {
+            <[u8; 16]>::try_from(take(&mut bytes, 16)).ok().map(IpAddr::from)
+        } else {
+            None
+        };
+        let reason = has(HAS_REASON).then(|| match take_number(&mut bytes) {
+            0 => Reason::Text(take_text(&mut bytes)),
+            n => Reason::Number(length(n - 1)),
+        });
+        let request_id = has(HAS_REQUEST).then(|| take_text(&mut bytes));
+        let standing = match flags >> STANDING {
+            0 => Standing::Good,
+            1 => Standing::Unproven,
+            _ => Standing::NoHost,
+        };
+        Self { ip, user, user_is_id: has(USER_IS_ID), reason, request_id, standing, extras: bytes }
+    }
+
+    /// The reason.
+    pub fn reason(&self, reasons: &'b Reasons) -> Option<Cow<'b, str>> {
+        self.reason.map(|reason| match reason {
+            Reason::Number(n) => reasons.get(n).into(),
+            Reason::Text(written) => text(written),
+        })
+    }
+
+    /// An extra value, as written.
+    pub fn extra(&self, place: usize) -> Option<&'b [u8]> {
+        let mut bytes = self.extras;
+        for n in 0..=place {
+            let present = take(&mut bytes, 1) == [1];
+            let value = present.then(|| take_text(&mut bytes));
+            if n == place {
+                return value;
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn texts_and_numbers_come_back(
+            texts in prop::collection::vec(
+                prop_oneof!["[0-9a-f]{0,40}", "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", ".{0,60}", "[-0-9A-Fa-f]{36}"],
+                0..6,
+            ),
+            n in any::<u64>(),
+        ) {
+            let mut out = Vec::new();
+            put_number(&mut out, n);
+            for text in &texts {
+                put_text(&mut out, text);
+            }
+            let mut bytes = out.as_slice();
+            prop_assert_eq!(take_number(&mut bytes), n);
+            for written in &texts {
+                prop_assert_eq!(&text(take_text(&mut bytes)), written);
+            }
+            prop_assert!(bytes.is_empty());
+        }
+    }
+
+    #[test]
+    fn evidence_comes_back() {
+        let mut reasons = Reasons::default();
+        let long = "x".repeat(100);
+        for (ip, reason) in [("203.0.113.7", "bad"), ("2001:db8::1", &long)] {
+            let evidence = Evidence {
+                ip: ip.parse().ok(),
+                user: Some("a@example.org"),
+                user_is_id: true,
+                reason: Some(reason),
+                request_id: Some("00ff00ff"),
+                standing: Standing::NoHost,
+                extras: &[None, Some("DE")],
+            };
+            let mut out = Vec::new();
+            evidence.put(&mut out, &mut reasons);
+            let shown = Shown::read(&out);
+            assert_eq!((shown.ip, shown.user_is_id), (evidence.ip, true));
+            assert_eq!(shown.user.map(text).as_deref(), evidence.user);
+            assert_eq!(shown.reason(&reasons).as_deref(), Some(reason));
+            assert_eq!(shown.request_id.map(text).as_deref(), evidence.request_id);
+            assert_eq!((shown.extra(0), shown.extra(1).map(text).as_deref()), (None, Some("DE")));
+            assert_eq!(shown.standing, Standing::NoHost);
+        }
+        assert_eq!(reasons.known.len(), 1);
+    }
+
+    #[test]
+    fn a_request_of_sixteen_hex_digits_takes_nine_bytes() {
+        let mut out = Vec::new();
+        put_text(&mut out, "0123456789abcdef");
+        assert_eq!(out.len(), 9);
+    }
+}
