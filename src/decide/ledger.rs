@@ -98,11 +98,24 @@ const STARTS_MAX: usize = 64;
 /// Keys whose past is remembered; past it, those that ended longest ago are forgotten first.
 const PAST_MAX: usize = 500_000;
 
+/// A decision with its place among the ends.
+#[derive(Debug)]
+struct Entry {
+    active: Active,
+    /// Its number, by which equal ends come in the order of their starts.
+    number: u64,
+    /// The time under which it stands among `ends` or `said`. A later end moves it there only when
+    /// this one has come: an attacker prolongs a decision with every few events.
+    place: Micros,
+    /// Its end was said.
+    said: bool,
+}
+
 /// The ledger.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    active: HashMap<LedgerKey, (u64, Active), RandomState>,
-    /// Ends to be said, in order; the number makes equal ends come in the order of their starts.
+    active: HashMap<LedgerKey, Entry, RandomState>,
+    /// Ends to be said, in order.
     ends: BTreeMap<(Micros, u64), LedgerKey>,
     /// Ends that were said, of decisions that a late crossing may still meet.
     said: BTreeMap<(Micros, u64), LedgerKey>,
@@ -112,7 +125,7 @@ pub struct Ledger {
 
 /// Bytes counted for an active decision: its places in the lists, at the lowest load that they have
 /// after growing, and its key.
-const ACTIVE_BYTES: usize = 2 * (size_of::<(LedgerKey, (u64, Active))>() + 64 + 48);
+const ACTIVE_BYTES: usize = 2 * (size_of::<(LedgerKey, Entry)>() + 64 + 48);
 /// Bytes counted for what is remembered of a key.
 const PAST_BYTES: usize = 2 * (size_of::<(LedgerKey, Past)>() + 48) + 64;
 
@@ -129,24 +142,33 @@ impl Ledger {
 
     /// The decision of `key` that is active, or whose end was said and not yet forgotten.
     pub fn get(&self, key: Asked<'_>) -> Option<&Active> {
-        self.active.get(&key).map(|(_, active)| active)
+        self.active.get(&key).map(|entry| &entry.active)
     }
 
-    /// When the next decision ends.
+    /// When the next decision ends, if not later.
     pub fn next_end(&self) -> Option<Micros> {
         self.ends.first_key_value().map(|((until, _), _)| *until)
     }
 
     /// The first decision that is over at `clock` and whose end was not said before.
     pub fn pop_due(&mut self, clock: Micros) -> Option<(LedgerKey, Active)> {
-        let ((until, _), _) = self.ends.first_key_value()?;
-        if *until > clock {
-            return None;
+        loop {
+            let ((due, _), _) = self.ends.first_key_value()?;
+            if *due > clock {
+                return None;
+            }
+            let ((due, number), key) = self.ends.pop_first()?;
+            let entry = self.active.get_mut(&key.asked())?;
+            if entry.active.until > due {
+                entry.place = entry.active.until;
+                self.ends.insert((entry.place, number), key);
+                continue;
+            }
+            entry.said = true;
+            let active = entry.active.clone();
+            self.said.insert((due, number), key.clone());
+            return Some((key, active));
         }
-        let (place, key) = self.ends.pop_first()?;
-        let active = self.get(key.asked())?.clone();
-        self.said.insert(place, key.clone());
-        Some((key, active))
     }
 
     /// Forgets decisions that ended by `horizon`, before which nothing can cross any more.
@@ -163,14 +185,13 @@ impl Ledger {
     /// Lets go of the decision of `key` if it is over at `at`, whatever the clock says; gives it if
     /// its end is still to be said.
     pub fn take_ended(&mut self, key: Asked<'_>, at: Micros) -> Option<Active> {
-        let (_, active) = self.active.get(&key)?;
-        if active.until > at {
+        if self.get(key)?.until > at {
             return None;
         }
-        let (number, active) = self.active.remove(&key)?;
-        let place = (active.until, number);
+        let entry = self.active.remove(&key)?;
+        let place = (entry.place, entry.number);
         self.said.remove(&place);
-        self.ends.remove(&place).map(|_| active)
+        self.ends.remove(&place).map(|_| entry.active)
     }
 
     /// Begins a decision at `at`. With `recurs`, it is remembered beyond its end, for those that are
@@ -182,7 +203,8 @@ impl Ledger {
             self.remember(&key, at, active.until);
         }
         self.ends.insert((active.until, self.started), key.clone());
-        self.active.insert(key, (self.started, active));
+        let (number, place) = (self.started, active.until);
+        self.active.insert(key, Entry { active, number, place, said: false });
     }
 
     fn remember(&mut self, key: &LedgerKey, at: Micros, until: Micros) {
@@ -205,16 +227,21 @@ impl Ledger {
     /// Counts a crossing of an active decision and, with `until`, lets it end no earlier; its id and
     /// its end.
     pub fn repeat(&mut self, key: Asked<'_>, until: Option<Micros>) -> Option<(u64, Micros)> {
-        let (number, active) = self.active.get_mut(&key)?;
-        active.crossings += 1;
-        let Some(until) = until.filter(|until| *until > active.until) else {
-            return Some((active.id, active.until));
+        let entry = self.active.get_mut(&key)?;
+        entry.active.crossings += 1;
+        let id = entry.active.id;
+        let Some(until) = until.filter(|until| *until > entry.active.until) else {
+            return Some((id, entry.active.until));
         };
-        let (id, before) = (active.id, (active.until, *number));
-        active.until = until;
-        let key_of = self.ends.remove(&before).or_else(|| self.said.remove(&before));
-        self.ends.insert((until, before.1), key_of.unwrap_or_else(|| key.own()));
-        if let Some(past) = self.past.get_mut(&key) {
+        entry.active.until = until;
+        if std::mem::take(&mut entry.said) {
+            let own = self.said.remove(&(entry.place, entry.number));
+            entry.place = until;
+            self.ends.insert((until, entry.number), own.unwrap_or_else(|| key.own()));
+        }
+        if !self.past.is_empty()
+            && let Some(past) = self.past.get_mut(&key)
+        {
             past.until = past.until.max(until);
         }
         Some((id, until))

@@ -11,7 +11,7 @@ use crate::window::key::{Key, KeyKind, OwnKey, put_net, put_part};
 use crate::window::marks::Fired;
 use crate::window::ring::{Crossing, RULES_MAX, ValueOf, bit};
 use crate::window::store::{Kind, Limits, Spec, Store};
-use crate::window::table::{Place, Table};
+use crate::window::table::{Aim, Place, Table};
 use crate::window::{Fresh, Group, Need, Span, Tally, What};
 use std::ops::Range;
 use std::sync::Arc;
@@ -181,6 +181,7 @@ struct Scratch {
     located: Vec<Located>,
     steps: Vec<usize>,
     inserted: Vec<Inserted>,
+    aims: Vec<Aim>,
 }
 
 /// Counts events and fires rules.
@@ -397,6 +398,28 @@ impl Detector {
         let mut value = Vec::new();
         let kind = put_key(per, event, self.config.ipv6_prefix, &mut value)?;
         Some(Key { kind, value: &value }.own())
+    }
+
+    /// Brings the states of events near that will be observed soon.
+    pub fn foresee<'e>(&mut self, events: impl Iterator<Item = EventView<'e>>) {
+        let Scratch { keys, aims, .. } = &mut self.scratch;
+        aims.clear();
+        for event in events {
+            let mut pers: u64 = 0;
+            for plan in event.rules().iter().filter_map(|n| self.plans.get(usize::from(*n))) {
+                let bit = 1u64 << (plan.per % 64);
+                let per = self.pers.get(plan.per).map_or(&[][..], Vec::as_slice);
+                if pers & bit != 0 || per.is_empty() {
+                    continue;
+                }
+                pers |= bit;
+                keys.clear();
+                if let Some(kind) = put_key(per, event, self.config.ipv6_prefix, keys) {
+                    aims.push(self.store.aim(Key { kind, value: keys }));
+                }
+            }
+        }
+        self.store.touch_ahead(aims);
     }
 
     /// Counts one event at `time` and asks `decide` about every rule that fires.

@@ -74,7 +74,14 @@ pub struct Cursor {
     line: u64,
     /// Where it begins in the batch's bytes.
     at: usize,
+    /// Events whose states were brought near.
+    foreseen: usize,
 }
+
+/// Events whose states are brought near together.
+const FORESEEN: usize = 64;
+/// Fewer are not worth it.
+const FORESEEN_MIN: usize = 4;
 
 impl Cursor {
     /// The buffer of a batch that is done with.
@@ -198,7 +205,7 @@ impl Engine {
         self.summary.records.add(Outcome::Unmatched, scanned.unmatched_records);
         self.summary.bytes += u64::try_from(scanned.batch.bytes.len()).unwrap_or(0);
         let items = std::mem::take(&mut scanned.items).into_iter().peekable();
-        Cursor { scanned, items, line: 0, at: 0 }
+        Cursor { scanned, items, line: 0, at: 0, foreseen: 0 }
     }
 
     /// The time by which a batch's next item is put in order among sources: that of its first named
@@ -232,6 +239,7 @@ impl Engine {
         match cursor.items.next() {
             Some(item) => {
                 (cursor.line, cursor.at) = (item.line + 1, item.bytes.end + 1);
+                self.foresee(cursor, &item);
                 self.apply(&cursor.scanned, item, arrival);
                 true
             }
@@ -248,6 +256,22 @@ impl Engine {
         while self.step(&mut cursor, arrival) {}
     }
 
+    /// Brings near what the next events need, when it is time.
+    fn foresee(&mut self, cursor: &mut Cursor, item: &Item) {
+        let What::Records(records) = item.what else { return };
+        let Findings { records: all, events } = &cursor.scanned.findings;
+        let Some(found) = records.of(all).last() else { return };
+        if found.matched.events.end() <= cursor.foreseen {
+            return;
+        }
+        let from = cursor.foreseen;
+        let to = (found.matched.events.end() + FORESEEN).min(events.list.len());
+        cursor.foreseen = to;
+        if to - from >= FORESEEN_MIN {
+            self.detector.foresee(events.of(Run::between(from, to)));
+        }
+    }
+
     /// Whether a source waits for the rest of a line.
     fn joining(&self, source: u32) -> bool {
         self.sources.get(&source).is_some_and(|state| !state.pieces.is_empty())
@@ -255,7 +279,7 @@ impl Engine {
 
     /// Walks line by line while pieces wait for their rest.
     fn join(&mut self, cursor: &mut Cursor, arrival: Option<Micros>) {
-        let Cursor { scanned, items, line, at } = cursor;
+        let Cursor { scanned, items, line, at, .. } = cursor;
         let source = scanned.batch.source;
         let rest = scanned.batch.bytes.get(*at..).unwrap_or_default();
         for (text, number) in crate::source::lines::split_lines(rest).zip(*line..) {

@@ -41,6 +41,11 @@ impl Run {
         list.get(start..start + self.len as usize).unwrap_or_default()
     }
 
+    /// Where in its list the first thing behind it stands.
+    pub fn end(self) -> usize {
+        self.start as usize + self.len as usize
+    }
+
     /// How many there are.
     pub fn len(self) -> usize {
         self.len as usize

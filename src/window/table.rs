@@ -110,6 +110,16 @@ impl Slot {
     }
 }
 
+/// Where a key is looked for; good for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Aim {
+    shard: usize,
+    hash: u32,
+}
+
+/// Slots that are looked through for a key that is only to be touched.
+const RUN_MAX: usize = 16;
+
 /// Where a key is: shard and slot. Good until a key is added or removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
@@ -270,6 +280,36 @@ impl Table {
             self.len += 1;
         }
         (Place { shard, slot: at }, true)
+    }
+
+    /// Where a key is looked for.
+    pub fn aim(&self, key: Key<'_>) -> Aim {
+        Aim { shard: shard_of(key), hash: self.hash(key) }
+    }
+
+    /// Reads where a key is looked for, so that it is at hand later; what is read means nothing.
+    pub fn touch_slot(&self, aim: Aim) -> u32 {
+        let shard = self.shards.get(aim.shard);
+        let slot = shard.and_then(|own| own.slots.get(home(aim.hash, own.capacity)));
+        slot.map_or(0, |slot| slot.hash)
+    }
+
+    /// Reads the state of a key if it has one, so that it is at hand later; what is read means
+    /// nothing.
+    pub fn touch_state(&self, aim: Aim) -> u8 {
+        let Some(own) = self.shards.get(aim.shard) else { return 0 };
+        let from = home(aim.hash, own.capacity);
+        let run = own.slots.get(from..).unwrap_or_default().iter().take(RUN_MAX);
+        let found = run.take_while(|slot| slot.hash <= aim.hash).find(|s| s.hash == aim.hash);
+        match found.map(|slot| &slot.state) {
+            Some(State::Small(block)) => {
+                let last = block.len().saturating_sub(1);
+                let at = |at: usize| block.get(at).copied().unwrap_or(0);
+                at(0) ^ at(last) ^ at(last.min(64))
+            }
+            Some(State::Large(large)) => large.key.first().copied().unwrap_or(0),
+            None => 0,
+        }
     }
 
     /// Whether two places may move one another.
