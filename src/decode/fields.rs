@@ -7,6 +7,7 @@
 use super::json::Value;
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// What a field can be for Portcullis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -749,7 +750,7 @@ impl FieldMap {
     }
 
     /// All fields by the role they may play, each role's surest first, repetitions in their order.
-    pub fn roles(&self, fields: &[Field<'_>]) -> Vec<Plays> {
+    pub fn roles(&self, fields: &[Field<'_>]) -> Arc<[Plays]> {
         let mut plays = Vec::with_capacity(fields.len());
         for (index, field) in (0u32..).zip(fields) {
             if field.kind == Kind::Null {
@@ -768,7 +769,7 @@ impl FieldMap {
             }));
         }
         plays.sort_by_key(|plays| (plays.role, plays.rank));
-        plays
+        plays.into()
     }
 }
 

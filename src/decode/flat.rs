@@ -9,6 +9,7 @@ use super::envelope::{self, BARE};
 use super::fields::{Field, Kind, Known, Plays, normalize};
 use super::{DecodeConfig, Record, json, text};
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// Keys that are remembered; lines with more are read without help behind them.
 const KEYS_MAX: usize = 64;
@@ -24,7 +25,9 @@ pub struct Keys {
     by_place: Vec<Vec<Key>>,
     /// The roles that the fields of a line play none of which is `null`, by which key stood in
     /// which place.
-    plays: Vec<(Way, Vec<Plays>)>,
+    plays: Vec<(Way, Arc<[Plays]>)>,
+    /// A list that is used again for every line.
+    fields: Vec<Field<'static>>,
 }
 
 /// Which of the known keys stood in each place, two bits a place, and how many there were.
@@ -82,7 +85,7 @@ pub fn read<'a>(line: &'a [u8], config: &'a DecodeConfig, keys: &mut Keys) -> Op
     let [b'{', .., b'}'] = line else { return None };
     let text = calm(line)?;
     let mut reader = Reader { text, at: 1 };
-    let mut fields = Vec::with_capacity(keys.by_place.len().max(8));
+    let mut fields: Vec<Field<'a>> = std::mem::take(&mut keys.fields);
     let (mut carriers, mut nulls, mut way) = (true, false, Way::default());
     for place in 0.. {
         let known = keys.by_place.get(place).map_or(&[][..], Vec::as_slice);
@@ -157,16 +160,28 @@ impl Keys {
     }
 
     /// The roles of a line's fields, from memory if the same keys stood in the same places before.
-    fn plays(&mut self, way: Way, nulls: bool, roles: impl FnOnce() -> Vec<Plays>) -> Vec<Plays> {
+    fn plays(
+        &mut self,
+        way: Way,
+        nulls: bool,
+        roles: impl FnOnce() -> Arc<[Plays]>,
+    ) -> Arc<[Plays]> {
         let usable = !way.lost && !nulls;
         if usable && let Some((_, plays)) = self.plays.iter().find(|(known, _)| *known == way) {
-            return plays.clone();
+            return Arc::clone(plays);
         }
         let plays = roles();
         if usable && self.plays.len() < KEYS_MAX {
-            self.plays.push((way, plays.clone()));
+            self.plays.push((way, Arc::clone(&plays)));
         }
         plays
+    }
+
+    /// Takes the list of a record that is done with.
+    pub fn take_back(&mut self, record: Record<'_>) {
+        // Nothing is left in the list, so that it may hold fields of any line; the compiler lets it
+        // keep its memory.
+        self.fields = record.fields.into_iter().filter_map(|_| None).collect();
     }
 }
 

@@ -22,6 +22,7 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use time::{When, Zone};
 
 /// What decoding depends on besides the line.
@@ -154,7 +155,7 @@ pub struct Record<'a> {
     /// Every scalar of its own.
     fields: Vec<Field<'a>>,
     /// The roles they play, in their order. A field that only stands in a text of pairs plays none.
-    plays: Vec<Plays>,
+    plays: Arc<[Plays]>,
     /// Which roles those are, a bit each.
     roles: u16,
     header: Header<'a>,
@@ -181,7 +182,7 @@ impl<'a> Record<'a> {
         config: &'a DecodeConfig,
         shape: &'static str,
         fields: Vec<Field<'a>>,
-        plays: Vec<Plays>,
+        plays: Arc<[Plays]>,
         outer: Cow<'a, Outer>,
     ) -> Self {
         let roles = plays.iter().fold(0, |roles, plays| roles | role_bit(plays.role));
@@ -223,7 +224,7 @@ impl<'a> Record<'a> {
     /// The fields that may play a role, the surest first, repetitions in their order.
     fn of(&self, role: Role) -> impl Iterator<Item = Hit<'_>> + Clone {
         let played = self.roles & role_bit(role) != 0;
-        let plays = if played { self.plays.as_slice() } else { &[] };
+        let plays = if played { &*self.plays } else { &[] };
         plays.iter().filter(move |plays| plays.role == role).filter_map(|plays| {
             let field = self.fields.get(plays.field as usize)?;
             Some(Hit { field, rank: plays.rank, index: plays.field })

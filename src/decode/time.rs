@@ -8,7 +8,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, Datelike, MappedLocalTime, NaiveDate, Offset, TimeZone, Timelike};
+use chrono::{DateTime, Datelike, MappedLocalTime, NaiveDate, Offset, TimeZone};
 use chrono_tz::{OffsetName, Tz};
 
 /// Microseconds since 1970-01-01T00:00:00Z, without leap seconds; negative before that.
@@ -398,17 +398,25 @@ fn exponent(b: &[u8]) -> Option<i64> {
 ///
 /// Times outside the years 0 to 9999, which RFC 3339 cannot write, become the nearest that it can.
 pub fn format(t: Micros) -> String {
-    let t = DateTime::from_timestamp_micros(t.clamp(FORMAT_MIN, FORMAT_MAX)).unwrap_or_default();
-    format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
-        t.year(),
-        t.month(),
-        t.day(),
-        t.hour(),
-        t.minute(),
-        t.second(),
-        t.timestamp_subsec_micros()
-    )
+    let t = t.clamp(FORMAT_MIN, FORMAT_MAX);
+    let (day, micros) = (t.div_euclid(DAY), t.rem_euclid(DAY));
+    let date = DateTime::from_timestamp(day * 86_400, 0).unwrap_or_default().date_naive();
+    let mut text = String::with_capacity(27);
+    let mut put = |value: i64, width: u32, end: char| {
+        for place in (0..width).rev() {
+            let digit = value / 10_i64.pow(place) % 10;
+            text.push(char::from(b'0' + u8::try_from(digit).unwrap_or(0)));
+        }
+        text.push(end);
+    };
+    put(i64::from(date.year()), 4, '-');
+    put(i64::from(date.month()), 2, '-');
+    put(i64::from(date.day()), 2, 'T');
+    put(micros / HOUR, 2, ':');
+    put(micros / MINUTE % 60, 2, ':');
+    put(micros / SECOND % 60, 2, '.');
+    put(micros % SECOND, 6, 'Z');
+    text
 }
 
 /// Units of durations, largest first.

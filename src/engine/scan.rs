@@ -138,6 +138,7 @@ impl Scanner {
         let what = match flat::read(line, &self.decode, keys) {
             Some(record) => {
                 self.found(&record, out);
+                keys.take_back(record);
                 Some(What::Records(Run::between(first, out.records.len())))
             }
             None => self.line(line, out),
@@ -200,7 +201,9 @@ impl Scanner {
             let message = record.message();
             message[..message.floor_char_boundary(SAMPLE_MAX)].to_owned()
         });
-        out.records.push(Found { when: record.when(), matched, sample });
+        // What is no event is asked for no time.
+        let when = if matched.events.is_empty() { None } else { record.when() };
+        out.records.push(Found { when, matched, sample });
     }
 }
 
