@@ -10,7 +10,7 @@ use super::json::{self, Value};
 use super::level::Level;
 use super::text;
 use super::time::{self, When};
-use super::{DecodeConfig, Header, Record, Shape, Unread};
+use super::{DecodeConfig, Header, OuterOf, Record, Shape, Unread};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -249,7 +249,7 @@ fn object_record<'r>(
 ) -> Record<'r> {
     let fields = fields::flatten(members);
     let plays = config.fields.roles(&fields);
-    Record::new(config, "json", fields, plays, Cow::Borrowed(outer))
+    Record::new(config, "json", fields, plays, OuterOf::Borrowed(outer))
 }
 
 fn text_record<'r>(line: &'r str, outer: &'r Outer, config: &'r DecodeConfig) -> Record<'r> {
@@ -292,7 +292,8 @@ fn text_record<'r>(line: &'r str, outer: &'r Outer, config: &'r DecodeConfig) ->
         logger: head.logger.map(Cow::Borrowed),
         messages,
     };
-    Record { header, ..Record::new(config, head.shape, fields, plays, Cow::Borrowed(outer)) }
+    let header = Some(Box::new(header));
+    Record { header, ..Record::new(config, head.shape, fields, plays, OuterOf::Borrowed(outer)) }
 }
 
 struct Docker<'v> {

@@ -421,6 +421,15 @@ fn normalize_into(name: &str, out: &mut String) {
 
 /// Whether `name` is `normal` once it is [normalised](normalize).
 fn spells(name: &str, normal: &str) -> bool {
+    // Nearly every name is another by its first letter.
+    let first = name.bytes().find(|b| !matches!(b, b'@' | b'_' | b'-'));
+    if let (Some(first), Some(wanted)) = (first, normal.bytes().next())
+        && first.is_ascii()
+        && first.to_ascii_lowercase() != wanted
+        && wanted != b'@'
+    {
+        return false;
+    }
     if !name.is_ascii() {
         return normalize(name) == normal;
     }
@@ -835,7 +844,7 @@ mod tests {
             fields(r#"{"ip_address":"1.1.1.1","x-client":"2.2.2.2","ip_address":"3.3.3.3"}"#);
         let hits: Vec<_> = map
             .roles(&fields)
-            .into_iter()
+            .iter()
             .filter(|plays| plays.role == Role::Ip)
             .map(|plays| fields[plays.field as usize].text.to_string())
             .collect();

@@ -7,7 +7,7 @@
 
 use super::envelope::{self, BARE};
 use super::fields::{Field, Kind, Known, Plays, normalize};
-use super::{DecodeConfig, Record, json, text};
+use super::{DecodeConfig, OuterOf, Record, json, text};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -119,7 +119,7 @@ pub fn read<'a>(line: &'a [u8], config: &'a DecodeConfig, keys: &mut Keys) -> Op
         return None;
     }
     let plays = keys.plays(way, nulls, || config.fields.roles(&fields));
-    Some(Record::new(config, "json", fields, plays, Cow::Borrowed(&BARE)))
+    Some(Record::new(config, "json", fields, plays, OuterOf::Borrowed(&BARE)))
 }
 
 /// The line as text, if nothing in it is for terminals or otherwise odd.
@@ -181,7 +181,7 @@ impl Keys {
     pub fn take_back(&mut self, record: Record<'_>) {
         // Nothing is left in the list, so that it may hold fields of any line; the compiler lets it
         // keep its memory.
-        self.fields = record.fields.into_iter().filter_map(|_| None).collect();
+        self.fields = record.fields.into_iter().map_while(|_| None).collect();
     }
 }
 

@@ -132,6 +132,24 @@ struct Header<'a> {
     messages: Vec<Cow<'a, str>>,
 }
 
+/// What the envelopes of a record say.
+#[derive(Debug, Clone)]
+enum OuterOf<'a> {
+    Borrowed(&'a Outer),
+    Owned(Box<Outer>),
+}
+
+impl std::ops::Deref for OuterOf<'_> {
+    type Target = Outer;
+
+    fn deref(&self) -> &Outer {
+        match self {
+            OuterOf::Borrowed(outer) => outer,
+            OuterOf::Owned(outer) => outer,
+        }
+    }
+}
+
 /// Who a record speaks of by its structure, worked out when it is first asked for.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Identities {
@@ -158,9 +176,10 @@ pub struct Record<'a> {
     plays: Arc<[Plays]>,
     /// Which roles those are, a bit each.
     roles: u16,
-    header: Header<'a>,
+    /// Boxed, because records are handed on and most have none.
+    header: Option<Box<Header<'a>>>,
     /// What its envelopes say.
-    outer: Cow<'a, Outer>,
+    outer: OuterOf<'a>,
     shape: &'static str,
     bent: bool,
     identities: OnceCell<Identities>,
@@ -171,7 +190,7 @@ impl PartialEq for Record<'_> {
         self.fields == other.fields
             && self.plays == other.plays
             && self.header == other.header
-            && self.outer == other.outer
+            && *self.outer == *other.outer
             && self.shape == other.shape
             && self.bent == other.bent
     }
@@ -183,7 +202,7 @@ impl<'a> Record<'a> {
         shape: &'static str,
         fields: Vec<Field<'a>>,
         plays: Arc<[Plays]>,
-        outer: Cow<'a, Outer>,
+        outer: OuterOf<'a>,
     ) -> Self {
         let roles = plays.iter().fold(0, |roles, plays| roles | role_bit(plays.role));
         Self {
@@ -191,7 +210,7 @@ impl<'a> Record<'a> {
             fields,
             plays,
             roles,
-            header: Header::default(),
+            header: None,
             outer,
             shape,
             bent: false,
@@ -201,20 +220,19 @@ impl<'a> Record<'a> {
 
     /// The same record, borrowing from nothing but the configuration.
     pub fn into_owned(self, config: &DecodeConfig) -> Record<'_> {
-        let Header { when, level, logger, messages } = self.header;
         let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        let header = self.header.map(|header| {
+            let Header { when, level, logger, messages } = *header;
+            let (logger, messages) = (logger.map(owned), messages.into_iter().map(owned).collect());
+            Box::new(Header { when, level, logger, messages })
+        });
         Record {
             config,
             fields: self.fields.into_iter().map(Field::into_owned).collect(),
             plays: self.plays,
             roles: self.roles,
-            header: Header {
-                when,
-                level,
-                logger: logger.map(owned),
-                messages: messages.into_iter().map(owned).collect(),
-            },
-            outer: Cow::Owned(self.outer.into_owned()),
+            header,
+            outer: OuterOf::Owned(Box::new((*self.outer).clone())),
             shape: self.shape,
             bent: self.bent,
             identities: self.identities,
@@ -253,7 +271,8 @@ impl<'a> Record<'a> {
     /// When it happened, by its own word or that of its innermost envelope with a time.
     pub fn when(&self) -> Option<When> {
         self.header
-            .when
+            .as_ref()
+            .and_then(|header| header.when)
             .or_else(|| self.of(Role::Time).find_map(|hit| read_time(hit.field, &self.config.zone)))
             .or(self.outer.when)
     }
@@ -263,7 +282,7 @@ impl<'a> Record<'a> {
         let answers: Answers<'_> = Answers::new(self);
         self.of(Role::Level)
             .find_map(|hit| read_level(hit.field, &|path| answers.has(path)))
-            .or(self.header.level)
+            .or(self.header.as_ref().and_then(|header| header.level))
             .or(self.outer.level)
     }
 
@@ -276,13 +295,13 @@ impl<'a> Record<'a> {
             })
             .find(|hit| logger_name_counts(hit.field, &|path| answers.has(path)))
             .map(|hit| hit.field.text.as_ref())
-            .or(self.header.logger.as_deref())
+            .or(self.header.as_ref().and_then(|header| header.logger.as_deref()))
             .or(self.outer.logger.as_deref())
     }
 
     /// The text that patterns read.
     pub fn message(&self) -> Cow<'_, str> {
-        match self.header.messages.first() {
+        match self.header_messages().first() {
             Some(message) => Cow::Borrowed(message),
             None => self.message_field().map_or(Cow::Borrowed(""), |field| plain(&field.text)),
         }
@@ -290,7 +309,11 @@ impl<'a> Record<'a> {
 
     /// Whether there is a text that patterns read.
     pub fn has_message(&self) -> bool {
-        !self.header.messages.is_empty() || self.message_field().is_some()
+        !self.header_messages().is_empty() || self.message_field().is_some()
+    }
+
+    fn header_messages(&self) -> &[Cow<'a, str>] {
+        self.header.as_ref().map_or(&[], |header| header.messages.as_slice())
     }
 
     fn message_field(&self) -> Option<&Field<'_>> {
@@ -299,8 +322,9 @@ impl<'a> Record<'a> {
 
     /// The message, and further ones if its key was repeated; for plain text, the whole line last.
     pub fn messages(&self) -> Messages<'_> {
-        if !self.header.messages.is_empty() {
-            let all = self.header.messages.iter().map(|text| Cow::Borrowed(&**text));
+        let all = self.header_messages();
+        if !all.is_empty() {
+            let all = all.iter().map(|text| Cow::Borrowed(&**text));
             return Messages::Several(all.collect());
         }
         let mut texts = self.texts(Role::Message);

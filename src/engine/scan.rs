@@ -111,7 +111,7 @@ impl Scanner {
         } else {
             let mut candidates = self.set.prefilter().candidates(&bytes);
             let mut looked_at = 0;
-            while let Some((number, range)) = candidates.next() {
+            while let Some((number, range)) = candidates.next_line() {
                 let line = bytes.get(range.clone()).unwrap_or_default();
                 looked_at += 1;
                 self.candidate(line, number, range.start, &mut keys, &mut scanned);

@@ -195,7 +195,7 @@ pub struct Candidates<'p> {
 impl Candidates<'_> {
     /// The next candidate: its number in the text, from 0, and its bytes without the newline.
     /// Lines that hold only blanks are none.
-    pub fn next(&mut self) -> Option<(u64, Range<usize>)> {
+    pub fn next_line(&mut self) -> Option<(u64, Range<usize>)> {
         let Self { prefilter, walk, text, at, own, blanks } = self;
         let (start, end, number) = match walk {
             Some(walk) => {

@@ -521,9 +521,12 @@ impl Store {
         let lengths = &self.lengths;
         let expired = |slot: &Slot| {
             let length = lengths.get(usize::from(slot.keep & !LEARNT)).copied().unwrap_or(0);
+            if slot.newest == 0 {
+                // Nothing ever came of it.
+                return slot.events == 0;
+            }
             // A time beyond what a slot can hold is not known.
             slot.newest < u32::MAX
-                && slot.newest > 0
                 && (i64::from(slot.newest) + 1).saturating_mul(1_000_000)
                     <= horizon.saturating_sub(length)
         };
