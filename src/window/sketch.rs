@@ -12,6 +12,9 @@ const ROWS: u64 = 3;
 /// Generations at most: what a window overlaps of pieces half as long.
 pub const GENERATIONS: usize = 3;
 
+/// More than any rule counts to.
+pub const UNKNOWN: u64 = 1 << 40;
+
 /// Events whose times lie in one piece of time.
 #[derive(Debug)]
 struct Generation {
@@ -80,11 +83,15 @@ impl Sketch {
     }
 
     /// At most so much weight was given up of a key in the window that ends at `time`, and not less
-    /// than was (up to 65,535 in each of three pieces).
+    /// than was. A counter that is full says nothing any more: then it is [`UNKNOWN`] or more.
     pub fn estimate(&self, hash: u64, time: Micros) -> u64 {
         let start = time.saturating_sub(self.within);
         let live = self.generations.iter().filter(|one| one.newest > start);
-        live.map(|one| u64::from(one.least(hash))).sum()
+        live.map(|one| match one.least(hash) {
+            u16::MAX => UNKNOWN,
+            least => u64::from(least),
+        })
+        .sum()
     }
 
     /// Drops what no window reaches that can still come.
@@ -115,6 +122,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::HashMap;
+
+    #[test]
+    fn a_full_counter_is_no_bound() {
+        let mut sketch = Sketch::new(100, 0, 1 << 12);
+        for (weight, estimate) in [(65_000, 65_000), (534, 65_534), (1, UNKNOWN), (5, UNKNOWN)] {
+            sketch.add(7, 10, weight, None);
+            assert_eq!(sketch.estimate(7, 20), estimate);
+        }
+        assert_eq!(sketch.estimate(7, 200), 0);
+    }
 
     proptest! {
         #[test]
