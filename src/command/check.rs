@@ -255,7 +255,12 @@ fn shown_need(pattern: &Pattern) -> String {
         Need::Nothing => {
             "slow: every line must be decoded for it; give it literal text or a level".to_owned()
         }
-        Need::Texts(texts) => format!("fast: lines without {} are skipped", texts.join(" or ")),
+        Need::Texts(mut texts) => {
+            texts.sort();
+            texts.dedup();
+            let texts: Vec<&str> = texts.iter().map(|text| text.trim()).collect();
+            format!("fast: lines without {} are skipped", texts.join(" or "))
+        }
         Need::Levels(levels) => {
             let names: Vec<String> = levels.iter().map(ToString::to_string).collect();
             format!("fast: lines without a spelling of {} are skipped", names.join(" or "))

@@ -25,7 +25,7 @@ use crate::decode::time::Micros;
 use crate::pattern::Standing;
 use codec::{Evidence, Reasons, Shown};
 use ring::ValueOf;
-use std::collections::{HashMap, HashSet};
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 /// How a rule counts.
@@ -166,59 +166,74 @@ pub const SAMPLE_MAX: usize = 3;
 /// Reasons shown.
 const REASONS_MAX: usize = 3;
 
+/// Values as they come: the first few, and all of them to be told apart at the end. Spans are
+/// small, and sorting one costs less than a table.
+struct Different<T> {
+    all: Vec<T>,
+    first: Vec<T>,
+}
+
+impl<T: Copy + Ord> Different<T> {
+    fn new() -> Self {
+        Self { all: Vec::new(), first: Vec::new() }
+    }
+
+    fn add(&mut self, value: T) {
+        if self.all.last() == Some(&value) {
+            return;
+        }
+        if self.first.len() < SAMPLE_MAX && !self.first.contains(&value) {
+            self.first.push(value);
+        }
+        self.all.push(value);
+    }
+
+    fn tally(mut self, shown: impl Fn(T) -> String) -> Tally {
+        self.all.sort_unstable();
+        self.all.dedup();
+        let distinct = codec::number(self.all.len());
+        Tally { distinct, sample: self.first.into_iter().map(shown).collect() }
+    }
+}
+
 /// Sums up the events of a span, given in order of time with their times and weights.
 pub fn summarize<'e>(
     time: Micros,
-    reasons: &Reasons,
+    reasons: &'e Reasons,
     events: impl Iterator<Item = (Micros, u32, Shown<'e>)>,
 ) -> Span {
     let mut span = Span { time, first: Micros::MAX, last: Micros::MIN, ..Span::default() };
-    let mut users: HashSet<String> = HashSet::new();
-    let mut ips: HashSet<IpAddr> = HashSet::new();
-    let mut requests: HashSet<&[u8]> = HashSet::new();
-    let mut weights: HashMap<String, u64> = HashMap::new();
+    // Equal texts are written as equal bytes.
+    let (mut users, mut requests) = (Different::<&[u8]>::new(), Different::<&[u8]>::new());
+    let mut ips = Different::<IpAddr>::new();
+    let mut weights: Vec<(Cow<'_, str>, u64)> = Vec::new();
     for (at, weight, shown) in events {
         span.count += u64::from(weight);
         span.first = span.first.min(at);
         span.last = span.last.max(at);
         span.standing = span.standing.max(shown.standing);
-        if let Some(user) = shown.user.map(codec::text)
-            && !users.contains(&*user)
-        {
-            users.insert(user.clone().into_owned());
-            span.users.add(|| user.into_owned());
-        }
-        if let Some(ip) = shown.ip
-            && ips.insert(ip)
-        {
-            span.ips.add(|| ip.to_string());
-        }
-        if let Some(id) = shown.request_id
-            && requests.insert(id)
-        {
-            span.request_ids.add(|| codec::text(id).into_owned());
-        }
+        shown.user.into_iter().for_each(|user| users.add(user));
+        shown.ip.into_iter().for_each(|ip| ips.add(ip));
+        shown.request_id.into_iter().for_each(|id| requests.add(id));
         if let Some(reason) = shown.reason(reasons) {
-            match weights.get_mut(&*reason) {
-                Some(sum) => *sum += u64::from(weight),
-                None => {
-                    weights.insert(reason.into_owned(), u64::from(weight));
-                }
+            match weights.last_mut() {
+                Some((last, sum)) if *last == reason => *sum += u64::from(weight),
+                _ => weights.push((reason, u64::from(weight))),
             }
         }
     }
-    let mut reasons: Vec<_> = weights.into_iter().collect();
-    reasons.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-    reasons.truncate(REASONS_MAX);
-    span.reasons = reasons;
+    let text = |written: &[u8]| codec::text(written).into_owned();
+    span.users = users.tally(text);
+    span.ips = ips.tally(|ip| ip.to_string());
+    span.request_ids = requests.tally(text);
+    weights.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    weights.dedup_by(|later, first| {
+        let same = later.0 == first.0;
+        first.1 += if same { later.1 } else { 0 };
+        same
+    });
+    weights.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    weights.truncate(REASONS_MAX);
+    span.reasons = weights.into_iter().map(|(reason, sum)| (reason.into_owned(), sum)).collect();
     span
-}
-
-impl Tally {
-    fn add(&mut self, value: impl FnOnce() -> String) {
-        self.distinct += 1;
-        if self.sample.len() < SAMPLE_MAX {
-            self.sample.push(value());
-        }
-    }
 }

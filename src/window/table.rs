@@ -11,7 +11,7 @@ use super::key::{Key, KeyKind};
 use super::large::Large;
 use super::small;
 use crate::decode::time::Micros;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 /// Number of shards.
 pub const SHARDS: usize = 64;
@@ -243,7 +243,11 @@ pub fn shard_of(key: Key<'_>) -> usize {
 
 impl Table {
     fn hash(&self, key: Key<'_>) -> u32 {
-        (self.seed.hash_one((key.kind.code(), key.value)) >> 32) as u32
+        // The kind's two bytes stand last, so that no two keys give the same bytes.
+        let mut hasher = self.seed.build_hasher();
+        hasher.write(key.value);
+        hasher.write_u16(key.kind.code());
+        (hasher.finish() >> 32) as u32
     }
 
     /// A key's place, and whether it was not there before.
