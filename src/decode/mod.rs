@@ -348,8 +348,11 @@ impl<'a> Record<'a> {
         self.identities.get_or_init(|| {
             let core = [Role::Message, Role::Time, Role::Logger];
             let core = core.into_iter().any(|role| repeated(self.of(role)));
-            let (mut ip, ip_doubt) =
-                settle(self.of(Role::Ip), |hit| read_ip(hit.field, self.config));
+            let (mut ip, ip_doubt) = settle(
+                self.of(Role::Ip),
+                |hit| read_ip(hit.field, self.config),
+                |(a, _), (b, _)| a == b,
+            );
             let never = &self.config.never;
             let hidden = ip.is_none_or(|(_, (ip, _))| never.covers(ip).is_some());
             if hidden && !ip_doubt {
@@ -358,14 +361,22 @@ impl<'a> Record<'a> {
                     .find_map(|hit| Some((hit.index, read_ip(hit.field, self.config)?)));
                 ip = forwarded.or(ip);
             }
-            let (user, user_doubt) = settle(self.of(Role::User), |hit| {
-                (hit.field.kind == Kind::Text).then(|| addr::normalize_user(&hit.field.text))?
-            });
-            let (user_id, id_doubt) = settle(self.of(Role::UserId), |hit| match hit.field.kind {
-                Kind::Text => addr::canonical_id(&hit.field.text, false),
-                Kind::Number => addr::canonical_id(&hit.field.text, true),
-                Kind::Bool | Kind::Null | Kind::List => None,
-            });
+            let (user, user_doubt) = settle(
+                self.of(Role::User),
+                |hit| {
+                    (hit.field.kind == Kind::Text).then(|| addr::normalize_user(&hit.field.text))?
+                },
+                |a, b| a == b,
+            );
+            let (user_id, id_doubt) = settle(
+                self.of(Role::UserId),
+                |hit| match hit.field.kind {
+                    Kind::Text => addr::canonical_id(&hit.field.text, false),
+                    Kind::Number => addr::canonical_id(&hit.field.text, true),
+                    Kind::Bool | Kind::Null | Kind::List => None,
+                },
+                |a, b| a == b,
+            );
             let identity = |(field, value): (u32, Cow<'_, str>)| {
                 let own = self.fields.get(field as usize).is_some_and(|own| own.text == value);
                 Identity { field, canonical: (!own).then(|| value.into_owned()) }
@@ -636,9 +647,10 @@ const OUTRANKED: [(&str, &str); 3] = [
 /// The one value that all structured fields of a role agree on, with its field. A name of the
 /// configuration wins over well-known ones; apart from that, any difference leaves nothing: one of
 /// the two was put there by somebody.
-fn settle<'r, V: PartialEq>(
+fn settle<'r, V>(
     mut hits: impl Iterator<Item = Hit<'r>>,
     read: impl Fn(Hit<'r>) -> Option<V>,
+    same: impl Fn(&V, &V) -> bool,
 ) -> (Option<(u32, V)>, bool) {
     let mut readable = |hit: Hit<'r>| read(hit).map(|value| (hit, value));
     let Some(first) = hits.by_ref().find_map(&mut readable) else { return (None, false) };
@@ -652,7 +664,7 @@ fn settle<'r, V: PartialEq>(
     let configured = first.rank < FieldMap::CONFIGURED;
     let doubt = all.any(|(hit, other)| {
         let comparable = if configured { hit.rank == first.rank } else { true };
-        comparable && !hit.field.listed && other != value
+        comparable && !hit.field.listed && !same(&other, &value)
     });
     if doubt { (None, true) } else { (Some((first.index, value)), false) }
 }

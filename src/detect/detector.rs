@@ -430,6 +430,9 @@ impl Detector {
         stream: StreamTime,
         decide: &mut dyn FnMut(Firing<'_>) -> Verdict,
     ) {
+        if let Some(clock) = stream.clock {
+            self.store.note_clock(clock);
+        }
         let mut scratch = std::mem::take(&mut self.scratch);
         let quiet = match stream.start {
             Some(start) => time < start.saturating_add(self.config.learn),

@@ -2,7 +2,6 @@
 
 use super::{PatternId, Standing};
 use std::net::IpAddr;
-use std::num::NonZeroU32;
 use std::ops::Deref;
 
 /// The address of an event.
@@ -14,11 +13,11 @@ pub struct EventIp {
     pub standing: Standing,
 }
 
-/// A text of an event, as its place among the [`Texts`] that belong to it. Never empty.
+/// A text of an event, as its place among the [`Texts`] that belong to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Text {
     start: u32,
-    len: NonZeroU32,
+    len: u32,
 }
 
 /// Neighbours in one of the lists of [`Texts`].
@@ -93,9 +92,9 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// Keeps a text; an empty one is none.
+    /// Keeps a text; none if the texts of the batch are too long together.
     pub fn put(&mut self, text: &str) -> Option<Text> {
-        let len = NonZeroU32::new(u32::try_from(text.len()).ok()?)?;
+        let len = u32::try_from(text.len()).ok()?;
         let start = u32::try_from(self.text.len()).ok()?;
         self.text.push_str(text);
         Some(Text { start, len })
@@ -104,13 +103,13 @@ impl Texts {
     /// A text that was kept here.
     pub fn get(&self, text: Text) -> &str {
         let start = text.start as usize;
-        self.text.get(start..start + text.len.get() as usize).unwrap_or_default()
+        self.text.get(start..start + text.len as usize).unwrap_or_default()
     }
 
-    /// Keeps the values of an event, given with their slots.
+    /// Keeps the values of an event, given with their slots; an empty one is none.
     pub fn put_values<'v>(&mut self, values: impl Iterator<Item = (u16, &'v str)>) -> Run {
         let start = self.values.len();
-        for (slot, value) in values {
+        for (slot, value) in values.filter(|(_, value)| !value.is_empty()) {
             if let Some(text) = self.put(value) {
                 self.values.push((slot, text));
             }
@@ -278,7 +277,7 @@ mod tests {
         assert_eq!(said(&copy, copy.all()), said(&events, Run::between(1, 3)));
         assert_eq!(
             said(&copy, copy.all())[0],
-            r#"Some("user1") None Some("bad") Some("x") None [1, 2]"#
+            r#"Some("user1") Some("") Some("bad") Some("x") None [1, 2]"#
         );
     }
 }

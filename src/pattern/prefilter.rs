@@ -27,6 +27,10 @@ enum Check {
     Enough,
     /// A number must follow: `"level":50`.
     NumberBehind,
+    /// Syslog's priority, which is a level: `<11>`.
+    Priority,
+    /// The journal's message as a list of bytes, in which no text stands as it is.
+    ByteList,
     /// Docker's `"stream"` in a line whose text does not end in a newline.
     DockerPiece,
 }
@@ -114,9 +118,14 @@ impl Prefilter {
         let mut add = |text: &[u8], fold: bool, check: Check| {
             needles.push((Needle { text: text.to_vec(), fold }, check));
         };
-        for text in [&b"\\u"[..], b"\\x", b"\x1b", b"\xc2\x9b", b" stdout P", b" stderr P"] {
+        for text in [&b"\\u"[..], b"\\x", b"\x1b", b" stdout P", b" stderr P"] {
             add(text, false, Check::Enough);
         }
+        // The introducers of sequences that are taken out of a text, with one byte and with all.
+        for control in [0x90, 0x98, 0x9b, 0x9d, 0x9e, 0x9f] {
+            add(&[0xc2, control], false, Check::Enough);
+        }
+        add(b"MESSAGE", false, Check::ByteList);
         add(b"\"stream\"", false, Check::DockerPiece);
         add(b"\"attrs\"", false, Check::DockerPiece);
         for pattern in patterns {
@@ -132,6 +141,7 @@ impl Prefilter {
                     for name in crate::decode::NUMERIC_LEVELS {
                         add(name.as_bytes(), true, Check::NumberBehind);
                     }
+                    add(b"<", false, Check::Priority);
                 }
             }
         }
@@ -173,6 +183,8 @@ impl Prefilter {
     fn holds(&self, text: &[u8], found: Found) -> bool {
         match self.checks.get(found.needle) {
             Some(Check::NumberBehind) => number_behind(text.get(found.end..).unwrap_or_default()),
+            Some(Check::Priority) => priority(text.get(found.end..).unwrap_or_default()),
+            Some(Check::ByteList) => byte_list(text.get(found.end..).unwrap_or_default()),
             Some(Check::DockerPiece) => docker_piece(text, found),
             Some(Check::Enough) | None => true,
         }
@@ -248,18 +260,36 @@ fn line_around(text: &[u8], from: usize, found: Found) -> (usize, usize) {
     (start, line_end(text, found.end))
 }
 
-/// Whether a number follows the name of a level: behind quotes, a colon and blanks, each of them
-/// escaped as often as the record is nested.
-fn number_behind(rest: &[u8]) -> bool {
+/// How many bytes stand between a key and its value: quotes, the colon and blanks, each of them
+/// escaped as often as the record is nested; a list's bracket and blanks beyond ASCII too.
+fn gap(rest: &[u8]) -> usize {
     let mut at = 0;
     loop {
         match (rest.get(at), rest.get(at + 1)) {
-            (Some(b'\\'), Some(b'n' | b't' | b'r')) => at += 2,
-            (Some(b'"' | b'\\' | b':' | b' ' | b'\t' | b'\r'), _) => at += 1,
-            (Some(b'0'..=b'9' | b'-'), _) => return at > 0,
-            _ => return false,
+            (Some(b'\\'), Some(b'n' | b't' | b'r' | b'f')) => at += 2,
+            (Some(b'"' | b'\\' | b':' | b' ' | b'\t' | b'\r' | 0x0b | 0x0c | b'[' | 0x80..), _) => {
+                at += 1;
+            }
+            _ => return at,
         }
     }
+}
+
+/// Whether a number follows the name of a level.
+fn number_behind(rest: &[u8]) -> bool {
+    let gap = gap(rest);
+    gap > 0 && rest.get(gap).is_some_and(|b| b.is_ascii_digit() || matches!(b, b'-' | b'+'))
+}
+
+/// Whether one to three digits and `>` follow.
+fn priority(rest: &[u8]) -> bool {
+    let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+    (1..=3).contains(&digits) && rest.get(digits) == Some(&b'>')
+}
+
+/// Whether a list follows the name.
+fn byte_list(rest: &[u8]) -> bool {
+    rest.get(..gap(rest)).is_some_and(|gap| gap.contains(&b'['))
 }
 
 /// Docker ends the text of a whole line with a newline, written `\n"`.
@@ -300,9 +330,22 @@ mod tests {
 
     #[test]
     fn numbers_are_found_behind_level_names_however_nested() {
-        for rest in [r#"":50"#, r#"": 50"#, r#"\":50"#, r#"\\\": "50""#] {
+        for rest in [
+            r#"":50"#,
+            r#"": 50"#,
+            r#"\":50"#,
+            r#"\\\": "50""#,
+            "\":\r50",
+            r#"":[50]"#,
+            r#"":["50"]"#,
+            r#"":"+50""#,
+            "\":\"\u{a0}50\"",
+            "\":\u{c}50",
+        ] {
             assert!(number_behind(rest.as_bytes()), "{rest}");
         }
+        assert!(byte_list(br#"": [70,97]"#) && !byte_list(br#"":"Failed [x]""#));
+        assert!(priority(b"11>Aug") && !priority(b"html>") && !priority(b"1234>"));
         assert!(!number_behind(br#"":"INFO""#));
         assert!(!number_behind(b"50"));
     }

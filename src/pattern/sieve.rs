@@ -25,7 +25,7 @@ const REACH: usize = LANES + WIDTH - 1;
 /// A text to look for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Needle {
-    /// The text, at least two bytes; ASCII letters in lower case if `fold`.
+    /// The text; ASCII letters in lower case if `fold`. A very short one stands in many lines.
     pub text: Vec<u8>,
     /// ASCII letters may be of any case.
     pub fold: bool,

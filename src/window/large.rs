@@ -392,6 +392,14 @@ impl Large {
         Self { parts: parts.collect(), ..Self::new(small::key(block)) }
     }
 
+    /// Drops windows.
+    pub fn drop_windows(&mut self, gone: impl Fn(u16, &Window) -> bool) {
+        self.parts.retain(|(tag, part)| match part {
+            Part::Window(window) => !gone(*tag, window),
+            _ => true,
+        });
+    }
+
     /// A part.
     pub fn part(&self, tag: u16) -> Option<&Part> {
         self.parts.iter().find(|(own, _)| *own == tag).map(|(_, part)| part)

@@ -78,6 +78,8 @@ pub struct Store {
     sketches: Vec<(Micros, Sketch)>,
     sweep_every: Micros,
     swept: Option<Micros>,
+    /// The clock as it was last.
+    clock: Option<Micros>,
     next_shard: usize,
     /// Lists that are used again for every event.
     written: Vec<u8>,
@@ -124,6 +126,7 @@ impl Store {
             limits,
             sketches,
             swept: None,
+            clock: None,
             next_shard: 0,
             written: Vec::new(),
             room: Vec::new(),
@@ -500,6 +503,26 @@ impl Store {
         self.bytes + self.table.bytes() + sketches
     }
 
+    /// Notes the clock before an event is applied. If it was set back, all that had expired before is
+    /// dropped now: otherwise what is left of it would depend on how far sweeping had come, and so on
+    /// keys that have nothing to do with it.
+    pub fn note_clock(&mut self, clock: Micros) {
+        let before = self.clock.replace(clock);
+        if let Some(before) = before.filter(|before| clock < *before) {
+            let horizon = before.saturating_sub(self.limits.lateness);
+            for shard in 0..SHARDS {
+                self.sweep_shard(shard, before);
+                let Self { table, specs, bytes, .. } = self;
+                table.retain(shard, |slot| {
+                    let had = slot.state.bytes();
+                    slot.drop_expired(specs, horizon);
+                    *bytes = *bytes + slot.state.bytes() - had;
+                    true
+                });
+            }
+        }
+    }
+
     /// Drops what has expired by `clock`, a shard at a time.
     pub fn sweep(&mut self, clock: Micros) {
         let due = self.swept.is_none_or(|last| clock < last || clock - last >= self.sweep_every);
@@ -675,6 +698,36 @@ impl Slot {
                 _ => Part::Bytes(content.to_vec()),
             };
             self.state = State::Large(Box::new(Large::of_block(block, part)));
+        }
+    }
+
+    /// Drops the windows of which every event has expired.
+    fn drop_expired(&mut self, specs: &[Spec], horizon: Micros) {
+        let expired = |tag: u16, newest: Option<Micros>| {
+            let cut = group(specs, tag).map(|group| horizon.saturating_sub(group.longest));
+            cut.is_some_and(|cut| newest.is_none_or(|newest| newest <= cut))
+        };
+        match &mut self.state {
+            State::Small(block) => {
+                let gone: Vec<(u16, usize)> = small::parts(block)
+                    .filter(|(tag, content)| {
+                        group(specs, *tag).is_some()
+                            && expired(*tag, small::events(content).map(|e| e.item.time).max())
+                    })
+                    .map(|(tag, content)| (tag, small::events(content).count()))
+                    .collect();
+                for (tag, events) in gone {
+                    small::put(block, tag, &[]);
+                    let events = u8::try_from(events).unwrap_or(u8::MAX);
+                    self.events = self.events.saturating_sub(events);
+                }
+            }
+            State::Large(large) => {
+                large.drop_windows(|tag, window| {
+                    expired(tag, window.events().map(|item| item.time).max())
+                });
+                self.count();
+            }
         }
     }
 

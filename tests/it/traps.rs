@@ -404,3 +404,59 @@ fn t13_its_own_output_is_no_evidence() {
         assert!(replay(own.as_bytes()).is_empty(), "{output}");
     }
 }
+
+/// Two fields that name one address in two ways agree, also if one of them is a list.
+#[test]
+fn a_list_that_ends_at_the_same_address_is_no_contradiction() {
+    for (one, other) in [
+        (r#""203.0.113.2""#, r#""9.9.9.9, 203.0.113.2""#),
+        (r#""9.9.9.9, 203.0.113.2""#, r#""203.0.113.2""#),
+        (r#""203.0.113.2""#, r#"["9.9.9.9","203.0.113.2"]"#),
+    ] {
+        let line = format!(r#"{{"message":"x","ip_address":{one},"client":{{"ip":{other}}}}}"#);
+        assert!(!record(&line).doubts().any(), "{line}");
+        assert!(record(&line).ip().is_some(), "{line}");
+    }
+}
+
+/// A reason that says nothing is one that was given.
+#[test]
+fn an_empty_reason_is_counted() {
+    let lines: String = (0..5)
+        .map(|n| {
+            format!(
+                "{{\"timestamp\":\"2025-08-03T22:30:0{n}Z\",\"logger\":\"security\",\"message\":\"FAILED_LOGIN: email=a@b.c, ip=203.0.113.1, reason=\"}}\n"
+            )
+        })
+        .collect();
+    let actions = replay(lines.as_bytes());
+    assert_eq!(actions[0]["reasons"], serde_json::json!({ "": 5 }), "{actions:?}");
+}
+
+/// When a forged time is corrected by a restart of the clock, what had expired by it is gone for
+/// everybody, however many others there were.
+#[test]
+fn what_expires_before_a_restart_depends_on_nobody_else() {
+    let line = |second: i64, ip: &str| {
+        let time = portcullis::decode::time::format((1_754_260_200 + second) * 1_000_000);
+        format!(
+            "{{\"timestamp\":\"{time}\",\"logger\":\"security\",\"message\":\"FAILED_LOGIN: email=-, ip={ip}, reason=x\"}}\n"
+        )
+    };
+    const DAYS: i64 = 3 * 86_400;
+    let of = |others: i64| {
+        let mut input: String = (0..9).map(|n| line(n, "203.0.113.2")).collect();
+        input.extend((0..6 + others).map(|n| line(DAYS + n, &format!("198.51.100.{n}"))));
+        input.extend((0..52).map(|n| line(20 + n, "203.0.113.3")));
+        input.extend((0..9).map(|n| line(100 + n, "203.0.113.2")));
+        let actions = replay(input.as_bytes());
+        assert!(actions.iter().any(|action| action["rule"] == "clock"), "the clock was set back");
+        let of_it = actions.iter().filter(|action| action["target"]["value"] == "203.0.113.2");
+        of_it.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let alone = of(0);
+    for others in [1, 3, 10, 40, 200] {
+        assert_eq!(of(others), alone, "{others} others");
+    }
+    assert!(alone.is_empty(), "{alone:?}");
+}
