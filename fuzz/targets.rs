@@ -85,7 +85,7 @@ pub fn addresses(data: &[u8]) {
         assert_eq!(addr::normalize_user(&user).as_ref(), Some(&user));
         assert!(user.len() <= 256);
     }
-    assert!(addr::bounded(&text).len() <= 256);
+    assert!(addr::bounded(&*text).len() <= 256);
     let _ = addr::canonical_id(&text, true);
     let never = NeverBlock::new(true, true, &[], &[], &[]);
     let list = addr::split_forwarded(&text);

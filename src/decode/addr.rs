@@ -210,9 +210,10 @@ pub fn normalize_user(text: &str) -> Option<Cow<'_, str>> {
 }
 
 /// `text`, or, if it is longer than a key may be, a stand-in that no other text is likely to share.
-pub fn bounded(text: &str) -> Cow<'_, str> {
+pub fn bounded<'t>(text: impl Into<Cow<'t, str>>) -> Cow<'t, str> {
+    let text = text.into();
     if text.len() <= USER_MAX {
-        return Cow::Borrowed(text);
+        return text;
     }
     let (head, rest) = text.split_at(text.floor_char_boundary(USER_HEAD));
     Cow::Owned(capped(head.to_owned(), rest))

@@ -165,8 +165,8 @@ fn payload(text: &str, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> Sh
     if opened && document.values.iter().any(partial) {
         return Shape::Partial;
     }
-    let bent = Outer { bent: true, ..outer.clone() };
-    let outer = if document.bent.any() { &bent } else { outer };
+    let bent = document.bent.any().then(|| Outer { bent: true, ..outer.clone() });
+    let outer = bent.as_ref().unwrap_or(outer);
     if document.bent.truncated {
         let mut speaks = false;
         for value in &document.values {

@@ -7,6 +7,7 @@
 
 use super::envelope::{self, BARE};
 use super::fields::{Field, Kind, Known, Plays, normalize};
+use super::word::Word;
 use super::{DecodeConfig, OuterOf, Record, json, text};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -49,9 +50,8 @@ impl Way {
 
 #[derive(Debug)]
 struct Key {
-    /// All bytes from the end of the value before up to the value, `,"level":`: words of eight, with
-    /// what of them counts.
-    lead: Box<[(u64, u64)]>,
+    /// All bytes from the end of the value before up to the value, `,"level":`.
+    lead: Box<[Word]>,
     length: usize,
     /// Where in them the key stands.
     start: usize,
@@ -140,14 +140,8 @@ impl Keys {
         if place >= KEYS_MAX || lead.len() > LEAD_MAX {
             return;
         }
-        let words = lead.as_bytes().chunks(8).map(|chunk| {
-            let (mut word, mut mask) = ([0; 8], [0; 8]);
-            for (i, byte) in chunk.iter().enumerate() {
-                (word[i], mask[i]) = (*byte, 0xff);
-            }
-            (u64::from_le_bytes(word), u64::from_le_bytes(mask))
-        });
-        let key = Key { lead: words.collect(), length: lead.len(), start, end, meaning };
+        let words = lead.as_bytes().chunks(8).map(Word::of).collect();
+        let key = Key { lead: words, length: lead.len(), start, end, meaning };
         // Places are filled in their order, or the ones behind wait for a later line.
         if place == self.by_place.len() {
             self.by_place.push(Vec::new());
@@ -205,10 +199,10 @@ impl<'a> Reader<'a> {
     /// The key, if it is the one that stood in this place before.
     fn expected(&mut self, key: &Key) -> Option<(&'a str, Meaning)> {
         let mut rest = self.text.as_bytes().get(self.at..)?;
-        for (word, mask) in &key.lead {
+        for word in &key.lead {
             // Near its end, a line is read without help.
             let (first, behind) = rest.split_first_chunk()?;
-            if (u64::from_le_bytes(*first) ^ word) & mask != 0 {
+            if !word.begins(u64::from_le_bytes(*first)) {
                 return None;
             }
             rest = behind;

@@ -12,6 +12,7 @@ pub mod json;
 pub mod level;
 pub mod text;
 pub mod time;
+pub mod word;
 
 use addr::{Nets, NeverBlock};
 use envelope::Outer;
@@ -181,7 +182,6 @@ pub struct Record<'a> {
     /// What its envelopes say.
     outer: OuterOf<'a>,
     shape: &'static str,
-    bent: bool,
     identities: OnceCell<Identities>,
 }
 
@@ -192,7 +192,6 @@ impl PartialEq for Record<'_> {
             && self.header == other.header
             && *self.outer == *other.outer
             && self.shape == other.shape
-            && self.bent == other.bent
     }
 }
 
@@ -213,7 +212,6 @@ impl<'a> Record<'a> {
             header: None,
             outer,
             shape,
-            bent: false,
             identities: OnceCell::new(),
         }
     }
@@ -234,7 +232,6 @@ impl<'a> Record<'a> {
             header,
             outer: OuterOf::Owned(Box::new((*self.outer).clone())),
             shape: self.shape,
-            bent: self.bent,
             identities: self.identities,
         }
     }
@@ -253,11 +250,6 @@ impl<'a> Record<'a> {
         self.of(role).map(|hit| hit.field).filter(|field| field.kind == Kind::Text)
     }
 
-    /// Every scalar of its own.
-    pub fn fields(&self) -> &[Field<'a>] {
-        &self.fields
-    }
-
     /// What it was wrapped in, outermost first, ending with its own shape.
     pub fn layers(&self) -> impl Iterator<Item = &'static str> {
         self.outer.layers.iter().copied().chain([self.shape])
@@ -265,7 +257,7 @@ impl<'a> Record<'a> {
 
     /// Something in its JSON had to be bent to read it.
     pub fn bent(&self) -> bool {
-        self.bent || self.outer.bent
+        self.outer.bent
     }
 
     /// When it happened, by its own word or that of its innermost envelope with a time.

@@ -5,7 +5,7 @@
 use super::rule::UnusualSpec;
 use crate::decode::time::Micros;
 use crate::window::codec::{length, number, put_number, take, take_number};
-use crate::window::small::chunk;
+use crate::window::small::{chunk, place_bytes};
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -173,11 +173,6 @@ impl Hours {
             self.days |= 1u128.checked_shl(ahead.unsigned_abs()).unwrap_or(0);
         }
     }
-}
-
-/// Bytes counted for a table's place, at the lowest load that it has after growing.
-fn place_bytes(size: usize) -> usize {
-    (size + 1) * 16 / 7
 }
 
 /// Values known to the whole stream, for `new(field)`.

@@ -149,6 +149,8 @@ struct Plan {
     pattern: Arc<str>,
     /// Length of its window, microseconds; 0 if it has none.
     within: Micros,
+    /// Where in [`Detector::known`] the values are that it tells from new ones.
+    known: Option<usize>,
 }
 
 /// Where a key of the event that is being applied stands.
@@ -195,6 +197,7 @@ pub struct Detector {
     extras: Vec<Vec<Field>>,
     /// The part of a state in which rules remember what they did.
     marks: u16,
+    /// Of each rule that learns values of the whole stream.
     known: Vec<Known>,
     known_given_up: u64,
     /// Bytes for each rule that learns values of the whole stream: together a quarter of the
@@ -303,8 +306,6 @@ impl Detector {
         id: impl Fn(&str) -> Option<PatternId>,
         config: DetectConfig,
     ) -> Self {
-        let learns = |rule: &&Rule| matches!(rule.condition, Condition::New { .. });
-        let learners = rules.iter().filter(learns).count();
         let mut key_names: Vec<String> = rules
             .iter()
             .flat_map(|rule| &rule.per)
@@ -319,6 +320,7 @@ impl Detector {
         let marks = planner.part(Kind::Marks, 0, false);
         let mut pers: Vec<Vec<Part>> = Vec::new();
         let mut plans = Vec::new();
+        let mut known = Vec::new();
         let mut logins = Vec::new();
         for rule in rules {
             let per: Vec<Part> =
@@ -333,7 +335,12 @@ impl Detector {
                 _ => None,
             };
             logins.extend(login.and_then(|name| id(name)));
-            plans.push(plan(rule, per, counted, &mut planner, &id, config.ipv6_prefix));
+            let mut plan = plan(rule, per, counted, &mut planner, &id, config.ipv6_prefix);
+            if matches!(rule.condition, Condition::New { .. }) {
+                plan.known = Some(known.len());
+                known.push(Known::default());
+            }
+            plans.push(plan);
         }
         logins.sort_unstable();
         logins.dedup();
@@ -349,9 +356,9 @@ impl Detector {
             store: Store::new(planner.specs, limits),
             extras: planner.extras,
             marks,
-            known: vec![Known::default(); rules.len()],
+            known_share: config.memory_limit / 4 / known.len().max(1),
+            known,
             known_given_up: 0,
-            known_share: config.memory_limit / 4 / learners.max(1),
             addresses: Addresses::default(),
             logins,
             key_names,
@@ -499,10 +506,7 @@ impl Detector {
                 if !put_value(field, event, prefix, &mut scratch.value) {
                     continue;
                 }
-                let learns = self.rules.get(number).map(|rule| &rule.condition);
-                if let (Some(Condition::New { .. }), Some(known)) =
-                    (learns, self.known.get_mut(number))
-                {
+                if let Some(known) = plan.known.and_then(|at| self.known.get_mut(at)) {
                     // `new` means new to the stream, so an event that lacks the key teaches its
                     // value too.
                     if !known.learn(&scratch.value, time) || quiet {
@@ -683,7 +687,8 @@ fn plan(
         _ => (rule.on.first().map(String::as_str).unwrap_or_default(), None),
     };
     let value = value.map(|(_, field)| field);
-    Plan { per, tag, slot, value, once, completes, pattern: pattern.into(), within }
+    let pattern = pattern.into();
+    Plan { per, tag, slot, value, once, completes, pattern, within, known: None }
 }
 
 /// One event at one rule's window.

@@ -107,10 +107,10 @@ impl Texts {
     }
 
     /// Keeps the values of an event, given with their slots; an empty one is none.
-    pub fn put_values<'v>(&mut self, values: impl Iterator<Item = (u16, &'v str)>) -> Run {
+    pub fn put_values<V: AsRef<str>>(&mut self, values: impl Iterator<Item = (u16, V)>) -> Run {
         let start = self.values.len();
-        for (slot, value) in values.filter(|(_, value)| !value.is_empty()) {
-            if let Some(text) = self.put(value) {
+        for (slot, value) in values.filter(|(_, value)| !value.as_ref().is_empty()) {
+            if let Some(text) = self.put(value.as_ref()) {
                 self.values.push((slot, text));
             }
         }

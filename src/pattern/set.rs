@@ -7,7 +7,8 @@ use super::spec::{Pattern, Reading};
 use super::template::{CaptureKind, Stop};
 use super::{BUILT_IN, Event, EventIp, Events, PatternId, Standing, WEIGHT_MAX};
 use crate::decode::addr::{self, NeverBlock};
-use crate::decode::fields::{FieldName, Role, well_known};
+use crate::decode::fields::{FieldName, Role};
+use crate::decode::word::Word;
 use crate::decode::{IpFact, Messages, Record};
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -61,35 +62,11 @@ impl std::fmt::Debug for PatternSet {
     }
 }
 
-/// How a message begins: its first eight bytes, and what of them counts.
-#[derive(Debug, Clone, Copy)]
-struct Head {
-    bytes: u64,
-    mask: u64,
-}
-
-/// The heads of one pattern; none: any message may be for it.
-type Heads = Option<Vec<Head>>;
-
-impl Head {
-    fn of(text: &str) -> Self {
-        if let Some(first) = text.as_bytes().first_chunk() {
-            return Self { bytes: u64::from_le_bytes(*first), mask: u64::MAX };
-        }
-        let (mut bytes, mut mask) = ([0; 8], [0; 8]);
-        for (i, byte) in text.bytes().enumerate() {
-            (bytes[i], mask[i]) = (byte, 0xff);
-        }
-        Self { bytes: u64::from_le_bytes(bytes), mask: u64::from_le_bytes(mask) }
-    }
-
-    fn begins(self, message: Self) -> bool {
-        (self.bytes ^ message.bytes) & self.mask == 0
-    }
-}
+/// How the messages of one pattern begin; none: any message may be for it.
+type Heads = Option<Vec<Word>>;
 
 fn heads(pattern: &Pattern) -> Heads {
-    let heads: Vec<Head> = pattern.leads().map(Head::of).collect();
+    let heads: Vec<Word> = pattern.leads().map(|lead| Word::of(lead.as_bytes())).collect();
     (!heads.is_empty() && heads.len() == pattern.readings.len()).then_some(heads)
 }
 
@@ -235,10 +212,10 @@ impl PatternSet {
         let mut read = false;
         let messages = record.messages();
         let lookup = |name: &FieldName| record.lookup(name);
-        let may = |heads: &Vec<Head>| {
+        let may = |heads: &Vec<Word>| {
             let begins = |message: &Cow<'_, str>| {
-                let message = Head::of(message);
-                heads.iter().any(|head| head.begins(message))
+                let message = Word::of(message.as_bytes());
+                heads.iter().any(|head| head.begins(message.bytes))
             };
             messages.all().iter().any(begins)
         };
@@ -410,14 +387,10 @@ impl PatternSet {
         };
         let texts = &mut out.texts;
         let slots = self.slots.get(usize::from(id)).map_or(&[][..], Vec::as_slice);
-        let named_slots = slots
-            .iter()
-            .filter_map(|slot| Some((*slot, self.counted_names.get(usize::from(*slot))?)));
-        let values: Vec<(u16, Cow<'_, str>)> =
-            named_slots.filter_map(|(slot, name)| Some((slot, field(name)?))).collect();
-        let values: Vec<(u16, Cow<'_, str>)> =
-            values.iter().map(|(slot, value)| (*slot, addr::bounded(value))).collect();
-        let values = values.iter().map(|(slot, value)| (*slot, value.as_ref()));
+        let values = slots.iter().filter_map(|slot| {
+            let name = self.counted_names.get(usize::from(*slot))?;
+            Some((*slot, addr::bounded(field(name)?)))
+        });
         let event = Event {
             pattern: id,
             weight,
@@ -508,19 +481,18 @@ fn read_one<'t>(reading: &'t Reading, message: &'t str) -> Option<Vec<Capture<'t
             }
             Some(captures)
         }
-        Reading::Regex { greedy, swapped, .. } => {
+        Reading::Regex { greedy, swapped, roles, .. } => {
             let found = greedy.captures(message)?;
             let other = swapped.captures(message);
-            let names = greedy.capture_names().flatten();
             Some(
-                names
-                    .filter_map(|name| {
+                roles
+                    .iter()
+                    .filter_map(|(name, role)| {
                         let text = found.name(name)?.as_str();
                         let other = other.as_ref().and_then(|o| o.name(name)).map(|m| m.as_str());
-                        let role = well_known(name);
-                        let same = other.is_some_and(|other| same(role, text, other));
+                        let same = other.is_some_and(|other| same(*role, text, other));
                         let value = same.then_some(Cow::Borrowed(text));
-                        Some(Capture { name: Cow::Borrowed(name), role, value })
+                        Some(Capture { name: Cow::Borrowed(name), role: *role, value })
                     })
                     .collect(),
             )

@@ -9,9 +9,8 @@
 //!
 //! The same pass counts newlines and notices lines that begin with a blank. Where the processor
 //! has no AVX2, the same tables are asked one position at a time.
-//!
-//! Measured on request lines of 340 bytes, blocks of 256 KiB in the cache of one core: see
-//! benches/README.md.
+
+use crate::decode::word::Word;
 
 /// Bytes of a window.
 const WIDTH: usize = 4;
@@ -63,10 +62,8 @@ struct Member {
     needle: usize,
     /// Where in the needle its window begins.
     offset: usize,
-    /// The first eight bytes of the needle, those that it has, in the case it is kept in; and what
-    /// of eight bytes of a text to compare with them.
-    begin: u64,
-    mask: u64,
+    /// How the needle begins, in the case it is kept in.
+    begin: Word,
     /// Bits to set in a text before it is compared: the case of letters that may be of any.
     case: u64,
 }
@@ -192,18 +189,20 @@ impl Window {
             }
             Window { needle, offset, places }
         };
-        let mut best = at(0);
-        for window in (1..=last).map(at) {
-            if cost(&window.places, sample) < cost(&best.places, sample) {
-                best = window;
-            }
-        }
-        best
+        // There is always one; of equal ones the first.
+        let best = (0..=last).map(at).min_by_key(|window| cost(&window.places, sample));
+        best.unwrap_or_else(|| at(0))
     }
 }
 
-/// Windows with the places that hold all of them.
-type Group = (Vec<Window>, Places);
+/// Windows together.
+struct Group {
+    windows: Vec<Window>,
+    /// The places that hold all of them.
+    places: Places,
+    /// What of the sample they take.
+    taken: u32,
+}
 
 /// Puts windows together until there are no more than [`GROUPS`] groups, always those two that
 /// cost least together.
@@ -212,37 +211,31 @@ fn grouped(windows: Vec<Window>, sample: &[([u8; WIDTH], u32)]) -> Vec<Group> {
         .into_iter()
         .map(|window| {
             let places = window.places;
-            Some((vec![window], places))
+            Some(Group { windows: vec![window], places, taken: cost(&places, sample).0 })
         })
         .collect();
-    let more = |a: &Places, b: &Places| {
-        let (joined, a, b) = (cost(&join(a, b), sample), cost(a, sample), cost(b, sample));
-        (joined.0 - a.0.max(b.0), joined.1)
+    let more = |groups: &[Option<Group>], i: usize, j: usize| {
+        let (Some(Some(a)), Some(Some(b))) = (groups.get(i), groups.get(j)) else { return None };
+        let (taken, size) = cost(&join(&a.places, &b.places), sample);
+        Some((taken - a.taken.max(b.taken), size))
     };
     let mut pairs: Vec<((u32, u64), usize, usize)> = Vec::new();
     let mut left = groups.len();
     for j in 0..groups.len() {
-        for i in 0..j {
-            if let (Some(Some((_, a))), Some(Some((_, b)))) = (groups.get(i), groups.get(j)) {
-                pairs.push((more(a, b), i, j));
-            }
-        }
+        pairs.extend((0..j).filter_map(|i| Some((more(&groups, i, j)?, i, j))));
     }
     while left > GROUPS {
         let Some((_, i, j)) = pairs.iter().min().copied() else { break };
-        let Some(Some((windows, places))) = groups.get_mut(j).map(Option::take) else { break };
-        if let Some(Some((into, all))) = groups.get_mut(i) {
-            into.extend(windows);
-            *all = join(all, &places);
+        let Some(Some(gone)) = groups.get_mut(j).map(Option::take) else { break };
+        if let Some(Some(into)) = groups.get_mut(i) {
+            into.windows.extend(gone.windows);
+            into.places = join(&into.places, &gone.places);
+            into.taken = cost(&into.places, sample).0;
         }
         left -= 1;
         pairs.retain(|(_, a, b)| ![*a, *b].contains(&j));
-        for (worth, a, b) in &mut pairs {
-            if (*a == i || *b == i)
-                && let (Some(Some((_, a))), Some(Some((_, b)))) = (groups.get(*a), groups.get(*b))
-            {
-                *worth = more(a, b);
-            }
+        for (worth, a, b) in pairs.iter_mut().filter(|(_, a, b)| [*a, *b].contains(&i)) {
+            *worth = more(&groups, *a, *b).unwrap_or(*worth);
         }
     }
     groups.into_iter().flatten().collect()
@@ -250,18 +243,13 @@ fn grouped(windows: Vec<Window>, sample: &[([u8; WIDTH], u32)]) -> Vec<Group> {
 
 impl Member {
     fn of(needle: &Needle, window: &Window) -> Self {
-        let (mut begin, mut mask, mut case) = ([0; 8], [0; 8], [0; 8]);
-        for (i, byte) in needle.text.iter().take(8).enumerate() {
-            begin[i] = *byte;
-            mask[i] = 0xff;
-            case[i] = if needle.fold && byte.is_ascii_alphabetic() { 0x20 } else { 0 };
-        }
+        let case = |byte: &u8| if needle.fold && byte.is_ascii_alphabetic() { 0x20 } else { 0 };
+        let case: Vec<u8> = needle.text.iter().map(case).collect();
         Self {
             needle: window.needle,
             offset: window.offset,
-            begin: u64::from_le_bytes(begin),
-            mask: u64::from_le_bytes(mask),
-            case: u64::from_le_bytes(case),
+            begin: Word::of(&needle.text),
+            case: Word::of(&case).bytes,
         }
     }
 
@@ -270,8 +258,7 @@ impl Member {
         let start = at.checked_sub(self.offset)?;
         let end = start + needle.text.len();
         if let Some(first) = text.get(start..).and_then(|rest| rest.first_chunk()) {
-            let first = (u64::from_le_bytes(*first) | self.case) & self.mask;
-            if first != self.begin {
+            if !self.begin.begins(u64::from_le_bytes(*first) | self.case) {
                 return None;
             }
             if needle.text.len() <= 8 {
@@ -296,7 +283,7 @@ impl Sieve {
         let windows = windows.map(|(n, needle)| Window::of(n, needle, &sample)).collect();
         let mut tables = Tables::default();
         let mut groups: [Vec<Member>; GROUPS] = Default::default();
-        for (number, ((windows, places), group)) in
+        for (number, (Group { windows, places, .. }, group)) in
             grouped(windows, &sample).into_iter().zip(&mut groups).enumerate()
         {
             let bit = 1u8 << number;

@@ -3,6 +3,7 @@
 use super::filter::Filter;
 use super::prefilter;
 use super::template::{CaptureKind, Template};
+use crate::decode::fields::{Role, well_known};
 use crate::yaml::{Checker, Node, Place};
 use regex::Regex;
 
@@ -19,6 +20,8 @@ pub enum Reading {
         swapped: Regex,
         /// Literal text with which every match's message begins, if it is anchored to one.
         prefix: Option<String>,
+        /// Its named groups, with what their names say about identity.
+        roles: Vec<(String, Option<Role>)>,
     },
 }
 
@@ -182,7 +185,10 @@ fn regex(checker: &mut Checker<'_>, node: &Node, text: &str) -> Option<Reading> 
     let swapped = regex::RegexBuilder::new(text).swap_greed(true).build();
     match (Regex::new(text), swapped) {
         (Ok(greedy), Ok(swapped)) => {
-            Some(Reading::Regex { greedy, swapped, prefix: prefilter::anchored_prefix(text) })
+            let names = greedy.capture_names().flatten();
+            let roles = names.map(|name| (name.to_owned(), well_known(name))).collect();
+            let prefix = prefilter::anchored_prefix(text);
+            Some(Reading::Regex { greedy, swapped, prefix, roles })
         }
         (Err(error), _) | (_, Err(error)) => {
             let what = error.to_string();

@@ -3,7 +3,7 @@
 use super::codec::Shown;
 use super::marks::Marks;
 use super::ring::{Crossing, Item, Timeline, ValueOf, bit};
-use super::small::{self, Written, chunk};
+use super::small::{self, Written, chunk, place_bytes};
 use super::{Cut, Fresh, Group, What};
 use crate::decode::time::Micros;
 use std::collections::{HashMap, VecDeque};
@@ -91,8 +91,7 @@ fn value_key(of: ValueOf, shown: &[u8]) -> Option<Box<[u8]>> {
 }
 
 fn value_bytes(key: &[u8]) -> usize {
-    // A table's place, at the lowest load that it has after growing.
-    (size_of::<(Box<[u8]>, Held)>() + 1) * 16 / 7 + chunk(key.len())
+    place_bytes(size_of::<(Box<[u8]>, Held)>()) + chunk(key.len())
 }
 
 impl Share {
@@ -167,10 +166,7 @@ impl Window {
         self.put(group, item, fresh.completes, fresh.shown);
         let mut mask = 0;
         for (slot, (share, need)) in self.shares.iter().zip(&group.needs).enumerate() {
-            let due = match (need.what, fresh.completes) {
-                (What::Sequence, None) => share.completing.size() > 0,
-                (_, completes) => completes.is_none_or(|of| of == slot),
-            };
+            let due = need.is_due(slot, fresh.completes, share.completing.size() > 0);
             if due && share.unused.saturating_add(estimate) >= need.at_least {
                 mask |= bit(slot);
             }
@@ -310,7 +306,7 @@ pub struct Once {
 }
 
 fn once_bytes(id: &str) -> usize {
-    (size_of::<(Box<str>, Micros)>() + 1) * 16 / 7 + chunk(id.len())
+    place_bytes(size_of::<(Box<str>, Micros)>()) + chunk(id.len())
 }
 
 impl Once {

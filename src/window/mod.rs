@@ -50,6 +50,18 @@ pub struct Need {
     pub within: Micros,
 }
 
+impl Need {
+    /// Whether an event can complete what the rule in `slot` needs. `completes` is the slot whose
+    /// sequence the event completes, if it does not belong to all; `waiting` says that there are
+    /// events which a sequence could be completed by.
+    pub fn is_due(&self, slot: usize, completes: Option<usize>, waiting: bool) -> bool {
+        match completes {
+            None => waiting || self.what != What::Sequence,
+            Some(of) => of == slot,
+        }
+    }
+}
+
 /// The rules that share one list of events per key, by their slot in it.
 #[derive(Debug, Clone, Default)]
 pub struct Group {

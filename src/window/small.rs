@@ -8,7 +8,7 @@
 
 use super::codec::{Shown, length, number, put_number, take, take_number};
 use super::ring::{Crossing, Item, Timeline, bit};
-use super::{Cut, Fresh, Group, What};
+use super::{Cut, Fresh, Group};
 use crate::decode::time::Micros;
 use std::ops::Range;
 
@@ -48,6 +48,12 @@ pub fn fresh(key: &[u8]) -> Box<[u8]> {
 /// What an allocator takes for a block of `len` bytes.
 pub fn chunk(len: usize) -> usize {
     if len == 0 { 0 } else { (len + 8).next_multiple_of(16).max(32) }
+}
+
+/// What a hash table takes for a place that holds `size` bytes, at the lowest load that it has after
+/// growing.
+pub fn place_bytes(size: usize) -> usize {
+    (size + 1) * 16 / 7
 }
 
 /// The length of a block with room for `len` bytes: what the allocator takes anyway, and of a longer
@@ -367,10 +373,7 @@ fn candidates(content: &[u8], group: &Group, completes: Option<usize>, estimate:
     }
     let mut mask = 0;
     for (slot, (need, sum)) in group.needs.iter().zip(unused).enumerate() {
-        let due = match (need.what, completes) {
-            (What::Sequence, None) => total & COMPLETES != 0,
-            (_, completes) => completes.is_none_or(|of| of == slot),
-        };
+        let due = need.is_due(slot, completes, total & COMPLETES != 0);
         if due && sum.saturating_add(estimate) >= need.at_least {
             mask |= bit(slot);
         }

@@ -210,9 +210,8 @@ impl Store {
                 let room = &mut self.room;
                 let (mask, change) =
                     small::insert(block, tag, group, &event, cut, later, estimate, room);
-                let events = i32::from(slot.events) + change;
-                slot.events = u8::try_from(events.max(0)).unwrap_or(u8::MAX);
-                if events > small::EVENTS_MAX {
+                slot.change_events(change);
+                if i32::from(slot.events) > small::EVENTS_MAX {
                     slot.enlarge(&self.specs);
                 }
                 mask
@@ -368,8 +367,7 @@ impl Store {
         match &mut slot.state {
             State::Small(block) => {
                 let change = small::use_up(block, tag, group, rule, crossing);
-                slot.events =
-                    u8::try_from((i32::from(slot.events) + change).max(0)).unwrap_or(u8::MAX);
+                slot.change_events(change);
             }
             State::Large(large) => {
                 if let Some(Part::Window(window)) =
@@ -512,13 +510,11 @@ impl Store {
             let horizon = before.saturating_sub(self.limits.lateness);
             for shard in 0..SHARDS {
                 self.sweep_shard(shard, before);
-                let Self { table, specs, bytes, .. } = self;
-                table.retain(shard, |slot| {
+                for slot in self.table.shard_mut(shard) {
                     let had = slot.state.bytes();
-                    slot.drop_expired(specs, horizon);
-                    *bytes = *bytes + slot.state.bytes() - had;
-                    true
-                });
+                    slot.drop_expired(&self.specs, horizon);
+                    self.bytes = self.bytes + slot.state.bytes() - had;
+                }
             }
         }
     }
@@ -703,32 +699,35 @@ impl Slot {
 
     /// Drops the windows of which every event has expired.
     fn drop_expired(&mut self, specs: &[Spec], horizon: Micros) {
-        let expired = |tag: u16, newest: Option<Micros>| {
-            let cut = group(specs, tag).map(|group| horizon.saturating_sub(group.longest));
-            cut.is_some_and(|cut| newest.is_none_or(|newest| newest <= cut))
-        };
+        let cut = |tag: u16| Some(horizon.saturating_sub(group(specs, tag)?.longest));
         match &mut self.state {
             State::Small(block) => {
-                let gone: Vec<(u16, usize)> = small::parts(block)
-                    .filter(|(tag, content)| {
-                        group(specs, *tag).is_some()
-                            && expired(*tag, small::events(content).map(|e| e.item.time).max())
-                    })
-                    .map(|(tag, content)| (tag, small::events(content).count()))
-                    .collect();
-                for (tag, events) in gone {
-                    small::put(block, tag, &[]);
-                    let events = u8::try_from(events).unwrap_or(u8::MAX);
-                    self.events = self.events.saturating_sub(events);
+                let mut gone = Vec::new();
+                for (tag, content) in small::parts(block) {
+                    let Some(cut) = cut(tag) else { continue };
+                    if small::events(content).all(|event| event.item.time <= cut) {
+                        gone.push((tag, small::events(content).count()));
+                    }
                 }
+                for (tag, _) in &gone {
+                    small::put(block, *tag, &[]);
+                }
+                let events: usize = gone.iter().map(|(_, events)| events).sum();
+                self.change_events(-i32::try_from(events).unwrap_or(i32::MAX));
             }
             State::Large(large) => {
                 large.drop_windows(|tag, window| {
-                    expired(tag, window.events().map(|item| item.time).max())
+                    cut(tag).is_some_and(|cut| window.events().all(|item| item.time <= cut))
                 });
                 self.count();
             }
         }
+    }
+
+    /// Changes the number of events of a state with few.
+    fn change_events(&mut self, change: i32) {
+        let events = i32::from(self.events).saturating_add(change);
+        self.events = u8::try_from(events.max(0)).unwrap_or(u8::MAX);
     }
 
     /// Counts the events of a state with many.

@@ -337,6 +337,12 @@ impl Table {
         slots.iter().filter(|slot| !slot.is_free())
     }
 
+    /// The keys of a shard, to be worked on.
+    pub fn shard_mut(&mut self, shard: usize) -> impl Iterator<Item = &mut Slot> {
+        let slots = self.shards.get_mut(shard).map(|shard| shard.slots.as_mut_slice());
+        slots.unwrap_or_default().iter_mut().filter(|slot| !slot.is_free())
+    }
+
     /// Drops the keys of a shard that are not to be kept.
     pub fn retain(&mut self, shard: usize, keep: impl FnMut(&mut Slot) -> bool) {
         if let Some(shard) = self.shards.get_mut(shard) {
