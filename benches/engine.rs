@@ -20,7 +20,7 @@ fn batches(text: &[u8]) -> Vec<Batch> {
     while !rest.is_empty() {
         let want = rest.len().min(1 << 18);
         let end = memchr::memrchr(b'\n', &rest[..want]).map_or(want, |at| at + 1);
-        batches.push(Batch { source: 0, bytes: rest[..end].to_vec(), oversized: false });
+        batches.push(Batch { source: 0, bytes: rest[..end].to_vec(), ..Batch::default() });
         rest = &rest[end..];
     }
     batches

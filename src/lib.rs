@@ -13,7 +13,7 @@
 //! let line = "FAILED_LOGIN: email=user@example.org, ip=203.0.113.7, reason=invalid_password\n";
 //! let record = |n: u64| format!("2025-08-03T22:30:{n:02}Z [WARN] {line}");
 //! let bytes = (0..21).map(record).collect::<String>().into_bytes();
-//! let batch = Batch { source: 0, bytes, oversized: false };
+//! let batch = Batch { source: 0, bytes, ..Batch::default() };
 //! engine.apply_batch(assembly.scanner.scan(batch), None);
 //!
 //! let actions = engine.take_actions();

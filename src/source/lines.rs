@@ -11,12 +11,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use memchr::{memchr, memchr_iter, memrchr};
 
+use super::position::{Position, RecordOrigin};
+
 /// Smallest room offered to a read, in bytes, unless the block is smaller still. A live pipe brings
 /// a few hundred bytes at a time; zeroing a whole block for each would cost more than the read.
 const READ_MIN: usize = 16 * 1024;
 
 /// A block of whole lines of one source, in the order they were written.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Batch {
     /// Index of the file or stream the lines come from.
     pub source: u32,
@@ -25,6 +27,12 @@ pub struct Batch {
     pub bytes: Vec<u8>,
     /// The batch is the beginning of one line that was longer than `max_line`.
     pub oversized: bool,
+    /// Where in the source its bytes begin, in bytes; 0 where that means nothing.
+    pub start: u64,
+    /// Where reading goes on behind it, if the source can go back to a place at all.
+    pub mark: Option<Arc<Position>>,
+    /// Of a partition: where each line came from, in their order.
+    pub records: Vec<RecordOrigin>,
 }
 
 impl Batch {
@@ -175,7 +183,7 @@ impl LineSplitter {
             self.held = tail.len();
             let mut bytes = std::mem::replace(&mut self.buf, tail);
             bytes.truncate(line);
-            out.push(Batch { source: self.source, bytes, oversized: false });
+            out.push(Batch { source: self.source, bytes, ..Batch::default() });
             return;
         }
         if start < line {
@@ -188,7 +196,8 @@ impl LineSplitter {
     }
 
     fn copied(&self, from: usize, to: usize, oversized: bool) -> Batch {
-        Batch { source: self.source, bytes: part(&self.buf, from, to).to_vec(), oversized }
+        let bytes = part(&self.buf, from, to).to_vec();
+        Batch { source: self.source, bytes, oversized, ..Batch::default() }
     }
 
     /// The input has ended: gives the last line if it lacks its newline. The splitter is then at

@@ -16,6 +16,8 @@
 pub mod lines;
 pub mod file;
 pub mod follow;
+pub mod position;
 pub mod stdin;
 
 pub use lines::Batch;
+pub use position::Position;

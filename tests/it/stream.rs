@@ -110,7 +110,7 @@ impl Story {
         let mut actions = Vec::new();
         // Line by line, as a live stream would bring them.
         for line in lines.lines().flat_map(records) {
-            let batch = Batch { source: 0, bytes: (line + "\n").into_bytes(), oversized: false };
+            let batch = Batch { source: 0, bytes: (line + "\n").into_bytes(), ..Batch::default() };
             engine.apply_batch(assembly.scanner.scan(batch), self.arrival);
             actions.extend(engine.take_actions());
         }
