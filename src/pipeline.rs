@@ -323,16 +323,16 @@ pub fn replay(
         merge.advance(index, alone, &mut engine);
         let actions = engine.take_actions();
         if !progress.visible() {
-            delivery.send(&actions, &mut engine.summary);
+            delivery.send(&actions, &mut engine.core.summary);
             tell(&mut engine);
-        } else if !actions.is_empty() || !engine.messages.is_empty() {
+        } else if !actions.is_empty() || !engine.core.messages.is_empty() {
             progress.aside(&mut || {
-                delivery.send(&actions, &mut engine.summary);
-                delivery.flush(&mut engine.summary);
+                delivery.send(&actions, &mut engine.core.summary);
+                delivery.flush(&mut engine.core.summary);
                 tell(&mut engine);
             });
         }
-        progress.show(merge.bytes(), engine.summary.lines.total, delivery.sent);
+        progress.show(merge.bytes(), engine.core.summary.lines.total, delivery.sent);
         if delivery.closed || stop.load(Ordering::Relaxed) != 0 {
             break;
         }
@@ -546,13 +546,13 @@ fn key(open: &mut Open, engine: &Engine) -> Micros {
 
 fn fail(engine: &mut Engine, error: String) {
     error!("{error}");
-    if engine.summary.errors.len() < ERRORS_MAX {
-        engine.summary.errors.push(error);
+    if engine.core.summary.errors.len() < ERRORS_MAX {
+        engine.core.summary.errors.push(error);
     }
 }
 
 fn tell(engine: &mut Engine) {
-    for message in engine.messages.drain(..) {
+    for message in engine.core.messages.drain(..) {
         warn!("{message}");
     }
 }
@@ -566,16 +566,16 @@ fn ended(
 ) -> Ended {
     engine.finish();
     let actions = engine.take_actions();
-    delivery.send(&actions, &mut engine.summary);
-    delivery.flush(&mut engine.summary);
+    delivery.send(&actions, &mut engine.core.summary);
+    delivery.flush(&mut engine.core.summary);
     tell(&mut engine);
-    if !engine.countries_seen() {
+    if !engine.core.countries_seen() {
         for rule in assembly.need_country() {
             let why = "no record had a country and `geoip` names no database".to_owned();
-            engine.summary.inactive_rules.insert(rule.to_owned(), why);
+            engine.core.summary.inactive_rules.insert(rule.to_owned(), why);
         }
     }
-    let mut summary = engine.summary;
+    let mut summary = engine.core.summary;
     summary.finish(started.elapsed().as_secs_f64(), crate::telemetry::cpu_seconds());
     let signal = Some(stop.load(Ordering::Relaxed)).filter(|signal| *signal != 0);
     Ended { summary, signal, railway_input: false, closed: delivery.closed }
@@ -722,8 +722,8 @@ impl LiveStream {
             }
             let actions = self.engine.take_actions();
             if !actions.is_empty() {
-                self.delivery.send(&actions, &mut self.engine.summary);
-                self.delivery.flush(&mut self.engine.summary);
+                self.delivery.send(&actions, &mut self.engine.core.summary);
+                self.delivery.flush(&mut self.engine.core.summary);
             }
             tell(&mut self.engine);
             if told.elapsed() >= Duration::from_secs(60) {
@@ -769,12 +769,13 @@ impl LiveStream {
 
     /// The stream is idle: decisions still end in time.
     fn idle(&mut self) {
-        let (Some(clock), Some(end)) = (self.engine.clock(), self.engine.next_end()) else {
+        let (Some(clock), Some(end)) = (self.engine.core.clock(), self.engine.core.next_end())
+        else {
             return;
         };
         let elapsed = Micros::try_from(self.last.elapsed().as_micros()).unwrap_or(0);
         if clock.saturating_add(elapsed) >= end {
-            self.engine.idle_until(clock.saturating_add(elapsed));
+            self.engine.core.idle_until(clock.saturating_add(elapsed));
         }
     }
 }

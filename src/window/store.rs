@@ -7,6 +7,10 @@
 //! threshold; what took days to learn goes last. Giving up goes down to nine tenths, so that it does
 //! not happen at every event, and what is given up lives on in a [`Sketch`].
 
+mod capture;
+
+pub use capture::{Moves, PartMove};
+
 use super::codec::{Evidence, Reasons, Shown};
 use super::key::{Key, KeyKind};
 use super::large::{Large, Once, Part, Window};
@@ -728,6 +732,16 @@ impl Slot {
     fn change_events(&mut self, change: i32) {
         let events = i32::from(self.events).saturating_add(change);
         self.events = u8::try_from(events.max(0)).unwrap_or(u8::MAX);
+    }
+
+    /// Counts the events of a state of any form anew.
+    fn count_all(&mut self, specs: &[Spec]) {
+        if let State::Small(block) = &self.state {
+            let windows = small::parts(block).filter(|(tag, _)| group(specs, *tag).is_some());
+            let events: usize = windows.map(|(_, content)| small::events(content).count()).sum();
+            self.events = u8::try_from(events).unwrap_or(u8::MAX);
+        }
+        self.count();
     }
 
     /// Counts the events of a state with many.
