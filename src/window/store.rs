@@ -629,6 +629,7 @@ impl Store {
 
     fn give_up(&mut self, shard: usize, order: &GivingUp, clock: Option<Micros>) {
         let Self { table, specs, sketches, bytes, .. } = self;
+        let mut given_up: Vec<(Micros, u64, Micros, u32)> = Vec::new();
         table.retain(shard, |slot| {
             let cell = order.cell(slot);
             if cell > order.cell || (cell == order.cell && shard >= order.shards) {
@@ -636,10 +637,8 @@ impl Store {
             }
             *bytes -= slot.state.bytes();
             let mut note = |tag: u16, time: Micros, weight: u32| {
-                let within = group(specs, tag).map(|group| group.longest);
-                let sketch = sketches.iter_mut().find(|(length, _)| Some(*length) == within);
-                if let Some((_, sketch)) = sketch {
-                    sketch.add(given_up_hash(slot.key(), tag), time, weight, clock);
+                if let Some(group) = group(specs, tag) {
+                    given_up.push((group.longest, given_up_hash(slot.key(), tag), time, weight));
                 }
             };
             match &slot.state {
@@ -660,6 +659,14 @@ impl Store {
             }
             false
         });
+        // What a sketch says of keys that share counters depends on who came first, and slots lie in
+        // another order in every process.
+        given_up.sort_unstable();
+        for (within, hash, time, weight) in given_up {
+            if let Some((_, sketch)) = sketches.iter_mut().find(|(length, _)| *length == within) {
+                sketch.add(hash, time, weight, clock);
+            }
+        }
     }
 }
 

@@ -10,6 +10,7 @@
 //! * [`hostile`]: text in a log never chooses who is blocked
 //! * [`binary`]: the program as users run it: flags, exit codes, messages, signals
 //! * [`follow`]: files that are followed through rotation
+//! * [`lasting`]: what outlives the process: captured, written down, read again
 //! * [`memory`]: ceilings that hold under floods and monsters
 //! * [`mixes`]: the streams that the benches measure are what they are said to be
 //! * [`readme`]: what README shows is what happens
@@ -29,6 +30,7 @@ mod determinism;
 mod follow;
 mod golden;
 mod hostile;
+mod lasting;
 mod memory;
 #[path = "../../benches/mix.rs"]
 mod mix;
