@@ -129,6 +129,9 @@ proptest! {
 
         let mut whole = house.assembly.engine();
         let expected = feed(&mut whole, &house, &all);
+        for line in &expected {
+            prop_assert_eq!(&Action::of_json(line).unwrap().json(), line);
+        }
 
         let mut first = house.assembly.engine();
         let mut out = feed(&mut first, &house, &all[..captured]);
