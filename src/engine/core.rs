@@ -576,18 +576,24 @@ impl Core {
         crate::window::store::Store::shards()
     }
 
-    /// Everything as one text of bytes, as [`Core::restore`] reads it.
-    pub fn capture_all(&self) -> Vec<u8> {
-        let mut part = Vec::new();
-        self.capture(&mut part);
-        let mut all = Vec::with_capacity(2 * part.len());
-        put_bytes(&mut all, &part);
-        for shard in 0..Self::shards() {
-            part.clear();
-            self.capture_shard(shard, &mut part);
-            put_bytes(&mut all, &part);
+    /// Everything as one text of bytes, as [`Core::restore`] reads it: the head, then the shards,
+    /// each with its length before it. `room` is emptied and used again.
+    pub fn capture_all(&self, mut room: Vec<u8>) -> Vec<u8> {
+        fn part(out: &mut Vec<u8>, capture: impl FnOnce(&mut Vec<u8>)) {
+            let at = out.len();
+            out.extend_from_slice(&[0; 8]);
+            capture(out);
+            let len = number(out.len() - at - 8).to_le_bytes();
+            if let Some(place) = out.get_mut(at..at + 8) {
+                place.copy_from_slice(&len);
+            }
         }
-        all
+        room.clear();
+        part(&mut room, |out| self.capture(out));
+        for shard in 0..Self::shards() {
+            part(&mut room, |out| self.capture_shard(shard, out));
+        }
+        room
     }
 
     /// Brings the state back that was captured; this one must be at its beginning. `names` are what
@@ -604,7 +610,11 @@ impl Core {
         }
         let by = Translation::between(names, &self.dictionary());
         let mut from = Reader::new(bytes);
-        let mut head = Reader::new(from.bytes().ok_or("it is too short")?);
+        let mut part = || {
+            let len = usize::try_from(from.time()?).ok()?;
+            from.take(len).map(Reader::new)
+        };
+        let mut head = part().ok_or("it is too short")?;
         match head.number() {
             Some(FORMAT) => {}
             Some(other) => {
@@ -614,7 +624,7 @@ impl Core {
         }
         self.restore_head(&mut head, by.as_ref()).ok_or("its head cannot be read")?;
         for shard in 0..Self::shards() {
-            let mut keys = Reader::new(from.bytes().ok_or("keys are missing")?);
+            let mut keys = part().ok_or("keys are missing")?;
             let restored = self.detector.restore_shard(shard, &mut keys, by.as_ref());
             if restored.is_none() || !keys.is_empty() {
                 return Err(format!("the keys of shard {shard} cannot be read"));
