@@ -34,6 +34,7 @@
 //!   [`engine::order`] is the single writer that applies events in canonical order to the stream's
 //!   [clock](engine::clock), the detector and the ledger, and keeps the
 //!   [accounting](engine::summary).
+//! * [`state`] keeps in a state directory what a restart needs, whole or not at all.
 //! * [`pipeline`] starts threads, bounds queues, merges files by time and shuts down;
 //!   [`telemetry`] is what the program says about itself.
 //! * [`yaml`] reads everything that a user writes, with places; [`config`] checks the settings,
@@ -71,6 +72,7 @@ pub mod detect;
 pub mod action;
 pub mod decide;
 pub mod sink;
+pub mod state;
 pub mod engine;
 pub mod pipeline;
 pub mod telemetry;

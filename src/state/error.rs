@@ -1,0 +1,149 @@
+//! What can go wrong with a state directory, told so that it can be mended.
+
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Why a state directory cannot be used.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// The directory cannot be made, since the one it would be in is not there.
+    #[error("there is no directory `{}` to make the state directory `{}` in; make it first, or correct `state_dir`", parent.display(), dir.display())]
+    MissingParent {
+        /// The state directory.
+        dir: PathBuf,
+        /// What is not there.
+        parent: PathBuf,
+    },
+    /// There is nothing to read.
+    #[error("there is no state in `{}`: {found}; name the directory that `state_dir` names", dir.display())]
+    Missing {
+        /// The state directory.
+        dir: PathBuf,
+        /// What is not there.
+        found: &'static str,
+    },
+    /// Something else has that name.
+    #[error("`{}` is not a directory; `state_dir` must name a directory, which Portcullis makes if it is not there", path.display())]
+    NotADirectory {
+        /// What is no directory.
+        path: PathBuf,
+    },
+    /// The system forbids it.
+    #[error("`{}` cannot be {what}: {why}; Portcullis must own the state directory and may write in it", path.display())]
+    Forbidden {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was tried: "written", "read", "made".
+        what: &'static str,
+        /// What the system said.
+        why: String,
+    },
+    /// Another process has it.
+    #[error("the state directory `{}` is in use by {}; one Portcullis per directory: stop that one, or give this one another `state_dir`", dir.display(), holder(*pid))]
+    InUse {
+        /// The state directory.
+        dir: PathBuf,
+        /// Who has it.
+        pid: Option<u32>,
+    },
+    /// It is somebody else's.
+    #[error("`{}` is not a database of Portcullis: {found}; it was left as it is: move it away, or give Portcullis another `state_dir`", path.display())]
+    NotOurs {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: String,
+    },
+    /// Something in it is not as it was committed.
+    #[error("`{}` is damaged: {what}; `portcullis state verify` lists everything that is wrong. Restore the directory from a copy, or move it away to begin without what it knew", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        what: String,
+    },
+    /// A later version made it.
+    #[error("`{}` has format {found}, and this version knows format {known}: it was written by a newer Portcullis; use that version, or another `state_dir`", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+        /// The newest format known.
+        known: i64,
+    },
+    /// There is no room.
+    #[error("the disk of `{}` is full: the last change was not made, everything before it is safe; make room on it", path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The disk did not confirm that it has the data.
+    #[error("`{}` could not be synced to disk ({why}): whether the last change will last is not known, everything before it is safe; see the kernel's log about the disk", path.display())]
+    Sync {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        why: String,
+    },
+    /// Somebody else writes and does not end.
+    #[error("`{}` is locked by another process for more than {waited_s} s; no other program may keep it locked while Portcullis runs", path.display())]
+    Busy {
+        /// The file.
+        path: PathBuf,
+        /// How long it was waited.
+        waited_s: u32,
+    },
+    /// A commit was given while the outcome of another one is open.
+    #[error("`{}`: the commit before this one failed with an unknown outcome and turned out to have been made; it must be given again, unchanged, before another", path.display())]
+    InDoubt {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Anything else.
+    #[error("`{}`: {why}; see the kernel's log about the disk", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        why: String,
+    },
+}
+
+fn holder(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+}
+
+impl StateError {
+    /// Whether it may pass by itself, so that the same commit is worth trying again later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::Sync { .. } | Self::Busy { .. } | Self::Io { .. })
+    }
+
+    /// Something is not as it was committed.
+    pub fn damaged(path: &Path, what: impl Into<String>) -> Self {
+        Self::Damaged { path: path.to_owned(), what: what.into() }
+    }
+
+    pub(super) fn of_io(path: &Path, what: &'static str, error: &std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        let path = path.to_owned();
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::Full { path },
+            ErrorKind::PermissionDenied => {
+                Self::Forbidden { path, what, why: "permission denied".to_owned() }
+            }
+            ErrorKind::ReadOnlyFilesystem => {
+                Self::Forbidden { path, what, why: "the file system is read-only".to_owned() }
+            }
+            ErrorKind::NotADirectory => Self::NotADirectory { path },
+            _ => Self::Io { path, why: format!("it cannot be {what}: {}", plain(error)) },
+        }
+    }
+}
+
+/// What the system said, without its number.
+fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}
