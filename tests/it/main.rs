@@ -10,6 +10,7 @@
 //! * [`hostile`]: text in a log never chooses who is blocked
 //! * [`binary`]: the program as users run it: flags, exit codes, messages, signals
 //! * [`follow`]: files that are followed through rotation
+//! * [`kafka`]: the Kafka source and sink, against brokers inside the test
 //! * [`memory`]: ceilings that hold under floods and monsters
 //! * [`mixes`]: the streams that the benches measure are what they are said to be
 //! * [`readme`]: what README shows is what happens
@@ -29,6 +30,8 @@ mod determinism;
 mod follow;
 mod golden;
 mod hostile;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod memory;
 #[path = "../../benches/mix.rs"]
 mod mix;
