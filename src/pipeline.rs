@@ -16,8 +16,9 @@ use crate::engine::summary::Summary;
 use crate::sink::{Delivered, Sink};
 use crate::source::file::{self, Input, InputError};
 use crate::source::follow::{FollowNote, FollowSettings, follow};
+use crate::source::kafka::{self, KafkaError, KafkaEvent, KafkaSettings};
 use crate::source::lines::{LineReader, Spares};
-use crate::source::{Batch, stdin};
+use crate::source::{Batch, Position, stdin};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::{self, Read};
@@ -66,6 +67,8 @@ pub struct Ended {
     pub railway_input: bool,
     /// Nobody reads the actions any more.
     pub closed: bool,
+    /// Why the source gave nothing at all, if it could not begin.
+    pub unstarted: Option<String>,
 }
 
 /// Lines to their sinks; errors are told once per sink and counted.
@@ -578,7 +581,8 @@ fn ended(
     let mut summary = engine.core.summary;
     summary.finish(started.elapsed().as_secs_f64(), crate::telemetry::cpu_seconds());
     let signal = Some(stop.load(Ordering::Relaxed)).filter(|signal| *signal != 0);
-    Ended { summary, signal, railway_input: false, closed: delivery.closed }
+    let closed = delivery.closed;
+    Ended { summary, signal, railway_input: false, closed, unstarted: None }
 }
 
 /// What a live source hands over.
@@ -596,6 +600,8 @@ pub enum Live {
     Stdin,
     /// Files that are followed.
     Follow(FollowSettings),
+    /// Topics of a Kafka cluster; bounded if its settings say where it ends.
+    Kafka(KafkaSettings),
 }
 
 /// Streams until the source ends or a signal comes.
@@ -614,7 +620,11 @@ pub fn run(
     let (send, incoming) = sync_channel::<Incoming>(pool.depth.max(4));
     let stopping = Arc::new(AtomicBool::new(false));
     let mut engine = assembly.engine();
+    let mut kafka = None;
     match live {
+        Live::Kafka(kafka_settings) => {
+            kafka = Some(consume(kafka_settings.clone(), send, pool, Arc::clone(&stopping)));
+        }
         Live::Stdin => {
             engine.name_source(0, "standard input", arrival());
             let mut reader = stdin::open_stdin(0, settings.max_line, settings.block)?;
@@ -671,13 +681,52 @@ pub fn run(
         scanner: Arc::clone(&assembly.scanner),
         last: Instant::now(),
         railway: RailwayLook::default(),
+        progress: kafka.as_ref().map(|(_, progress)| Arc::clone(progress)),
+        replayed: matches!(live, Live::Kafka(KafkaSettings { until: Some(_), .. })),
     };
     stream.serve(&incoming, stop, &stopping);
+    stopping.store(true, Ordering::Relaxed);
+    let unstarted = kafka.and_then(|(thread, _)| stream.conclude(thread, &incoming));
     let railway_input = matches!(live, Live::Stdin)
         && stop.load(Ordering::Relaxed) == 0
         && stream.railway.is_railway();
     let LiveStream { engine, delivery, .. } = stream;
-    Ok(Ended { railway_input, ..ended(engine, delivery, assembly, stop, started) })
+    Ok(Ended { railway_input, unstarted, ..ended(engine, delivery, assembly, stop, started) })
+}
+
+type Consuming = thread::JoinHandle<Result<(), KafkaError>>;
+
+/// Reads Kafka on a thread of its own.
+fn consume(
+    settings: KafkaSettings,
+    send: SyncSender<Incoming>,
+    pool: Pool,
+    stopping: Arc<AtomicBool>,
+) -> (Consuming, Arc<kafka::Progress>) {
+    let progress = Arc::new(kafka::Progress::default());
+    let shared = Arc::clone(&progress);
+    let thread = thread::spawn(move || {
+        let mut on_event = |event: KafkaEvent| match event {
+            KafkaEvent::Batch(batch) => hand_over(&send, &pool, batch),
+            KafkaEvent::Assigned { source, topic, partition, .. } => {
+                send.send(Incoming::Opened(source, format!("{topic} [{partition}]"))).is_ok()
+            }
+            KafkaEvent::Failed(error) => send.send(Incoming::Failed(error)).is_ok(),
+            KafkaEvent::Note(note) => {
+                info!("{note}");
+                true
+            }
+            KafkaEvent::Lag(lag) => {
+                debug!("kafka: {} records behind", lag.total);
+                true
+            }
+            KafkaEvent::Revoked { .. }
+            | KafkaEvent::Lost { .. }
+            | KafkaEvent::ReachedEnd { .. } => true,
+        };
+        kafka::consume(&settings, &[], &shared, &stopping, &mut on_event)
+    });
+    (thread, progress)
 }
 
 fn hand_over(send: &SyncSender<Incoming>, pool: &Pool, batch: Batch) -> bool {
@@ -703,6 +752,10 @@ struct LiveStream {
     /// When something last arrived.
     last: Instant,
     railway: RailwayLook,
+    /// Of a Kafka source: what may be committed.
+    progress: Option<Arc<kafka::Progress>>,
+    /// It is a replay: no record has a time of arrival, and nothing ends by the wall clock.
+    replayed: bool,
 }
 
 impl LiveStream {
@@ -763,12 +816,47 @@ impl LiveStream {
             }
         };
         self.railway.look(&scanned.batch);
-        self.engine.apply_batch(scanned, arrival());
+        let behind = scanned.batch.mark.clone();
+        let (source, weight) = (scanned.batch.source, kafka::weight(&scanned.batch));
+        let sent = scanned.batch.records.first().and_then(|record| record.time);
+        self.engine.apply_batch(scanned, sent.or_else(|| arrival().filter(|_| !self.replayed)));
         self.last = Instant::now();
+        if let (Some(progress), Some(Position::Partition(place))) =
+            (&self.progress, behind.as_deref())
+        {
+            progress.applied(source, place.next, self.engine.core.clock());
+            progress.released(source, weight);
+        }
+    }
+
+    /// Waits for the consumer to commit and to leave; gives what kept it from beginning.
+    fn conclude(&mut self, thread: Consuming, incoming: &Receiver<Incoming>) -> Option<String> {
+        let until = Instant::now() + kafka::CLOSE_MAX;
+        while !thread.is_finished() && Instant::now() < until {
+            if let Ok(incoming) = incoming.recv_timeout(TICK) {
+                self.take(incoming);
+            }
+        }
+        if !thread.is_finished() {
+            warn!("kafka: the consumer does not end; it ends with the process");
+            return None;
+        }
+        while let Ok(incoming) = incoming.try_recv() {
+            self.take(incoming);
+        }
+        let error = thread.join().ok()?.err()?.to_string();
+        if self.engine.core.summary.lines.total == 0 {
+            return Some(error);
+        }
+        fail(&mut self.engine, error);
+        None
     }
 
     /// The stream is idle: decisions still end in time.
     fn idle(&mut self) {
+        if self.replayed {
+            return;
+        }
         let (Some(clock), Some(end)) = (self.engine.core.clock(), self.engine.core.next_end())
         else {
             return;

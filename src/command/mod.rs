@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod explain;
+pub mod kafka;
 pub mod replay;
 pub mod run;
 

@@ -16,6 +16,7 @@
 pub mod lines;
 pub mod file;
 pub mod follow;
+pub mod kafka;
 pub mod position;
 pub mod stdin;
 
