@@ -103,6 +103,10 @@ pub struct Settings {
     pub sinks: Vec<SinkConfig>,
     /// Bytes read at once.
     pub block: usize,
+    /// Where state is kept that outlives the process.
+    pub state_dir: Option<PathBuf>,
+    /// Time between two snapshots of it at least, microseconds.
+    pub checkpoint: Micros,
 }
 
 impl Default for Settings {
@@ -134,6 +138,8 @@ impl Default for Settings {
             overrides: Vec::new(),
             sinks: vec![SinkConfig::Stdout { output: None }],
             block: 1 << 18,
+            state_dir: None,
+            checkpoint: 5 * SECOND,
         }
     }
 }
@@ -142,7 +148,7 @@ impl Default for Settings {
 pub const THREADS_MAX: usize = 64;
 
 /// The keys that can be used.
-pub const KEYS: [&str; 23] = [
+pub const KEYS: [&str; 25] = [
     "patterns",
     "source",
     "lateness",
@@ -166,9 +172,11 @@ pub const KEYS: [&str; 23] = [
     "rules",
     "sinks",
     "block",
+    "state_dir",
+    "checkpoint",
 ];
 /// Keys of the next versions: known, so that the message can say so, but nothing would obey them.
-const LATER: [&str; 4] = ["receivers", "state_dir", "checkpoint", "serve"];
+const LATER: [&str; 2] = ["receivers", "serve"];
 
 /// The name of the variable that names the configuration file.
 pub const CONFIG_VARIABLE: &str = "PORTCULLIS_CONFIG";
@@ -271,6 +279,8 @@ impl Settings {
                 &mut self.ipv6_prefix,
                 checker.int(value, &what, 16..=128).and_then(|n| u8::try_from(n).ok()),
             ),
+            "state_dir" => self.state_dir = checker.text(value, &what).map(PathBuf::from),
+            "checkpoint" => set(&mut self.checkpoint, checker.duration(value, &what, 1_000_000)),
             "geoip" => self.geoip = checker.text(value, &what).map(PathBuf::from),
             "fields" => self.field_names(checker, value),
             "mode" => set(&mut self.mode, checker.word(value, &what, &rule::MODES)),

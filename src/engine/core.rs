@@ -494,7 +494,7 @@ impl Core {
     /// Puts into the summary what is known only at the end.
     pub fn finish(&mut self) {
         for (name, count) in self.patterns.iter().zip(&self.by_pattern).filter(|(_, n)| **n > 0) {
-            self.summary.events.insert(name.clone(), *count);
+            *self.summary.events.entry(name.clone()).or_default() += *count;
         }
         let (keys, bytes) = self.detector.held();
         self.summary.keys_held = number(keys);
@@ -505,6 +505,16 @@ impl Core {
             if *count > 0 {
                 self.summary.keyless.insert(rule.id.clone(), *count);
             }
+        }
+    }
+
+    /// Takes over what was counted and said by one that this one goes on for.
+    pub fn take_over(&mut self, before: Self) {
+        let Self { summary, messages, journal, patterns, by_pattern, countries_seen, .. } = before;
+        (self.summary, self.messages, self.journal) = (summary, messages, journal);
+        self.countries_seen = countries_seen;
+        for (name, count) in patterns.iter().zip(by_pattern).filter(|(_, count)| *count > 0) {
+            *self.summary.events.entry(name.clone()).or_default() += count;
         }
     }
 

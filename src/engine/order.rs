@@ -1,17 +1,18 @@
 //! The ordered half: items in canonical order go through the clock, the detector and the ledger.
 
 use super::core::{Core, CoreConfig};
-use super::entry::{Input, Origin};
+use super::entry::{Input, Origin, Rank};
 use super::scan::{Findings, Found, Item, Scanned, Scanner, What};
 use super::summary::Outcome;
 use crate::action::Action;
 use crate::decide::Decider;
 use crate::decode::envelope::Fragment;
 use crate::decode::time::{Micros, When, Zone};
+use crate::decode::{Decoded, decode};
 use crate::detect::detector::Detector;
 use crate::pattern::event::Run;
 use crate::pattern::{Events, PATTERN_NEAR_MISS};
-use crate::source::Batch;
+use crate::source::{Batch, Position};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -41,7 +42,34 @@ struct SourceState {
     year_near: Option<Micros>,
     year_said: bool,
     pieces: BTreeMap<String, Pieces>,
+    /// Of a partition: its turn among records of the same time.
+    rank: Option<Rank>,
+    /// Of a partition: the newest time that it has shown.
+    newest: Option<Micros>,
+    /// Where reading goes on behind what was applied.
+    place: Place,
 }
+
+/// How far a source is.
+#[derive(Debug, Default)]
+struct Place {
+    /// Behind what was applied, but for pieces of a line that wait for the rest.
+    mark: Option<Arc<Position>>,
+    /// It was not told yet.
+    new: bool,
+    /// The source can be gone back to.
+    returns: bool,
+    /// Bytes applied since a piece began to wait.
+    waited: usize,
+}
+
+/// A record of a partition cannot have happened later after it was sent than clocks differ,
+/// microseconds. What says so was forged, or has a wrong clock.
+const SENT_MAX: Micros = 60_000_000;
+/// Bytes, in pieces of the longest line, for which a piece that waits for its rest keeps the place of
+/// its source; then it is given up if the program ends before the rest comes.
+const PIECES_KEPT: usize = 16;
+
 
 #[derive(Debug)]
 struct Pieces {
@@ -87,6 +115,8 @@ pub struct Engine {
     sources: BTreeMap<u32, SourceState>,
     /// Kinds of messages that were given; see [`Engine::forget_told`].
     told: std::collections::HashSet<String>,
+    /// Records of partitions wait for each other.
+    pub merging: bool,
 }
 
 impl Engine {
@@ -109,7 +139,83 @@ impl Engine {
             config,
             sources: BTreeMap::new(),
             told: std::collections::HashSet::new(),
+            merging: false,
         }
+    }
+
+    /// Goes on with other patterns and rules; `other` has the state.
+    pub fn go_on_with(&mut self, other: Self) {
+        let Self { core, scanner, config, .. } = other;
+        let before = std::mem::replace(&mut self.core, core);
+        self.core.take_over(before);
+        self.scanner = scanner;
+        self.config = config;
+    }
+
+    /// Names a partition.
+    pub fn name_partition(&mut self, source: u32, topic: &str, partition: i32) {
+        self.name_source(source, &format!("{topic} [{partition}]"), None);
+        let state = self.sources.entry(source).or_default();
+        state.rank = Some(Rank { topic: topic.into(), partition });
+    }
+
+    /// The newest time that a partition has shown.
+    pub fn newest(&self, source: u32) -> Option<Micros> {
+        self.sources.get(&source).and_then(|state| state.newest)
+    }
+
+    /// A source begins anew: what waits for its rest there never gets it.
+    pub fn anew(&mut self, source: u32) {
+        if let Some(state) = self.sources.get_mut(&source) {
+            state.place = Place::default();
+        }
+        self.core.anew(source);
+    }
+
+    /// Where reading goes on, of the sources that have moved since it was asked last.
+    pub fn take_positions(&mut self) -> Vec<(u32, Arc<Position>)> {
+        let mut moved = Vec::new();
+        for (source, state) in &mut self.sources {
+            if std::mem::take(&mut state.place.new) {
+                moved.extend(state.place.mark.clone().map(|mark| (*source, mark)));
+            }
+        }
+        moved
+    }
+
+    /// A batch was applied.
+    fn passed(&mut self, batch: &Batch) {
+        let Some(mark) = &batch.mark else { return };
+        let max = self.config.max_line.saturating_mul(PIECES_KEPT);
+        let state = self.sources.entry(batch.source).or_default();
+        let place = &mut state.place;
+        place.returns = true;
+        if state.pieces.is_empty() {
+            place.waited = 0;
+        } else {
+            place.waited = place.waited.saturating_add(batch.bytes.len());
+            if place.waited <= max {
+                return;
+            }
+        }
+        place.mark = Some(Arc::clone(mark));
+        place.new = true;
+    }
+
+    /// Of a partition: the time that the last record of a batch says, which holds back no other
+    /// partition although no pattern named it.
+    fn last_time(&self, batch: &Batch) -> Option<Micros> {
+        let line = batch.lines().last()?;
+        let sent = batch.records.last()?.time;
+        let said = match decode(line, &self.scanner.decode) {
+            Decoded::Records(records) => match records.last()?.when() {
+                Some(When::At(time)) => Some(time),
+                _ => None,
+            },
+            _ => None,
+        };
+        let limit = sent.map(|sent| sent.saturating_add(SENT_MAX));
+        Some(said.or(sent)?.min(limit.unwrap_or(Micros::MAX)))
     }
 
     /// Names a source, for messages; `year_near` is a time from which to take the year of a time
@@ -177,7 +283,15 @@ impl Engine {
                 true
             }
             None => {
-                self.sources.entry(source).or_default().lines += cursor.scanned.lines;
+                let batch = &cursor.scanned.batch;
+                let state = self.sources.entry(source).or_default();
+                state.lines += cursor.scanned.lines;
+                if state.rank.is_some() {
+                    let last = self.last_time(batch);
+                    let state = self.sources.entry(source).or_default();
+                    state.newest = state.newest.max(last);
+                }
+                self.passed(batch);
                 false
             }
         }
@@ -305,8 +419,8 @@ impl Engine {
                 self.core.begin_line();
                 for (found, index) in records.of(&findings.records).iter().zip(0..) {
                     let origin = place.map(|at| Origin { at, index });
-                    let outcome =
-                        self.record(source, line, origin, found, &findings.events, arrival);
+                    let place = RecordPlace { source, line, origin, sent: None };
+                    let outcome = self.record(place, found, &findings.events, arrival);
                     self.core.summary.records.add(outcome, 1);
                 }
             }
@@ -344,7 +458,9 @@ impl Engine {
                 let at = place_of(&scanned.batch, item.line, item.bytes.start);
                 for (found, index) in records.of(all).iter().zip(0..) {
                     let origin = at.map(|at| Origin { at, index });
-                    let outcome = self.record(source, item.line, origin, found, events, arrival);
+                    let sent = sent(&scanned.batch, item.line);
+                    let place = RecordPlace { source, line: item.line, origin, sent };
+                    let outcome = self.record(place, found, events, arrival);
                     self.core.summary.records.add(outcome, 1);
                     best = best.min(outcome);
                 }
@@ -360,16 +476,15 @@ impl Engine {
         self.core.summary.lines.add(outcome, 1);
     }
 
-    /// Applies one record; `at` is the place of its line and its number in it.
+    /// Applies one record, or lets it wait for those of other partitions.
     fn record(
         &mut self,
-        source: u32,
-        line: u64,
-        origin: Option<Origin>,
+        place: RecordPlace,
         found: &Found,
         events: &Events,
         arrival: Option<Micros>,
     ) -> Outcome {
+        let RecordPlace { source, line, origin, sent } = place;
         let Found { when, matched, sample } = found;
         let when = *when;
         let marks = &mut self.core.summary.marks;
@@ -394,7 +509,20 @@ impl Engine {
         }
         let run = matched.events;
         let named = matched.named;
-        self.core.record(&Input { source, origin, time, arrival, named, events, run })
+        let arrival = sent.or(arrival);
+        let limit = sent.map(|sent| sent.saturating_add(SENT_MAX));
+        let clamped = time.map(|time| time.min(limit.unwrap_or(Micros::MAX)));
+        self.core.summary.marks.clamped += u64::from(clamped != time);
+        let input = Input { source, origin, time: clamped, arrival, named, events, run };
+        let state = self.sources.get_mut(&source).filter(|state| state.rank.is_some());
+        if let Some(state) = state {
+            state.newest = state.newest.max(clamped);
+            if let (true, Some(rank), Some(turn)) = (self.merging, &state.rank, clamped.or(arrival)) {
+                let first = origin.is_none_or(|origin| origin.index == 0);
+                return self.core.wait(input.own(), turn, rank.clone(), first);
+            }
+        }
+        self.core.record(&input)
     }
 
     fn note_near_misses(&mut self, source: u32, line: u64, ids: &[u16], sample: &str) {
@@ -476,9 +604,11 @@ impl Engine {
     pub fn finish(&mut self) {
         // Lines whose end never came are read as far as they are.
         let sources: Vec<u32> = self.sources.keys().copied().collect();
-        let mut sources = sources;
-        sources.sort_unstable();
         for source in sources {
+            // Those that can be gone back to are read again from before their pieces.
+            if self.sources.get(&source).is_some_and(|state| state.place.returns) {
+                continue;
+            }
             let pieces = self
                 .sources
                 .get_mut(&source)
@@ -490,6 +620,22 @@ impl Engine {
         }
         self.core.finish();
     }
+}
+
+/// Where a record stands.
+#[derive(Debug, Clone, Copy)]
+struct RecordPlace {
+    source: u32,
+    /// Number of its line in the batch.
+    line: u64,
+    origin: Option<Origin>,
+    /// Of a partition: when it was sent.
+    sent: Option<Micros>,
+}
+
+/// When the record of a partition was sent.
+fn sent(batch: &Batch, line: u64) -> Option<Micros> {
+    batch.records.get(usize::try_from(line).ok()?)?.time
 }
 
 /// The place of a line in its source, if the source can go back to it.

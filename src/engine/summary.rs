@@ -142,6 +142,9 @@ pub struct Marks {
     pub conflict: u64,
     /// Their only address belongs to a proxy.
     pub proxy_hidden: u64,
+    /// Of a partition: their time lay so far behind the moment at which they were sent that it was
+    /// taken to be that moment.
+    pub clamped: u64,
 }
 
 /// Near misses of one pattern.

@@ -10,11 +10,8 @@
 //! * [`hostile`]: text in a log never chooses who is blocked
 //! * [`binary`]: the program as users run it: flags, exit codes, messages, signals
 //! * [`follow`]: files that are followed through rotation
-<<<<<<< HEAD
 //! * [`lasting`]: what outlives the process: captured, written down, read again
-=======
 //! * [`kafka`]: the Kafka source and sink, against brokers inside the test
->>>>>>> kafka
 //! * [`memory`]: ceilings that hold under floods and monsters
 //! * [`mixes`]: the streams that the benches measure are what they are said to be
 //! * [`readme`]: what README shows is what happens
@@ -34,12 +31,9 @@ mod determinism;
 mod follow;
 mod golden;
 mod hostile;
-<<<<<<< HEAD
 mod lasting;
-=======
 #[cfg(feature = "kafka")]
 mod kafka;
->>>>>>> kafka
 mod memory;
 #[path = "../../benches/mix.rs"]
 mod mix;
