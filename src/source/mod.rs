@@ -18,6 +18,7 @@ pub mod file;
 pub mod follow;
 pub mod kafka;
 pub mod position;
+mod resume;
 pub mod stdin;
 
 pub use lines::Batch;
