@@ -3,7 +3,7 @@
 use super::{assemble, conclude, listen, settings, sinks};
 use crate::cli::{Common, Replay};
 use crate::engine::summary::grouped;
-use crate::pipeline::{self, Progress};
+use crate::pipeline::{self, Progress, Reload};
 use crate::source::file::{self, Input};
 use anyhow::{Result, anyhow, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -23,7 +23,7 @@ pub fn replay(common: &Common, replay: &Replay) -> Result<ExitCode> {
         let kafka = super::kafka::replay(&settings, hosts, replay)?;
         let (sinks, stop) = (sinks(&settings)?, listen()?);
         let live = pipeline::Live::Kafka(kafka);
-        let ended = pipeline::run(&assembly, &settings, &live, sinks, &stop);
+        let ended = pipeline::run(&assembly, &settings, &live, sinks, &stop, &Reload::never());
         let ended = ended.map_err(|error| anyhow!("error: {error}"))?;
         if let Some(why) = &ended.unstarted {
             bail!("error: {why}");

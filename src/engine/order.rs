@@ -70,7 +70,6 @@ const SENT_MAX: Micros = 60_000_000;
 /// its source; then it is given up if the program ends before the rest comes.
 const PIECES_KEPT: usize = 16;
 
-
 #[derive(Debug)]
 struct Pieces {
     first: Fragment,
@@ -517,7 +516,8 @@ impl Engine {
         let state = self.sources.get_mut(&source).filter(|state| state.rank.is_some());
         if let Some(state) = state {
             state.newest = state.newest.max(clamped);
-            if let (true, Some(rank), Some(turn)) = (self.merging, &state.rank, clamped.or(arrival)) {
+            if let (true, Some(rank), Some(turn)) = (self.merging, &state.rank, clamped.or(arrival))
+            {
                 let first = origin.is_none_or(|origin| origin.index == 0);
                 return self.core.wait(input.own(), turn, rank.clone(), first);
             }

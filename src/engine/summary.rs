@@ -212,6 +212,10 @@ pub struct Summary {
     pub last_event: Option<String>,
     /// Errors of sources and sinks.
     pub errors: Vec<String>,
+    /// Of Kafka: records that the partitions held and that were not read at the end, as it was last
+    /// known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag: Option<u64>,
     /// Bytes of lines.
     pub bytes: u64,
     /// Seconds by the wall.

@@ -9,16 +9,14 @@
 //! A sink has a cursor, the last action that it has finished. One that fails or is slow is left
 //! behind and catches up from the outbox; the others and the stream go on.
 
-use super::{Ended, Stop};
+use super::Stop;
 use crate::action::Action;
+use crate::detect::dictionary::{Dictionary, Translation};
 use crate::engine::core::Core;
 use crate::engine::entry::{Journal, take_entry};
-use crate::detect::dictionary::{Dictionary, Translation};
 use crate::sink::{Delivered, Sink};
 use crate::source::Position;
-use crate::state::{
-    ActionRow, Commit, Db, NewSnapshot, Snapshots, StateError,
-};
+use crate::state::{ActionRow, Commit, Db, NewSnapshot, Snapshots, StateError};
 use crate::window::codec::Reader;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -46,7 +44,7 @@ const PAGE: usize = 1000;
 const JOURNAL_MAX: u64 = 500_000;
 
 /// What the stream hands over, in the order in which it did it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Step {
     /// What it took in.
     pub journal: Journal,
@@ -63,14 +61,16 @@ pub struct Step {
 /// Something to be done once a step lasts.
 pub type Done = Box<dyn FnOnce() + Send>;
 
-impl std::fmt::Debug for Message {
+impl std::fmt::Debug for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Message::Step(_) => "Step",
-            Message::Captured(_) => "Captured",
-            Message::Dictionary(_) => "Dictionary",
-            Message::Reopen => "Reopen",
-        })
+        let Self { journal, actions, positions, gone, done } = self;
+        f.debug_struct("Step")
+            .field("records", &journal.records)
+            .field("actions", actions)
+            .field("positions", positions)
+            .field("gone", gone)
+            .field("done", &done.len())
+            .finish()
     }
 }
 
@@ -233,12 +233,14 @@ impl Keeper {
             let name = sink.name();
             // A sink that was not there before is told what happens from now on.
             let cursor = cursors.get(&name).copied().unwrap_or(last);
-            outlets.push(Outlet { sink, name, cursor, noted: cursors.get(&name).copied(), failing: None });
+            let noted = cursors.get(&name).copied();
+            outlets.push(Outlet { sink, name, cursor, noted, failing: None });
         }
         for gone in cursors.keys().filter(|name| !outlets.iter().any(|o| o.name == **name)) {
             warn!("the sink {gone} is no longer configured: what still waited for it is let go");
             db.forget_cursor(gone)?;
         }
+        let journal = db.info()?.journal.last;
         let snapshots = Snapshots::open(dir)?;
         let shared = Arc::new(Shared::default());
         let (send, queue) = sync_channel(QUEUE);
@@ -246,6 +248,7 @@ impl Keeper {
             db,
             dir: dir.to_owned(),
             dictionary,
+            journal,
             outlets,
             shared: Arc::clone(&shared),
             writer: Some(Writer::start(snapshots, &shared)),
@@ -391,6 +394,8 @@ struct Worker {
     db: Db,
     dir: PathBuf,
     dictionary: i64,
+    /// The last row of the journal.
+    journal: i64,
     outlets: Vec<Outlet>,
     shared: Arc<Shared>,
     writer: Option<Writer>,
@@ -409,6 +414,8 @@ impl Worker {
         while alive {
             let wait = match self.pending.since {
                 Some(_) if !self.pending.actions.is_empty() => Duration::ZERO,
+                // Places alone cost nothing but reading again.
+                Some(since) if self.pending.count == 0 => TIDY.saturating_sub(since.elapsed()),
                 Some(since) => GATHER.saturating_sub(since.elapsed()),
                 None => TIDY,
             };
@@ -454,7 +461,8 @@ impl Worker {
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
             }
         }
-        let due = self.pending.since.is_some_and(|since| since.elapsed() >= GATHER);
+        let gather = if self.pending.count == 0 { TIDY } else { GATHER };
+        let due = self.pending.since.is_some_and(|since| since.elapsed() >= gather);
         if due || !self.pending.actions.is_empty() { self.commit() } else { true }
     }
 
@@ -462,9 +470,8 @@ impl Worker {
         match message {
             Message::Step(_) => {}
             Message::Captured(capture) => {
-                let journal = self.db.info()?.journal.last;
                 if let Some(writer) = &self.writer {
-                    writer.write(journal, self.dictionary, capture);
+                    writer.write(self.journal, self.dictionary, capture);
                 }
             }
             Message::Dictionary(text) => self.dictionary = self.db.dictionary(&text)?,
@@ -528,6 +535,7 @@ impl Worker {
                             since.elapsed().as_secs_f64()
                         );
                     }
+                    self.journal = committed.journal.unwrap_or(self.journal);
                     return Some(committed.actions_from);
                 }
                 Err(error) if error.is_retryable() => {
@@ -587,8 +595,7 @@ impl Worker {
             }
         };
         for outlet in &mut self.outlets {
-            if outlet.cursor >= last
-                || outlet.failing.is_some_and(|tried| tried.elapsed() < RETRY)
+            if outlet.cursor >= last || outlet.failing.is_some_and(|tried| tried.elapsed() < RETRY)
             {
                 continue;
             }
@@ -738,7 +745,9 @@ impl Writer {
                     Work::Tidy => snapshots.checkpoint(),
                 };
                 if let Err(error) = done {
-                    warn!("no snapshot was written: {error}; the journal is kept and it is tried again");
+                    warn!(
+                        "no snapshot was written: {error}; the journal is kept and it is tried again"
+                    );
                 }
             }
         });
@@ -758,13 +767,4 @@ impl Writer {
         drop(self.send);
         let _panicked = self.thread.join();
     }
-}
-
-/// How a stream ended, with what the keeper had to say.
-pub fn ended(keeper: Keeper, ended: Ended) -> Ended {
-    let (errors, closed) = keeper.finish();
-    let mut ended = ended;
-    ended.summary.errors.extend(errors);
-    ended.closed |= closed;
-    ended
 }

@@ -116,6 +116,8 @@ pub enum FollowNote {
     Truncated {
         /// Its name.
         path: PathBuf,
+        /// Its number, which it keeps.
+        source: u32,
         /// Bytes that had been read of the old content.
         at: u64,
     },
@@ -210,7 +212,7 @@ impl fmt::Display for FollowNote {
         match self {
             Self::Opened { path, .. } => write!(f, "{}: following", path.display()),
             Self::Rotated { path } => write!(f, "{}: rotated", path.display()),
-            Self::Truncated { path, at } => {
+            Self::Truncated { path, at, .. } => {
                 write!(f, "{}: truncated at {at} bytes, reading it anew", path.display())
             }
             Self::Gone { path, .. } => write!(f, "{}: deleted, read to its end", path.display()),
@@ -667,12 +669,17 @@ impl Tracked {
     /// The old content is gone: its unfinished line is handed over, the new is read from the start.
     fn restart(&mut self, outlet: &mut Outlet<'_>) -> Look {
         let old = std::mem::take(&mut self.trace);
-        outlet.note(FollowNote::Truncated { path: self.last_name.clone(), at: old.offset });
         let rest = self.splitter.finish();
         self.splitter.go_to(0, false);
         self.given = Given::default();
         self.skip_zeros = true;
         self.give_mark(rest, outlet);
+        // Behind the last of the old content: places mean something else from here on.
+        outlet.note(FollowNote::Truncated {
+            path: self.last_name.clone(),
+            source: self.source,
+            at: old.offset,
+        });
         Look::Restarted(old)
     }
 
@@ -1489,7 +1496,7 @@ mod tests {
                             format!("opened {} {source}", name(&path))
                         }
                         FollowNote::Rotated { path } => format!("rotated {}", name(&path)),
-                        FollowNote::Truncated { path, at } => {
+                        FollowNote::Truncated { path, at, .. } => {
                             format!("truncated {} {at}", name(&path))
                         }
                         FollowNote::Gone { path, .. } => format!("gone {}", name(&path)),

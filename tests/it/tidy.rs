@@ -114,7 +114,7 @@ fn crates_have_their_room() {
         ("clap::", &["cli.rs"]),
         ("serde_saphyr", &["yaml.rs"]),
         ("indicatif", &["command/replay.rs"]),
-        ("thread::spawn", &["pipeline.rs", "pipeline/keep.rs"]),
+        ("thread::spawn", &["pipeline.rs", "pipeline"]),
         ("maxminddb", &["assembly.rs"]),
         ("tracing_subscriber", &["telemetry.rs"]),
         ("mimalloc", &["main.rs"]),
