@@ -164,9 +164,11 @@ pub fn recover(dir: &Path, fresh: &dyn Fn() -> Core) -> Result<(Core, Recovered)
     let mut actions = Vec::new();
     let mut by: Option<(i64, Option<Translation>)> = None;
     let mut records = 0;
+    // While rows are read, this connection is busy with them.
+    let beside = Db::read_only(dir)?;
     db.journal_after(row, &mut |row| {
         if by.as_ref().is_none_or(|(id, _)| *id != row.dictionary) {
-            let names = names(&db, row.dictionary)?;
+            let names = names(&beside, row.dictionary)?;
             by = Some((row.dictionary, Translation::between(&names, &core.dictionary())));
         }
         let by = by.as_ref().and_then(|(_, by)| by.as_ref());
@@ -179,7 +181,7 @@ pub fn recover(dir: &Path, fresh: &dyn Fn() -> Core) -> Result<(Core, Recovered)
         }
         records += row.events;
         for action in core.take_actions() {
-            if !db.has_action(&action.id)? {
+            if !beside.has_action(&action.id)? {
                 actions.push(action);
             }
         }
