@@ -4,6 +4,7 @@ pub mod check;
 pub mod explain;
 pub mod replay;
 pub mod run;
+pub mod state;
 
 use crate::assembly::Assembly;
 use crate::cli::{Common, Config, SummaryForm};

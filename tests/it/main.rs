@@ -11,6 +11,7 @@
 //! * [`binary`]: the program as users run it: flags, exit codes, messages, signals
 //! * [`follow`]: files that are followed through rotation
 //! * [`memory`]: ceilings that hold under floods and monsters
+//! * [`state`]: what lasts: errors, damage, faults of the disk at every single write
 //! * [`mixes`]: the streams that the benches measure are what they are said to be
 //! * [`readme`]: what README shows is what happens
 //! * [`tidy`]: the house rules: who may use whom, and that files say what they are
@@ -35,6 +36,7 @@ mod mix;
 mod mixes;
 mod output;
 mod readme;
+mod state;
 mod stream;
 mod support;
 mod tidy;
