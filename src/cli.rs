@@ -45,6 +45,8 @@ pub enum Command {
     Explain(Explain),
     /// Print every configuration key with its default, unit and range
     Config(Config),
+    /// Look into a state directory (`state_dir`), check it, or give room back
+    State(State),
 }
 
 /// Flags that every command takes.
@@ -166,6 +168,33 @@ pub struct Config {
     /// Print every key with its default, unit and range
     #[arg(long)]
     pub example: bool,
+}
+
+/// Flags of `state`.
+#[derive(Debug, Args)]
+pub struct State {
+    /// What to do with it
+    #[command(subcommand)]
+    pub command: StateCommand,
+}
+
+/// What to do with a state directory.
+#[derive(Debug, Subcommand)]
+pub enum StateCommand {
+    /// Say what it holds; works while it is in use
+    Info(StateDir),
+    /// Check every page, checksum and number; exit code 1 and a line for each if one is wrong
+    Verify(StateDir),
+    /// Let go of what no restart needs and make the file small; not while it is in use
+    Compact(StateDir),
+}
+
+/// A state directory.
+#[derive(Debug, Args)]
+pub struct StateDir {
+    /// The directory that `state_dir` names
+    #[arg(value_name = "DIR")]
+    pub dir: String,
 }
 
 /// Reads the arguments; on a mistake it prints what clap has to say and ends with exit code 2.

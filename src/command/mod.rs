@@ -5,6 +5,7 @@ pub mod explain;
 pub mod kafka;
 pub mod replay;
 pub mod run;
+pub mod state;
 
 use crate::assembly::Assembly;
 use crate::cli::{Common, Config, SummaryForm};

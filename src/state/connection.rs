@@ -8,7 +8,7 @@ use super::{FILE, LOCK};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tracing::warn;
@@ -62,10 +62,9 @@ pub(super) fn fault(path: &Path, error: &rusqlite::Error) -> StateError {
             | ErrorCode::FileLockingProtocolFailed,
             _,
         ) => StateError::Busy { path: owned, waited_s: BUSY_S },
-        (ErrorCode::ReadOnly | ErrorCode::PermissionDenied, _) => {
-            StateError::Forbidden { path: owned, what: "written", why: said }
+        (ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen, _) => {
+            cannot_write(path, &said)
         }
-        (ErrorCode::CannotOpen, _) => cannot_open(path, &said),
         (ErrorCode::NotADatabase, _) => {
             StateError::NotOurs { path: owned, found: "it is no SQLite database".to_owned() }
         }
@@ -89,20 +88,33 @@ fn operation(code: i32) -> &'static str {
     }
 }
 
-/// SQLite does not say why it cannot open a file, so the system is asked.
-fn cannot_open(path: &Path, said: &str) -> StateError {
+/// SQLite does not say why it cannot open or make a file, and goes on as a reader where it cannot make
+/// one to write: so the system is asked. Only what it forbids will not pass by itself.
+fn cannot_write(path: &Path, said: &str) -> StateError {
     let dir = path.parent().unwrap_or(path);
-    if let Err(error) = fs::read_dir(dir) {
-        return StateError::of_io(dir, "read", &error);
-    }
-    let probe = dir.join(format!("{FILE}.probe"));
+    let probe = beside(path, ".probe");
     let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&probe);
-    let made = made.and_then(|mut file| file.write_all(&[0; 4096]));
+    let made = made.and_then(|mut file| file.write_all(&[0; 4096]).and_then(|()| file.metadata()));
     let _ours = fs::remove_file(&probe);
-    match made {
-        Err(error) => StateError::of_io(dir, "written", &error),
-        Ok(()) => StateError::Io { path: path.to_owned(), why: said.to_owned() },
+    let own = match made {
+        Ok(meta) => meta.uid(),
+        Err(error) => return StateError::of_io(dir, "written", &error),
+    };
+    let forbidden =
+        |why: String| StateError::Forbidden { path: path.to_owned(), what: "written", why };
+    match fs::metadata(path) {
+        // Root may write what it does not own.
+        Ok(_) if own == 0 => {}
+        Ok(meta) if meta.uid() != own => {
+            return forbidden(format!("it belongs to user {}, and this is user {own}", meta.uid()));
+        }
+        Ok(meta) if meta.permissions().readonly() => {
+            return forbidden("its mode forbids it".into());
+        }
+        Ok(_) => {}
+        Err(error) => return StateError::of_io(path, "read", &error),
     }
+    StateError::Io { path: path.to_owned(), why: said.to_owned() }
 }
 
 /// A state directory whose lock is held.
@@ -203,8 +215,10 @@ pub(super) fn open(held: &Held) -> Result<Connection, StateError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => create(file)?,
         Err(error) => return Err(StateError::of_io(file, "read", &error)),
     }
-    let conn = writer(file)?;
+    // Whatever it is, it is looked at before anything in it is changed.
+    let conn = connect(file).at(file)?;
     identify(&conn, file)?;
+    let conn = tune(conn, file)?;
     // Made by SQLite with the mode of the database, unless a tighter one was given to that only now.
     for suffix in ["-wal", "-shm"] {
         tighten(&beside(file, suffix));
@@ -308,7 +322,11 @@ fn settle(mut conn: Connection) -> rusqlite::Result<Connection> {
 
 /// A connection that writes.
 pub(super) fn writer(file: &Path) -> Result<Connection, StateError> {
-    let conn = connect(file).at(file)?;
+    tune(connect(file).at(file)?, file)
+}
+
+/// Settings of a connection that writes.
+fn tune(conn: Connection, file: &Path) -> Result<Connection, StateError> {
     let mode: String =
         conn.query_row("PRAGMA journal_mode = WAL", (), |row| row.get(0)).at(file)?;
     if mode != "wal" {
@@ -451,7 +469,7 @@ pub(super) struct Meta {
 }
 
 impl Meta {
-    fn seal(format: i64, created: &str, version: &str) -> i64 {
+    pub fn seal(format: i64, created: &str, version: &str) -> i64 {
         Seal::of("meta").int(format).text(created).text(version).done()
     }
 

@@ -115,6 +115,15 @@ impl Db {
         StateError::Io { path: self.file.clone(), why }
     }
 
+    /// Makes the connection usable for writing.
+    fn mend(&mut self) -> Result<(), StateError> {
+        if self.held.is_none() {
+            let why = "it was opened to be read".to_owned();
+            return Err(StateError::Forbidden { path: self.file.clone(), what: "written", why });
+        }
+        if self.wound.is_some() || self.conn.is_none() { self.reopen() } else { Ok(()) }
+    }
+
     /// Reads one state of the database.
     fn view<T>(
         &self,
@@ -143,9 +152,7 @@ impl Db {
     /// # Errors
     /// When it could not be made, or whether it was made is not known.
     pub fn commit(&mut self, commit: &Commit<'_>) -> Result<Committed, StateError> {
-        if self.wound.is_some() || self.conn.is_none() {
-            self.reopen()?;
-        }
+        self.mend()?;
         if self.doubt.as_ref().is_some_and(|doubt| doubt.made)
             && let Some(doubt) = self.doubt.take()
         {
@@ -190,7 +197,7 @@ impl Db {
     /// When the cause of the error lasts.
     pub fn reopen(&mut self) -> Result<(), StateError> {
         if self.held.is_none() {
-            return Err(self.closed());
+            return self.mend();
         }
         self.conn = None;
         let conn = connection::writer(&self.file)?;
@@ -223,9 +230,7 @@ impl Db {
         &mut self,
         write: impl FnOnce(&Transaction<'_>, &Path) -> Result<T, StateError>,
     ) -> Result<T, StateError> {
-        if self.wound.is_some() || self.conn.is_none() {
-            self.reopen()?;
-        }
+        self.mend()?;
         let file = self.file.clone();
         let Some(conn) = self.conn.as_mut() else { return Err(self.closed()) };
         let result = change(conn, &file, write);
@@ -871,5 +876,114 @@ mod tests {
         let error = db.journal_after(2, &mut |_| Ok(())).unwrap_err().to_string();
         assert!(error.contains("row 3 of the journal is missing"), "{error}");
         assert_eq!(db.verify().unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_commit_in_doubt_is_never_made_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut db = Db::open(dir.path()).unwrap();
+        let dictionary = db.dictionary("rules").unwrap();
+        let commit = Commit { entries: b"x", count: 1, dictionary, ..Commit::default() };
+        let other = Commit { entries: b"y", ..commit };
+        db.commit(&other).unwrap();
+        let committed = db.commit(&commit).unwrap();
+        for wound in [Wound::Failed, Wound::Unsynced] {
+            // As if COMMIT had failed and been made all the same.
+            db.commits = 1;
+            db.wound = Some(wound);
+            db.doubt = Some(Doubt { print: print(&commit), committed, made: false });
+            let error = db.commit(&other).unwrap_err();
+            assert!(matches!(error, StateError::InDoubt { .. }), "{error}");
+            assert_eq!(db.commit(&commit).unwrap(), committed);
+            assert_eq!(journal(&db, 0), [(1, b"y".to_vec()), (2, b"x".to_vec())]);
+        }
+        // As if it had not been made.
+        db.wound = Some(Wound::Unsynced);
+        db.doubt = Some(Doubt { print: print(&commit), committed, made: false });
+        assert_eq!(db.commit(&commit).unwrap().journal, Some(3));
+        // Commits that nobody here made are somebody else's.
+        db.commits = 1;
+        db.wound = Some(Wound::Failed);
+        let error = db.commit(&commit).unwrap_err();
+        assert!(error.to_string().contains("it holds 3 commits and should hold 1"), "{error}");
+    }
+
+    #[test]
+    fn a_database_that_is_locked_by_others_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut db = Db::open(dir.path()).unwrap();
+        let waits: Option<fn(i32) -> bool> = None;
+        db.conn.as_mut().unwrap().busy_handler(waits).unwrap();
+        let other = Connection::open(db.file()).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let commit = Commit { entries: b"x", count: 1, ..Commit::default() };
+        let error = db.commit(&commit).unwrap_err();
+        assert!(matches!(error, StateError::Busy { .. }) && error.is_retryable(), "{error}");
+        other.execute_batch("ROLLBACK").unwrap();
+        assert_eq!(db.commit(&commit).unwrap().journal, Some(1));
+    }
+
+    #[test]
+    fn a_newer_format_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(dir.path()).unwrap();
+        let (created, version) = ("2030-01-01T00:00:00.000Z", "9.0.0");
+        let seal = Meta::seal(2, created, version);
+        let update = "UPDATE meta SET format = 2, created = ?1, version = ?2, checksum = ?3";
+        db.conn().unwrap().execute(update, (created, version, seal)).unwrap();
+        drop(db);
+        for error in [Db::open(dir.path()).unwrap_err(), Db::read_only(dir.path()).unwrap_err()] {
+            let text = error.to_string();
+            assert!(matches!(error, StateError::Newer { found: 2, known: 1, .. }), "{text}");
+            assert!(text.contains("written by a newer Portcullis"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_reader_sees_one_state_and_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut db = Db::open(dir.path()).unwrap();
+        let commit = Commit { positions: &[(0, partition(1))], ..Commit::default() };
+        db.commit(&commit).unwrap();
+        let mut reader = Db::read_only(dir.path()).unwrap();
+        db.commit(&Commit { positions: &[(0, partition(2))], ..Commit::default() }).unwrap();
+        assert_eq!(reader.positions().unwrap(), [(0, partition(1))]);
+        let error = reader.commit(&commit).unwrap_err();
+        assert!(error.to_string().contains("it was opened to be read"), "{error}");
+        assert_eq!(db.positions().unwrap(), [(0, partition(2))]);
+    }
+
+    #[test]
+    fn what_all_sinks_have_finished_is_let_go_beyond_the_newest() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut db = Db::open(dir.path()).unwrap();
+        let day = 86_400_000_000;
+        // Decisions that end a second after their start, a day apart, and one that stays.
+        let mut actions: Vec<ActionRow> = (0..200)
+            .flat_map(|n| {
+                let id = format!("d{n}");
+                let start = action(&id, &id, Op::Start, n * day, Some(n * day + 1));
+                [start, action(&format!("e{n}"), &id, Op::End, n * day + 1, None)]
+            })
+            .collect();
+        actions.push(action("stays", "stays", Op::Start, 0, Some(10)));
+        let note = action("note", "note", Op::Note, 0, None);
+        actions.resize(101_500, note);
+        let cursors = [("a".to_owned(), 700), ("gone".to_owned(), 1)];
+        let commit = Commit { actions: &actions, cursors: &cursors, ..Commit::default() };
+        db.commit(&commit).unwrap();
+        let mut snapshots = Snapshots::open(dir.path()).unwrap();
+        let pruned = snapshots.prune().unwrap();
+        // Starts of the days 0 to 108 are more than 90 days before that of day 199.
+        assert_eq!((pruned.actions, pruned.decisions), (1, 109));
+        assert_eq!(db.open_decisions().unwrap().len(), 1);
+        db.forget_cursor("gone").unwrap();
+        assert_eq!(snapshots.prune().unwrap().actions, 699);
+        assert_eq!(db.actions_after(0, 1).unwrap()[0].seq, 701);
+        db.commit(&Commit { cursors: &[("a".to_owned(), 101_500)], ..Commit::default() }).unwrap();
+        assert_eq!(snapshots.prune().unwrap().actions, 800, "the newest 100,000 stay");
+        assert!(db.has_action("note").unwrap() && !db.has_action("d0").unwrap());
+        drop(db);
+        assert_eq!(Db::open(dir.path()).unwrap().verify().unwrap(), Vec::<String>::new());
     }
 }

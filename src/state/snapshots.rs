@@ -12,6 +12,7 @@ use super::error::StateError;
 use super::seal::hex;
 use super::{FILE, SnapshotInfo};
 use rusqlite::{Connection, OptionalExtension};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
@@ -51,7 +52,7 @@ pub struct NewSnapshot<'s> {
 }
 
 /// What was let go.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Pruned {
     /// Snapshots, unfinished ones among them.
     pub snapshots: u64,

@@ -13,6 +13,7 @@
 //! * [`lasting`]: what outlives the process: captured, written down, read again
 //! * [`kafka`]: the Kafka source and sink, against brokers inside the test
 //! * [`memory`]: ceilings that hold under floods and monsters
+//! * [`state`]: what lasts: errors, damage, faults of the disk at every single write
 //! * [`mixes`]: the streams that the benches measure are what they are said to be
 //! * [`readme`]: what README shows is what happens
 //! * [`tidy`]: the house rules: who may use whom, and that files say what they are
@@ -40,6 +41,7 @@ mod mix;
 mod mixes;
 mod output;
 mod readme;
+mod state;
 mod stream;
 mod support;
 mod tidy;
