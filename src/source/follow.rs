@@ -859,7 +859,7 @@ impl<'a> Follower<'a> {
         self.outlet.note(FollowNote::Opened { path: path.to_owned(), source });
         let mut splitter = LineSplitter::new(source, self.settings.max_line);
         if inside_line {
-            splitter.skip_line();
+            splitter.go_to(trace.offset, true);
         }
         self.files.push(Tracked {
             source,
