@@ -17,6 +17,7 @@ pub mod lines;
 pub mod file;
 pub mod follow;
 pub mod position;
+mod resume;
 pub mod stdin;
 
 pub use lines::Batch;
