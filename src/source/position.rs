@@ -4,7 +4,6 @@
 //! by itself: it gives each [`Batch`](super::Batch) the place behind it, and whoever makes the
 //! effect of the batch last keeps the place in the same transaction.
 
-use crate::decode::time::Micros;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -66,6 +65,7 @@ pub struct PartitionPosition {
 pub struct RecordOrigin {
     /// Its record's offset.
     pub offset: i64,
-    /// The record's own timestamp, by the broker or by whoever sent it; none if it has none.
-    pub time: Option<Micros>,
+    /// The record's own timestamp in microseconds, by the broker or by whoever sent it; none if it
+    /// has none.
+    pub time: Option<i64>,
 }
