@@ -84,6 +84,16 @@ impl Candidate {
     pub(super) fn id(&self) -> FileId {
         FileId::of(&self.meta)
     }
+
+    /// Opens it, if it still has its name: logs may be rotated at this very moment.
+    pub(super) fn open(&self) -> io::Result<File> {
+        let file = File::open(&self.path)?;
+        if FileId::of(&file.metadata()?) == self.id() {
+            Ok(file)
+        } else {
+            Err(io::Error::other("it was replaced while it was looked at"))
+        }
+    }
 }
 
 /// What became of a file while nobody was reading.
@@ -112,7 +122,7 @@ pub(super) fn find(
         let own = candidates.iter().enumerate().filter(|(_, one)| one.id() == position.id());
         let own = own.min_by_key(|(_, one)| (one.path != position.path, !one.fits));
         let Some((index, one)) = own.filter(|_| !taken.contains(&position.id())) else { continue };
-        match File::open(&one.path).and_then(|file| position.is_in(&file)) {
+        match one.open().and_then(|file| position.is_in(&file)) {
             Ok(true) => *finding = Finding::Found(index),
             Ok(false) => continue,
             Err(error) => *finding = Finding::Unreadable(index, error),
@@ -131,7 +141,7 @@ pub(super) fn find(
             .filter(|(_, one)| !taken.contains(&one.id()))
             .collect();
         others.sort_by_key(|(_, one)| (one.path != position.path, !one.fits));
-        let same = |one: &Candidate| File::open(&one.path).and_then(|file| position.is_in(&file));
+        let same = |one: &Candidate| one.open().and_then(|file| position.is_in(&file));
         if let Some((index, one)) = others.into_iter().find(|(_, one)| same(one).unwrap_or(false)) {
             *finding = Finding::Found(index);
             taken.insert(one.id());
