@@ -54,7 +54,8 @@ fn admin(broker: &str) -> AdminClient<DefaultClientContext> {
 }
 
 fn create(broker: &str, topic: &str, partitions: i32) {
-    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1)).set("retention.ms", "-1");
+    let new =
+        NewTopic::new(topic, partitions, TopicReplication::Fixed(1)).set("retention.ms", "-1");
     for result in finish(admin(broker).create_topics(&[new], &AdminOptions::new())).unwrap() {
         result.unwrap();
     }
