@@ -188,6 +188,13 @@ pub fn sinks(settings: &Settings) -> Result<Vec<Sink>> {
             let sink = FileSink::open(path, *output);
             sink.map(Sink::File).map_err(|error| anyhow!("error: sink file {}", why(path, &error)))
         }
+        #[cfg(feature = "kafka")]
+        SinkConfig::Kafka { connection, topic, output } => {
+            let sink = crate::sink::kafka::KafkaSink::open(connection, topic, *output);
+            sink.map(Sink::Kafka).map_err(|error| anyhow!("error: sink kafka {topic}: {error}"))
+        }
+        #[cfg(not(feature = "kafka"))]
+        SinkConfig::Kafka { .. } => Err(anyhow!("error: sink kafka: {}", crate::kafka::NOT_BUILT)),
     };
     settings.sinks.iter().map(open).collect()
 }

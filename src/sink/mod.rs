@@ -6,9 +6,12 @@
 //! failed is opened anew and given again what it may not have; it says what it has.
 
 pub mod file;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod stdout;
 
 use crate::action::Action;
+use crate::kafka::{BUILT, Connection, NOT_BUILT, Side, check_topic};
 use crate::yaml::{Checker, Node};
 use std::collections::HashSet;
 
@@ -49,21 +52,21 @@ pub enum SinkConfig {
         /// The form.
         output: Output,
     },
+    /// A Kafka topic.
+    Kafka {
+        /// How to reach the cluster.
+        connection: Connection,
+        /// The topic.
+        topic: String,
+        /// The form.
+        output: Output,
+    },
 }
 
-const KINDS: [&str; 2] = ["stdout", "file"];
+const KINDS: [&str; 3] = ["stdout", "file", "kafka"];
 /// Sinks of the next versions.
-const LATER: [&str; 9] = [
-    "kafka",
-    "webhook",
-    "nftables",
-    "supabase",
-    "railway",
-    "crowdsec",
-    "command",
-    "mail",
-    "alertmanager",
-];
+const LATER: [&str; 8] =
+    ["webhook", "nftables", "supabase", "railway", "crowdsec", "command", "mail", "alertmanager"];
 
 impl SinkConfig {
     /// Reads one entry of `sinks`.
@@ -87,25 +90,51 @@ impl SinkConfig {
             );
             return None;
         }
-        let options = if key.name == "file" { &["path", "output"][..] } else { &["output"][..] };
+        let options = match key.name.as_str() {
+            "file" => &["path", "output"][..],
+            "kafka" => &["brokers", "topic", "properties", "output"],
+            _ => &["output"],
+        };
         let mut output = None;
-        let mut path = None;
+        let (mut path, mut topic, mut connection) = (None, None, Connection::default());
         for (key, value) in checker.map(value, &format!("the sink `{}`", key.name), options) {
             match key.name.as_str() {
                 "output" => {
                     output = checker.word(value, "`output`", &crate::config::output_words());
                 }
+                "brokers" => connection.parse_brokers(checker, value, "`brokers`"),
+                "properties" => connection.parse_properties(checker, value, Side::Producer),
+                "topic" => {
+                    topic = checker.text(value, "`topic`");
+                    if let Some(Err(why)) = topic.as_deref().map(check_topic) {
+                        checker.node(value, format!("`topic`: {why}"), None);
+                    }
+                }
                 _ => path = checker.text(value, "`path`"),
             }
         }
-        match (key.name.as_str(), path) {
-            ("stdout", _) => Some(SinkConfig::Stdout { output }),
-            (_, Some(path)) => {
-                Some(SinkConfig::File { path, output: output.unwrap_or(Output::Json) })
-            }
-            (_, None) => {
-                checker.at(node.place, 1, "the sink `file` needs `path`", None);
+        let json = output.unwrap_or(Output::Json);
+        match key.name.as_str() {
+            "stdout" => Some(SinkConfig::Stdout { output }),
+            "kafka" => {
+                if !BUILT {
+                    checker.key(key, NOT_BUILT, None);
+                }
+                if let (Some(topic), false) = (topic, connection.brokers.is_empty()) {
+                    return Some(SinkConfig::Kafka { connection, topic, output: json });
+                }
+                if value.get("brokers").is_none() || value.get("topic").is_none() {
+                    let help = "for example  - kafka: { brokers: [localhost:9092], topic: portcullis.actions }";
+                    let message = "the sink `kafka` needs `brokers` and `topic`";
+                    checker.key(key, message, Some(help.into()));
+                }
                 None
+            }
+            _ => {
+                if path.is_none() {
+                    checker.at(node.place, 1, "the sink `file` needs `path`", None);
+                }
+                Some(SinkConfig::File { path: path?, output: json })
             }
         }
     }
@@ -127,6 +156,9 @@ pub enum Sink {
     Stdout(stdout::StdoutSink),
     /// See [`mod@file`].
     File(file::FileSink),
+    /// See [`mod@kafka`].
+    #[cfg(feature = "kafka")]
+    Kafka(kafka::KafkaSink),
 }
 
 impl Sink {
@@ -138,6 +170,8 @@ impl Sink {
         match self {
             Sink::Stdout(sink) => sink.deliver(action),
             Sink::File(sink) => sink.deliver(action),
+            #[cfg(feature = "kafka")]
+            Sink::Kafka(sink) => sink.deliver(action),
         }
     }
 
@@ -149,6 +183,8 @@ impl Sink {
         match self {
             Sink::Stdout(sink) => sink.flush(),
             Sink::File(sink) => sink.flush(),
+            #[cfg(feature = "kafka")]
+            Sink::Kafka(sink) => sink.flush(),
         }
     }
 
@@ -198,6 +234,8 @@ impl Sink {
         match self {
             Sink::Stdout(_) => "stdout".to_owned(),
             Sink::File(sink) => format!("file {}", sink.path()),
+            #[cfg(feature = "kafka")]
+            Sink::Kafka(sink) => format!("kafka {}", sink.topic()),
         }
     }
 }
