@@ -18,6 +18,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use std::collections::HashSet;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -81,6 +82,8 @@ struct Topic {
     producer: BaseProducer<Ear>,
     /// A flush has given up waiting, and not all is delivered since.
     behind: bool,
+    /// Something could not be delivered since this was asked last.
+    lost: bool,
 }
 
 impl std::fmt::Debug for Topic {
@@ -109,8 +112,13 @@ fn producer(connection: &Connection) -> io::Result<BaseProducer<Ear>> {
 impl Topic {
     fn open(connection: &Connection, name: &str) -> io::Result<Self> {
         let producer = producer(connection)?;
-        let topic =
-            Self { connection: connection.clone(), name: name.to_owned(), producer, behind: false };
+        let topic = Self {
+            connection: connection.clone(),
+            name: name.to_owned(),
+            producer,
+            behind: false,
+            lost: false,
+        };
         topic.look()?;
         Ok(topic)
     }
@@ -198,12 +206,13 @@ impl Topic {
     }
 
     /// What could not be delivered since it was asked last.
-    fn failures(&self) -> io::Result<()> {
+    fn failures(&mut self) -> io::Result<()> {
         let mut reports = self.producer.context().reports();
         let failed = std::mem::take(&mut reports.failed);
         if failed == 0 {
             return Ok(());
         }
+        self.lost = true;
         let why = reports.why.take().unwrap_or_default();
         Err(io::Error::other(format!("topic `{}`: {failed} not delivered: {why}", self.name)))
     }
@@ -250,6 +259,8 @@ fn header<'a>(headers: OwnedHeaders, key: &'a str, value: &'a str) -> OwnedHeade
 pub struct KafkaSink {
     topic: Topic,
     output: Output,
+    /// Ids of lines that wait in the client's queue: they need not be given again.
+    waiting: HashSet<String>,
 }
 
 impl KafkaSink {
@@ -258,7 +269,12 @@ impl KafkaSink {
     /// # Errors
     /// When no broker answers, the topic is missing, or a property cannot be used.
     pub fn open(connection: &Connection, topic: &str, output: Output) -> io::Result<Self> {
-        Ok(Self { topic: Topic::open(connection, topic)?, output })
+        Ok(Self { topic: Topic::open(connection, topic)?, output, waiting: HashSet::new() })
+    }
+
+    /// The ids of lines that wait for the broker.
+    pub fn known(&self) -> HashSet<String> {
+        self.waiting.clone()
     }
 
     /// The topic's name.
@@ -280,7 +296,21 @@ impl KafkaSink {
         let headers = header(headers, "id", &action.id);
         let headers = header(headers, "op", action.op.name());
         let line = self.output.render(action, false);
-        self.topic.send(&key, line.as_bytes(), headers).map(|()| Delivered::Yes)
+        let sent = self.topic.send(&key, line.as_bytes(), headers);
+        match &sent {
+            Ok(()) => {
+                self.waiting.insert(action.id.clone());
+            }
+            Err(_) => self.forget_lost(),
+        }
+        sent.map(|()| Delivered::Yes)
+    }
+
+    /// Once one line could not be delivered, no line that waits is counted on.
+    fn forget_lost(&mut self) {
+        if std::mem::take(&mut self.topic.lost) {
+            self.waiting.clear();
+        }
     }
 
     /// Waits until everything is delivered.
@@ -288,7 +318,12 @@ impl KafkaSink {
     /// # Errors
     /// When something cannot be, or is not yet.
     pub fn flush(&mut self) -> io::Result<Delivered> {
-        self.topic.flush(FLUSH_MAX).map(|()| Delivered::Yes)
+        let flushed = self.topic.flush(FLUSH_MAX);
+        match &flushed {
+            Ok(()) => self.waiting.clear(),
+            Err(_) => self.forget_lost(),
+        }
+        flushed.map(|()| Delivered::Yes)
     }
 }
 

@@ -194,8 +194,9 @@ impl Sink {
     /// When it cannot be opened.
     pub fn reopen(&mut self) -> std::io::Result<()> {
         match self {
-            Sink::Stdout(_) => Ok(()),
             Sink::File(sink) => sink.reopen(),
+            // The client connects by itself.
+            _ => Ok(()),
         }
     }
 
@@ -207,14 +208,16 @@ impl Sink {
         match self {
             Sink::Stdout(_) => Ok(HashSet::new()),
             Sink::File(sink) => sink.known(count),
+            #[cfg(feature = "kafka")]
+            Sink::Kafka(sink) => Ok(sink.known()),
         }
     }
 
     /// Whether what it flushed would be lost with the power.
     pub fn needs_sync(&self) -> bool {
         match self {
-            Sink::Stdout(_) => false,
             Sink::File(sink) => sink.needs_sync(),
+            _ => false,
         }
     }
 
@@ -224,8 +227,8 @@ impl Sink {
     /// When the disk refuses.
     pub fn sync(&mut self) -> std::io::Result<()> {
         match self {
-            Sink::Stdout(_) => Ok(()),
             Sink::File(sink) => sink.sync(),
+            _ => Ok(()),
         }
     }
 
