@@ -5,13 +5,15 @@
 //! what was decided, never from when or where: the same crossing has the same id on every machine.
 
 use crate::decode::time::{self, Micros};
-use crate::detect::condition::ActionKind;
-use crate::detect::rule::{Mode, Rule, Severity, Urgency};
+use crate::detect::condition::{ACTIONS, ActionKind};
+use crate::detect::rule::{MODES, Mode, Rule, Severity, Urgency};
 use crate::window::Tally;
+use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::fmt::Write;
 
 /// The version of the line's shape.
@@ -19,8 +21,11 @@ pub const SCHEMA: u8 = 1;
 /// The pack of Portcullis' own messages.
 pub const OWN_PACK: &str = "portcullis";
 
+/// A word of the schema.
+pub type Word = &'static str;
+
 /// What happens to a decision.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Op {
     /// It begins.
@@ -49,7 +54,7 @@ impl Op {
 }
 
 /// At whom or what an action is aimed.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Target {
     /// `ip`, `range`, `user`, `user_id`, `global`, or the name of a field.
     pub kind: String,
@@ -70,7 +75,7 @@ impl Target {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Sample {
     distinct: u64,
     sample: Vec<String>,
@@ -96,93 +101,173 @@ fn reasons<S: Serializer>(reasons: &[(String, u64)], serializer: S) -> Result<S:
     map.end()
 }
 
+fn take_tally<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Tally>, D::Error> {
+    let sample = Option::<Sample>::deserialize(from)?;
+    Ok(sample.map(|Sample { distinct, sample }| Tally { distinct, sample }))
+}
+
+fn take_reasons<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(String, u64)>, D::Error> {
+    struct Pairs;
+    impl<'de> Visitor<'de> for Pairs {
+        type Value = Vec<(String, u64)>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("reasons with how often each")
+        }
+
+        fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+            let mut pairs = Vec::new();
+            while let Some(pair) = map.next_entry()? {
+                pairs.push(pair);
+            }
+            Ok(pairs)
+        }
+    }
+    from.deserialize_map(Pairs)
+}
+
+/// The words that stand in a line beside names and texts.
+fn word(text: &str) -> Option<&'static str> {
+    const GUARDS: [&str; 5] =
+        ["never_block", "trusted_proxies", "no_single_host", "allow", "brake"];
+    let actions = ACTIONS.into_iter().map(|(name, _)| name);
+    let levels = Urgency::ALL.into_iter().map(Urgency::name);
+    let severities = Severity::ALL.into_iter().map(Severity::name);
+    let modes = MODES.into_iter().map(|(name, _)| name);
+    let all = actions.chain(levels).chain(severities).chain(modes).chain(GUARDS);
+    { all }.find(|known| *known == text)
+}
+
+fn take_word<'de, D: Deserializer<'de>>(from: D) -> Result<&'static str, D::Error> {
+    let text = Cow::<'de, str>::deserialize(from)?;
+    word(&text).ok_or_else(|| serde::de::Error::custom(format!("`{text}` is no word of schema 1")))
+}
+
+fn take_word_if_any<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'static str>, D::Error> {
+    take_word(from).map(Some)
+}
+
 /// An action. The order of its fields is the order of the line's keys.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Action {
     /// [`SCHEMA`].
     pub schema: u8,
     /// Sixteen hex digits; see [`id`].
     pub id: String,
     /// The id of the start it belongs to.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<String>,
     /// Of a start or extend, the time of the newest event in the crossing; of an end, when it ended.
     pub time: String,
     /// What happens.
     pub op: Op,
     /// `block`, `lock`, `require_2fa`, `alert`.
-    pub action: &'static str,
+    #[serde(deserialize_with = "take_word")]
+    pub action: Word,
     /// At whom.
     pub target: Target,
     /// For how long, seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_s: Option<i64>,
     /// Until when.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
     /// The rule.
     pub rule: String,
     /// The rule's pack.
     pub pack: String,
     /// The pattern that was counted.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pattern: Option<String>,
     /// Total weight of the events.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
     /// The count is an upper bound: part of it may never have been. Absent where it is exact.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_false")]
     pub approx: bool,
     /// The rule's window, seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window_s: Option<i64>,
     /// Time of the first event.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_seen: Option<String>,
     /// Time of the last event.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<String>,
     /// How soon somebody must look.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub level: Option<&'static str>,
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "take_word_if_any"
+    )]
+    pub level: Option<Word>,
     /// The class of incident.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub severity: Option<&'static str>,
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "take_word_if_any"
+    )]
+    pub severity: Option<Word>,
     /// Seconds to respond.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub respond_s: Option<u64>,
     /// Seconds until it is escalated.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub escalate_s: Option<u64>,
     /// Whom to tell.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notify: Vec<String>,
     /// Where to read what to do.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runbook: Option<String>,
     /// The accounts.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "tally")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "tally",
+        deserialize_with = "take_tally"
+    )]
     pub users: Option<Tally>,
     /// The addresses.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "tally")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "tally",
+        deserialize_with = "take_tally"
+    )]
     pub ips: Option<Tally>,
     /// Addresses from which the account logged in before, the newest first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub known_ips: Vec<String>,
     /// The commonest reasons with how often each.
-    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "reasons")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        serialize_with = "reasons",
+        deserialize_with = "take_reasons"
+    )]
     pub reasons: Vec<(String, u64)>,
     /// The requests.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "tally")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "tally",
+        deserialize_with = "take_tally"
+    )]
     pub request_ids: Option<Tally>,
     /// Of an end: how often the decision's rules crossed while it was active, its start included.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crossings: Option<u64>,
     /// `enforce` or `shadow`.
-    pub mode: &'static str,
+    #[serde(deserialize_with = "take_word")]
+    pub mode: Word,
     /// Of a withheld: the guard that held it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub guard: Option<&'static str>,
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "take_word_if_any"
+    )]
+    pub guard: Option<Word>,
     /// One sentence for people.
     pub reason: String,
 }
@@ -333,6 +418,14 @@ impl Action {
             guard: None,
             reason: String::new(),
         }
+    }
+
+    /// Reads a line of schema 1, as [`Action::json`] wrote it.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn of_json(line: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(line)
     }
 
     /// The line, without its newline.

@@ -17,6 +17,10 @@ use crate::yaml::{Place, Problem};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Scanners made so far, to tell them apart.
+static GENERATIONS: AtomicU64 = AtomicU64::new(0);
 
 /// Everything that is the same for all threads and all streams.
 #[derive(Debug)]
@@ -67,6 +71,7 @@ impl Assembly {
         if !problems.is_empty() {
             return Err(problems);
         }
+        let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
         let decode = DecodeConfig {
             fields: FieldMap::new(&settings.fields),
             zone: settings.timezone.clone(),
@@ -74,7 +79,7 @@ impl Assembly {
             never: never.clone(),
         };
         Ok(Self {
-            scanner: Arc::new(Scanner { set, decode }),
+            scanner: Arc::new(Scanner { set, decode, generation }),
             rules,
             packs,
             never,
@@ -107,7 +112,11 @@ impl Assembly {
             lateness: self.settings.lateness,
             learn,
             ipv6_prefix: self.settings.ipv6_prefix,
-            memory_limit: self.settings.memory_limit,
+            memory_limit: match self.settings.state_dir {
+                // While a snapshot is on its way to the disk, a copy of the state is in memory too.
+                Some(_) => self.settings.memory_limit / 9 * 5,
+                None => self.settings.memory_limit,
+            },
         };
         Detector::new(rules, set.counted(), |name| set.id(name), config)
     }

@@ -106,8 +106,18 @@ pub struct Run {
     /// Files or globs to follow, through rotation, truncation and new date-named files
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub follow: Vec<String>,
-    /// Where to begin in files that are followed
-    #[arg(long, value_name = "PLACE", value_parser = PossibleValuesParser::new(["beginning", "end"]))]
+    /// Brokers of a Kafka cluster to read from, host:port, several with commas
+    #[arg(long, value_name = "HOSTS", conflicts_with = "follow")]
+    pub kafka: Option<String>,
+    /// A Kafka topic, or a regular expression of names that begins with ^ (repeatable)
+    #[arg(long, value_name = "TOPIC", conflicts_with = "follow")]
+    pub topic: Vec<String>,
+    /// The Kafka consumer group; default: portcullis
+    #[arg(long, value_name = "NAME", conflicts_with = "follow")]
+    pub group: Option<String>,
+    /// Where to begin: of followed files `beginning` or `end`; of Kafka topics `earliest`, `latest`
+    /// or a time, for partitions without a known place or whose place is gone
+    #[arg(long, value_name = "PLACE")]
     pub from: Option<String>,
 }
 
@@ -115,8 +125,21 @@ pub struct Run {
 #[derive(Debug, Args)]
 pub struct Replay {
     /// Files (plain, .gz, .zst), folders, globs, or - for standard input
-    #[arg(value_name = "FILE", required = true)]
+    #[arg(value_name = "FILE", required_unless_present = "kafka", conflicts_with = "kafka")]
     pub files: Vec<String>,
+    /// Brokers of a Kafka cluster to read from instead, host:port, several with commas; as no
+    /// member of a group, and nothing is committed
+    #[arg(long, value_name = "HOSTS", requires = "topic")]
+    pub kafka: Option<String>,
+    /// A Kafka topic, or a regular expression of names that begins with ^ (repeatable)
+    #[arg(long, value_name = "TOPIC", requires = "kafka")]
+    pub topic: Vec<String>,
+    /// Begin with the first record of this time; default: the oldest there is
+    #[arg(long, value_name = "TIME", requires = "kafka")]
+    pub from: Option<String>,
+    /// End before the first record of this time; default: where each partition ends now
+    #[arg(long, value_name = "TIME", requires = "kafka")]
+    pub to: Option<String>,
     /// Let sinks that change the world act; without it they stay dry. Standard output and file
     /// sinks are written either way
     #[arg(long)]

@@ -10,10 +10,12 @@ use crate::decode::fields::Role;
 use crate::decode::time::{self, Micros, When, Zone};
 use crate::detect::condition::Limit;
 use crate::detect::rule::{self, Mode, Rule};
+use crate::kafka::{self, Side};
 use crate::pack::DEFAULT_PACKS;
 use crate::pattern::filter::parse_net;
 use crate::sink::{Output, SinkConfig};
-use crate::yaml::{Checker, Document, Kind, Node, Problem, nearest};
+use crate::source::kafka::{From, KafkaSettings};
+use crate::yaml::{Checker, Document, Key, Kind, Node, Problem, nearest};
 use ipnet::IpNet;
 use std::path::PathBuf;
 
@@ -35,6 +37,8 @@ pub enum SourceSpec {
         /// Begin at the end of what is there.
         from_end: bool,
     },
+    /// Topics of a Kafka cluster.
+    Kafka(Box<KafkaSettings>),
 }
 
 /// A change to a pack's rule.
@@ -99,6 +103,10 @@ pub struct Settings {
     pub sinks: Vec<SinkConfig>,
     /// Bytes read at once.
     pub block: usize,
+    /// Where state is kept that outlives the process.
+    pub state_dir: Option<PathBuf>,
+    /// Time between two snapshots of it at least, microseconds.
+    pub checkpoint: Micros,
 }
 
 impl Default for Settings {
@@ -130,6 +138,8 @@ impl Default for Settings {
             overrides: Vec::new(),
             sinks: vec![SinkConfig::Stdout { output: None }],
             block: 1 << 18,
+            state_dir: None,
+            checkpoint: 5 * SECOND,
         }
     }
 }
@@ -138,7 +148,7 @@ impl Default for Settings {
 pub const THREADS_MAX: usize = 64;
 
 /// The keys that can be used.
-pub const KEYS: [&str; 23] = [
+pub const KEYS: [&str; 25] = [
     "patterns",
     "source",
     "lateness",
@@ -162,9 +172,11 @@ pub const KEYS: [&str; 23] = [
     "rules",
     "sinks",
     "block",
+    "state_dir",
+    "checkpoint",
 ];
 /// Keys of the next versions: known, so that the message can say so, but nothing would obey them.
-const LATER: [&str; 4] = ["receivers", "state_dir", "checkpoint", "serve"];
+const LATER: [&str; 2] = ["receivers", "serve"];
 
 /// The name of the variable that names the configuration file.
 pub const CONFIG_VARIABLE: &str = "PORTCULLIS_CONFIG";
@@ -267,6 +279,8 @@ impl Settings {
                 &mut self.ipv6_prefix,
                 checker.int(value, &what, 16..=128).and_then(|n| u8::try_from(n).ok()),
             ),
+            "state_dir" => self.state_dir = checker.text(value, &what).map(PathBuf::from),
+            "checkpoint" => set(&mut self.checkpoint, checker.duration(value, &what, 1_000_000)),
             "geoip" => self.geoip = checker.text(value, &what).map(PathBuf::from),
             "fields" => self.field_names(checker, value),
             "mode" => set(&mut self.mode, checker.word(value, &what, &rule::MODES)),
@@ -330,6 +344,18 @@ impl Settings {
     fn source(&mut self, checker: &mut Checker<'_>, value: &Node) {
         let members =
             checker.map(value, "`source`", &["stdin", "files", "follow", "from", "kafka"]);
+        if let Some((key, value)) = members.iter().find(|(key, _)| key.name == "kafka") {
+            for (other, _) in members.iter().filter(|(other, _)| other.name != "kafka") {
+                checker.key(
+                    other,
+                    format!("`source` has both `kafka` and `{}`", other.name),
+                    Some("one source is read; the keys of kafka stand inside `kafka: { }`".into()),
+                );
+            }
+            let settings = kafka_source(checker, key, value);
+            self.source = SourceSpec::Kafka(Box::new(settings));
+            return;
+        }
         let mut files = Vec::new();
         let (mut follow, mut from_end) = (false, false);
         for (key, value) in members {
@@ -340,9 +366,6 @@ impl Settings {
                     from_end = checker
                         .word(value, "`source.from`", &[("beginning", false), ("end", true)])
                         .unwrap_or(false);
-                }
-                "kafka" => {
-                    checker.key(key, "the source `kafka` cannot be used yet in this version", None);
                 }
                 _ => {}
             }
@@ -482,6 +505,96 @@ fn set<T>(slot: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *slot = value;
     }
+}
+
+/// The keys of `source.kafka`.
+const KAFKA_KEYS: [&str; 9] = [
+    "brokers",
+    "topics",
+    "group",
+    "instance_id",
+    "from",
+    "properties",
+    "dead_letter",
+    "idle_after",
+    "reorder",
+];
+
+fn kafka_source(checker: &mut Checker<'_>, key: &Key, value: &Node) -> KafkaSettings {
+    let mut settings = KafkaSettings::default();
+    if !kafka::BUILT {
+        checker.key(key, kafka::NOT_BUILT, None);
+    }
+    for (key, value) in checker.map(value, "`source.kafka`", &KAFKA_KEYS) {
+        let what = format!("`source.kafka.{}`", key.name);
+        match key.name.as_str() {
+            "brokers" => settings.connection.parse_brokers(checker, value, &what),
+            "properties" => {
+                settings.connection.parse_properties(checker, value, Side::Consumer);
+            }
+            "topics" => {
+                settings.topics = checker.texts(value, &what);
+                for topic in &settings.topics {
+                    if let Err((why, help)) = topic_or_pattern(topic) {
+                        checker.node(value, format!("{what}: {why}"), help);
+                    }
+                }
+            }
+            "group" | "instance_id" => {
+                let text = checker.text(value, &what);
+                let text = text.filter(|text| !text.trim().is_empty());
+                match (key.name.as_str(), text) {
+                    ("group", Some(text)) => settings.group = text,
+                    (_, Some(text)) => settings.instance_id = Some(text),
+                    (_, None) => checker.node(value, format!("{what} needs a name"), None),
+                }
+            }
+            "from" => {
+                let Some(text) = checker.text(value, &what) else { continue };
+                settings.from = From::read(&text, &Zone::default());
+                if settings.from.is_none() {
+                    let help = "earliest, latest or a time like 2026-11-24T08:00:00Z".into();
+                    checker.node(value, format!("{what}: `{text}` is not known"), Some(help));
+                }
+            }
+            "dead_letter" => {
+                settings.dead_letter = checker.text(value, &what);
+                if let Some(Err(why)) = settings.dead_letter.as_deref().map(kafka::check_topic) {
+                    checker.node(value, format!("{what}: {why}"), None);
+                }
+            }
+            "idle_after" => {
+                set(&mut settings.idle_after, checker.duration(value, &what, 1_000_000));
+            }
+            "reorder" => settings.reorder = checker.duration(value, &what, 0),
+            _ => {}
+        }
+    }
+    for (name, example) in [("brokers", "[kafka-1.example.org:9092]"), ("topics", "[app-logs]")] {
+        let given = value.get(name);
+        if given.is_none_or(|node| node.as_list().is_empty()) {
+            checker.key(
+                key,
+                format!("`source.kafka` needs `{name}`"),
+                Some(format!("for example {name}: {example}")),
+            );
+        }
+    }
+    settings
+}
+
+/// Whether a text can be a topic's name or a pattern of names; what is wrong, and what helps.
+pub fn topic_or_pattern(text: &str) -> Result<(), (String, Option<String>)> {
+    if text.starts_with('^') {
+        let error = regex::Regex::new(text).err();
+        return error.map_or(Ok(()), |error| {
+            Err((format!("`{text}` is no regular expression: {error}"), None))
+        });
+    }
+    kafka::check_topic(text).map_err(|why| {
+        let help = "a pattern of names begins with `^`, for example ^logs\\.".into();
+        (why, Some(help))
+    })
 }
 
 fn nets(checker: &mut Checker<'_>, value: &Node, what: &str) -> Vec<IpNet> {

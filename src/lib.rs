@@ -77,6 +77,7 @@ pub mod engine;
 pub mod pipeline;
 pub mod telemetry;
 pub mod yaml;
+pub mod kafka;
 pub mod config;
 pub mod pack;
 pub mod assembly;

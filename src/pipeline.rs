@@ -5,6 +5,11 @@
 //! applies them sees input order whatever the workers do. With one thread everything happens in
 //! turn on it. Every queue is bounded: a slow end holds the beginning back.
 
+mod keep;
+mod live;
+
+pub use live::{Live, Reload, RunError, run};
+
 use crate::action::Action;
 use crate::assembly::Assembly;
 use crate::config::Settings;
@@ -15,18 +20,17 @@ use crate::engine::scan::{Scanned, Scanner};
 use crate::engine::summary::Summary;
 use crate::sink::{Delivered, Sink};
 use crate::source::file::{self, Input, InputError};
-use crate::source::follow::{FollowNote, FollowSettings, follow};
 use crate::source::lines::{LineReader, Spares};
 use crate::source::{Batch, stdin};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 /// Files of one replay that are open at the same time.
 const OPEN_MAX: usize = 64;
@@ -66,6 +70,8 @@ pub struct Ended {
     pub railway_input: bool,
     /// Nobody reads the actions any more.
     pub closed: bool,
+    /// Why the source gave nothing at all, if it could not begin.
+    pub unstarted: Option<String>,
 }
 
 /// Lines to their sinks; errors are told once per sink and counted.
@@ -91,6 +97,14 @@ impl Delivery {
                 let delivered = sink.deliver(action);
                 note(sink, failed, delivered, &mut self.closed, summary);
             }
+        }
+    }
+
+    /// Opens what can be opened anew: files may have been rotated.
+    fn reopen(&mut self, summary: &mut Summary) {
+        for (sink, failed) in &mut self.sinks {
+            let opened = sink.reopen().map(|()| Delivered::Yes);
+            note(sink, failed, opened, &mut self.closed, summary);
         }
     }
 
@@ -127,32 +141,48 @@ struct Job {
     reply: SyncSender<Scanned>,
 }
 
+/// The scanner that all workers use, which a reload replaces.
+#[derive(Debug, Clone)]
+struct Shared(Arc<RwLock<Arc<Scanner>>>);
+
+impl Shared {
+    fn set(&self, scanner: &Arc<Scanner>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(scanner);
+    }
+
+    fn get(&self) -> Arc<Scanner> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// The workers; none with one thread.
 struct Pool {
     jobs: Option<SyncSender<Job>>,
     depth: usize,
+    scanner: Shared,
 }
 
 impl Pool {
     fn new(scanner: &Arc<Scanner>, threads: usize) -> Self {
         let depth = threads * QUEUE_PER_WORKER;
+        let shared = Shared(Arc::new(RwLock::new(Arc::clone(scanner))));
         if threads <= 1 {
-            return Self { jobs: None, depth };
+            return Self { jobs: None, depth, scanner: shared };
         }
         let (jobs, queue) = sync_channel::<Job>(depth);
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..threads {
-            let (scanner, queue) = (Arc::clone(scanner), Arc::clone(&queue));
+            let (scanner, queue) = (shared.clone(), Arc::clone(&queue));
             thread::spawn(move || {
                 loop {
                     let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok(Job { batch, reply }) = job else { return };
                     // The applier may have gone; then nobody needs the result.
-                    let _gone = reply.send(scanner.scan(batch));
+                    let _gone = reply.send(scanner.get().scan(batch));
                 }
             });
         }
-        Self { jobs: Some(jobs), depth }
+        Self { jobs: Some(jobs), depth, scanner: shared }
     }
 }
 
@@ -323,16 +353,16 @@ pub fn replay(
         merge.advance(index, alone, &mut engine);
         let actions = engine.take_actions();
         if !progress.visible() {
-            delivery.send(&actions, &mut engine.summary);
+            delivery.send(&actions, &mut engine.core.summary);
             tell(&mut engine);
-        } else if !actions.is_empty() || !engine.messages.is_empty() {
+        } else if !actions.is_empty() || !engine.core.messages.is_empty() {
             progress.aside(&mut || {
-                delivery.send(&actions, &mut engine.summary);
-                delivery.flush(&mut engine.summary);
+                delivery.send(&actions, &mut engine.core.summary);
+                delivery.flush(&mut engine.core.summary);
                 tell(&mut engine);
             });
         }
-        progress.show(merge.bytes(), engine.summary.lines.total, delivery.sent);
+        progress.show(merge.bytes(), engine.core.summary.lines.total, delivery.sent);
         if delivery.closed || stop.load(Ordering::Relaxed) != 0 {
             break;
         }
@@ -546,13 +576,13 @@ fn key(open: &mut Open, engine: &Engine) -> Micros {
 
 fn fail(engine: &mut Engine, error: String) {
     error!("{error}");
-    if engine.summary.errors.len() < ERRORS_MAX {
-        engine.summary.errors.push(error);
+    if engine.core.summary.errors.len() < ERRORS_MAX {
+        engine.core.summary.errors.push(error);
     }
 }
 
 fn tell(engine: &mut Engine) {
-    for message in engine.messages.drain(..) {
+    for message in engine.core.messages.drain(..) {
         warn!("{message}");
     }
 }
@@ -566,126 +596,31 @@ fn ended(
 ) -> Ended {
     engine.finish();
     let actions = engine.take_actions();
-    delivery.send(&actions, &mut engine.summary);
-    delivery.flush(&mut engine.summary);
+    delivery.send(&actions, &mut engine.core.summary);
+    delivery.flush(&mut engine.core.summary);
     tell(&mut engine);
-    if !engine.countries_seen() {
+    let closed = delivery.closed;
+    conclude_summary(engine, assembly, stop, started, closed)
+}
+
+/// The accounting of a stream that has ended.
+fn conclude_summary(
+    mut engine: Engine,
+    assembly: &Assembly,
+    stop: &Stop,
+    started: Instant,
+    closed: bool,
+) -> Ended {
+    if !engine.core.countries_seen() {
         for rule in assembly.need_country() {
             let why = "no record had a country and `geoip` names no database".to_owned();
-            engine.summary.inactive_rules.insert(rule.to_owned(), why);
+            engine.core.summary.inactive_rules.insert(rule.to_owned(), why);
         }
     }
-    let mut summary = engine.summary;
+    let mut summary = engine.core.summary;
     summary.finish(started.elapsed().as_secs_f64(), crate::telemetry::cpu_seconds());
     let signal = Some(stop.load(Ordering::Relaxed)).filter(|signal| *signal != 0);
-    Ended { summary, signal, railway_input: false, closed: delivery.closed }
-}
-
-/// What a live source hands over.
-enum Incoming {
-    Batch(Batch),
-    Scanned(Receiver<Scanned>),
-    Opened(u32, String),
-    Failed(String),
-}
-
-/// Where a stream comes from.
-#[derive(Debug)]
-pub enum Live {
-    /// Standard input.
-    Stdin,
-    /// Files that are followed.
-    Follow(FollowSettings),
-}
-
-/// Streams until the source ends or a signal comes.
-///
-/// # Errors
-/// When the source cannot be opened at all.
-pub fn run(
-    assembly: &Assembly,
-    settings: &Settings,
-    live: &Live,
-    sinks: Vec<Sink>,
-    stop: &Stop,
-) -> Result<Ended, InputError> {
-    let started = Instant::now();
-    let pool = Pool::new(&assembly.scanner, settings.threads);
-    let (send, incoming) = sync_channel::<Incoming>(pool.depth.max(4));
-    let stopping = Arc::new(AtomicBool::new(false));
-    let mut engine = assembly.engine();
-    match live {
-        Live::Stdin => {
-            engine.name_source(0, "standard input", arrival());
-            let mut reader = stdin::open_stdin(0, settings.max_line, settings.block)?;
-            thread::spawn(move || {
-                loop {
-                    match reader.next_batch() {
-                        Ok(Some(batch)) => {
-                            if !hand_over(&send, &pool, batch) {
-                                return;
-                            }
-                        }
-                        Ok(None) => return,
-                        Err(error) => {
-                            let _gone =
-                                send.send(Incoming::Failed(format!("standard input: {error}")));
-                            return;
-                        }
-                    }
-                }
-            });
-        }
-        Live::Follow(follow_settings) => {
-            let (settings, stopping) = (follow_settings.clone(), Arc::clone(&stopping));
-            thread::spawn(move || {
-                let notes = send.clone();
-                let mut on_note = |note: FollowNote| {
-                    if !matches!(note, FollowNote::Failed { .. }) {
-                        info!("{note}");
-                    }
-                    let told = match note {
-                        FollowNote::Opened { path, source } => {
-                            Incoming::Opened(source, path.display().to_string())
-                        }
-                        FollowNote::Failed { .. } => Incoming::Failed(note.to_string()),
-                        _ => return,
-                    };
-                    let _gone = notes.send(told);
-                };
-                let ended = follow(
-                    &settings,
-                    &stopping,
-                    &mut |batch| hand_over(&send, &pool, batch),
-                    &mut on_note,
-                );
-                if let Err(error) = ended {
-                    let _gone = send.send(Incoming::Failed(error.to_string()));
-                }
-            });
-        }
-    }
-    let mut stream = LiveStream {
-        engine,
-        delivery: Delivery::new(sinks),
-        scanner: Arc::clone(&assembly.scanner),
-        last: Instant::now(),
-        railway: RailwayLook::default(),
-    };
-    stream.serve(&incoming, stop, &stopping);
-    let railway_input = matches!(live, Live::Stdin)
-        && stop.load(Ordering::Relaxed) == 0
-        && stream.railway.is_railway();
-    let LiveStream { engine, delivery, .. } = stream;
-    Ok(Ended { railway_input, ..ended(engine, delivery, assembly, stop, started) })
-}
-
-fn hand_over(send: &SyncSender<Incoming>, pool: &Pool, batch: Batch) -> bool {
-    let Some(jobs) = &pool.jobs else {
-        return send.send(Incoming::Batch(batch)).is_ok();
-    };
-    let (reply, result) = sync_channel(1);
-    send.send(Incoming::Scanned(result)).is_ok() && jobs.send(Job { batch, reply }).is_ok()
+    Ended { summary, signal, railway_input: false, closed, unstarted: None }
 }
 
 #[expect(
@@ -694,124 +629,4 @@ fn hand_over(send: &SyncSender<Incoming>, pool: &Pool, batch: Batch) -> bool {
 )]
 fn arrival() -> Option<Micros> {
     modified(Some(SystemTime::now()))
-}
-
-struct LiveStream {
-    engine: Engine,
-    delivery: Delivery,
-    scanner: Arc<Scanner>,
-    /// When something last arrived.
-    last: Instant,
-    railway: RailwayLook,
-}
-
-impl LiveStream {
-    fn serve(&mut self, incoming: &Receiver<Incoming>, stop: &Stop, stopping: &AtomicBool) {
-        let mut told = Instant::now();
-        let mut draining: Option<Instant> = None;
-        loop {
-            match incoming.recv_timeout(TICK) {
-                Ok(incoming) => self.take(incoming),
-                Err(RecvTimeoutError::Timeout) => {
-                    if draining.is_some() {
-                        return;
-                    }
-                    self.idle();
-                }
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-            let actions = self.engine.take_actions();
-            if !actions.is_empty() {
-                self.delivery.send(&actions, &mut self.engine.summary);
-                self.delivery.flush(&mut self.engine.summary);
-            }
-            tell(&mut self.engine);
-            if told.elapsed() >= Duration::from_secs(60) {
-                told = Instant::now();
-                self.engine.forget_told();
-            }
-            if self.delivery.closed {
-                return;
-            }
-            if stop.load(Ordering::Relaxed) != 0 {
-                stopping.store(true, Ordering::Relaxed);
-                let since = draining.get_or_insert_with(Instant::now);
-                if since.elapsed() > DRAIN_MAX {
-                    warn!(
-                        "the source goes on after {DRAIN_MAX:?}: what it has written since is not read"
-                    );
-                    return;
-                }
-            }
-        }
-    }
-
-    fn take(&mut self, incoming: Incoming) {
-        let scanned = match incoming {
-            Incoming::Batch(batch) => self.scanner.scan(batch),
-            Incoming::Scanned(result) => match result.recv() {
-                Ok(scanned) => scanned,
-                Err(_) => return,
-            },
-            Incoming::Opened(source, name) => {
-                self.engine.name_source(source, &name, arrival());
-                return;
-            }
-            Incoming::Failed(error) => {
-                fail(&mut self.engine, error);
-                return;
-            }
-        };
-        self.railway.look(&scanned.batch);
-        self.engine.apply_batch(scanned, arrival());
-        self.last = Instant::now();
-    }
-
-    /// The stream is idle: decisions still end in time.
-    fn idle(&mut self) {
-        let (Some(clock), Some(end)) = (self.engine.clock(), self.engine.next_end()) else {
-            return;
-        };
-        let elapsed = Micros::try_from(self.last.elapsed().as_micros()).unwrap_or(0);
-        if clock.saturating_add(elapsed) >= end {
-            self.engine.idle_until(clock.saturating_add(elapsed));
-        }
-    }
-}
-
-/// Whether the first lines of standard input look as the Railway CLI prints them: flat objects
-/// with message, timestamp and a level in Railway's own four spellings.
-#[derive(Debug, Default)]
-struct RailwayLook {
-    seen: u32,
-    fits: u32,
-}
-
-impl RailwayLook {
-    const LINES: u32 = 20;
-
-    fn look(&mut self, batch: &Batch) {
-        for line in batch.lines() {
-            if self.seen >= Self::LINES {
-                return;
-            }
-            self.seen += 1;
-            self.fits += u32::from(Self::fits(line));
-        }
-    }
-
-    fn fits(line: &[u8]) -> bool {
-        let Ok(serde_json::Value::Object(object)) = serde_json::from_slice(line) else {
-            return false;
-        };
-        let text = |key: &str| object.get(key).and_then(|value| value.as_str());
-        let http = text("srcIp").is_some() && object.contains_key("edgeRegion");
-        let level =
-            text("level").is_some_and(|level| matches!(level, "debug" | "info" | "warn" | "error"));
-        http || (text("message").is_some() && text("timestamp").is_some() && level)
-    }
-
-    fn is_railway(&self) -> bool {
-        self.fits > 0 && self.fits * 2 >= self.seen
-    }
 }

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod explain;
+pub mod kafka;
 pub mod replay;
 pub mod run;
 pub mod state;
@@ -18,7 +19,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tracing::{info, warn};
 
 /// Writes to standard error, whatever the log level; a closed one is nobody's problem.
@@ -201,7 +202,7 @@ pub fn listen() -> Result<Stop> {
     for signal in [SIGINT, SIGTERM] {
         let second = Arc::clone(&stop);
         let number = usize::try_from(signal).unwrap_or(1);
-        let armed = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let armed = Arc::new(AtomicBool::new(false));
         // Order matters: the first signal finds `armed` unset, arms it, and only a second one ends.
         signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&armed))
             .and_then(|_| signal_hook::flag::register(signal, armed))
@@ -209,6 +210,17 @@ pub fn listen() -> Result<Stop> {
             .context("error: cannot listen for signals")?;
     }
     Ok(stop)
+}
+
+/// Listens for SIGHUP, which asks for rules to be read again.
+///
+/// # Errors
+/// When the system refuses.
+pub fn listen_for_reload() -> Result<Arc<AtomicBool>> {
+    let asked = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&asked))
+        .context("error: cannot listen for signals")?;
+    Ok(asked)
 }
 
 /// Writes the summary and gives the exit code of a stream.

@@ -3,9 +3,9 @@
 use super::{assemble, conclude, listen, settings, sinks};
 use crate::cli::{Common, Replay};
 use crate::engine::summary::grouped;
-use crate::pipeline::{self, Progress};
+use crate::pipeline::{self, Progress, Reload};
 use crate::source::file::{self, Input};
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -19,6 +19,17 @@ pub fn replay(common: &Common, replay: &Replay) -> Result<ExitCode> {
     let settings = settings(common)?;
     let assembly = assemble(&settings, false)?;
     super::say_inactive(&assembly);
+    if let Some(hosts) = &replay.kafka {
+        let kafka = super::kafka::replay(&settings, hosts, replay)?;
+        let (sinks, stop) = (sinks(&settings)?, listen()?);
+        let live = pipeline::Live::Kafka(kafka);
+        let ended = pipeline::run(&assembly, &settings, &live, sinks, &stop, &Reload::never());
+        let ended = ended.map_err(|error| anyhow!("error: {error}"))?;
+        if let Some(why) = &ended.unstarted {
+            bail!("error: {why}");
+        }
+        return conclude(common, &ended);
+    }
     let inputs = file::expand(&replay.files).map_err(|error| anyhow!("error: {error}"))?;
     let sinks = sinks(&settings)?;
     let stop = listen()?;

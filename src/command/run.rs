@@ -1,14 +1,15 @@
 //! `portcullis run`: stream until the source ends or a signal comes.
 
-use super::{assemble, conclude, listen, settings, sinks};
+use super::{assemble, conclude, listen, listen_for_reload, settings, sinks};
+use crate::assembly::Assembly;
 use crate::cli::{Common, Run};
-use crate::config::SourceSpec;
-use crate::pipeline::{self, Live};
+use crate::config::{Settings, SourceSpec};
+use crate::pipeline::{self, Live, Reload};
 use crate::source::file;
 use crate::source::follow::FollowSettings;
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use std::process::ExitCode;
-use tracing::info;
+use tracing::{info, warn};
 
 /// Runs the command.
 ///
@@ -20,7 +21,16 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
     super::say_inactive(&assembly);
     let sinks = sinks(&settings)?;
     let stop = listen()?;
-    let from_end = run.from.as_deref().map(|place| place == "end");
+    let kafka = super::kafka::live(&settings, run)?;
+    let from_end = match run.from.as_deref() {
+        _ if kafka.is_some() => None,
+        None => None,
+        Some("beginning") => Some(false),
+        Some("end") => Some(true),
+        Some(place) => {
+            bail!("error: --from: `{place}` is not known; of followed files: beginning or end")
+        }
+    };
     let follow = |patterns: Vec<String>, from_end: bool| {
         Live::Follow(FollowSettings {
             patterns,
@@ -31,6 +41,7 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
         })
     };
     let live = match &settings.source {
+        _ if kafka.is_some() => kafka.map_or(Live::Stdin, Live::Kafka),
         _ if !run.follow.is_empty() => follow(run.follow.clone(), from_end.unwrap_or(false)),
         SourceSpec::Files { files, follow: true, from_end: end } => {
             follow(files.clone(), from_end.unwrap_or(*end))
@@ -42,11 +53,26 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
             progress.done();
             return conclude(common, &ended.map_err(|error| anyhow!("error: {error}"))?);
         }
-        SourceSpec::Stdin => Live::Stdin,
+        SourceSpec::Stdin | SourceSpec::Kafka(_) => Live::Stdin,
     };
-    info!("no state directory: everything is held in memory and forgotten at the end");
-    let ended = pipeline::run(&assembly, &settings, &live, sinks, &stop);
+    match (&settings.state_dir, &live) {
+        (None, _) => {
+            info!("no state directory: everything is held in memory and forgotten at the end");
+        }
+        (Some(dir), Live::Stdin) => info!(
+            "state in {}; standard input has no place to go back to: what was not read when this ends is not read \
+             again",
+            dir.display()
+        ),
+        (Some(dir), _) => info!("state in {}", dir.display()),
+    }
+    let load = || load(common, &settings);
+    let reload = Reload { asked: listen_for_reload()?, load: &load };
+    let ended = pipeline::run(&assembly, &settings, &live, sinks, &stop, &reload);
     let ended = ended.map_err(|error| anyhow!("error: {error}"))?;
+    if let Some(why) = &ended.unstarted {
+        bail!("error: {why}");
+    }
     if ended.railway_input && !common.quiet {
         super::say(
             "standard input ended: since version 4.17 `railway logs` gives a pipe its last 500 lines and ends; to stream, \
@@ -54,4 +80,24 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
         );
     }
     conclude(common, &ended)
+}
+
+/// Patterns, rules and settings as they are now, for a stream that goes on.
+fn load(common: &Common, before: &Settings) -> Result<Assembly, String> {
+    let settings = settings(common).map_err(|error| error.to_string())?;
+    let assembly = assemble(&settings, true).map_err(|error| error.to_string())?;
+    let fixed = [
+        ("source", settings.source == before.source),
+        ("sinks", settings.sinks == before.sinks),
+        ("state_dir", settings.state_dir == before.state_dir),
+        ("checkpoint", settings.checkpoint == before.checkpoint),
+        ("threads", settings.threads == before.threads),
+        ("max_line", settings.max_line == before.max_line),
+        ("block", settings.block == before.block),
+    ];
+    for (key, _) in fixed.iter().filter(|(_, same)| !same) {
+        warn!("`{key}` has changed: it holds from the next start on");
+    }
+    super::say_inactive(&assembly);
+    Ok(assembly)
 }

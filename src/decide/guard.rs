@@ -2,9 +2,10 @@
 
 use crate::decode::addr::NeverBlock;
 use crate::decode::time::Micros;
-use crate::detect::condition::ActionKind;
+use crate::detect::condition::{ACTIONS, ActionKind};
 use crate::detect::rule::Mode;
 use crate::pattern::Standing;
+use crate::window::codec::{Reader, number, put_number, put_time};
 use crate::window::key::{Key, KeyKind};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -143,6 +144,30 @@ impl Guard {
         let first = !minute.said;
         minute.said = true;
         Some(Held::Braked { first })
+    }
+
+    /// Writes what the brakes have counted.
+    pub fn capture(&self, out: &mut Vec<u8>) {
+        let of = |kind: &ActionKind| self.minutes.get(kind).into_iter().flatten();
+        for (_, kind) in ACTIONS {
+            put_number(out, number(of(&kind).count()));
+            for (minute, Minute { started, said }) in of(&kind) {
+                put_time(out, *minute);
+                put_number(out, u64::from(*started));
+                out.push(u8::from(*said));
+            }
+        }
+    }
+
+    /// Reads it as it was written.
+    pub fn restore(&mut self, from: &mut Reader<'_>) -> Option<()> {
+        for (_, kind) in ACTIONS {
+            for _ in 0..from.number()? {
+                let (at, started, said) = (from.time()?, from.narrow()?, from.byte()? != 0);
+                self.minutes.entry(kind).or_default().insert(at, Minute { started, said });
+            }
+        }
+        Some(())
     }
 
     fn limit(&self, kind: ActionKind) -> Option<u32> {

@@ -5,9 +5,10 @@
 //! than a busy one. So what has ended stays known until no such crossing can come.
 
 use crate::decode::time::Micros;
-use crate::detect::condition::{ActionKind, Escalate};
-use crate::detect::rule::{Mode, Rule};
-use crate::window::key::{Key, OwnKey};
+use crate::detect::condition::{ACTIONS, ActionKind, Escalate};
+use crate::detect::rule::{Mode, Rule, Severity, Urgency};
+use crate::window::codec::{Reader, number, put_bytes, put_number, put_option, put_time};
+use crate::window::key::{Key, KeyKind, OwnKey};
 use hashbrown::{Equivalent, HashMap};
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher, RandomState};
@@ -129,7 +130,171 @@ const ACTIVE_BYTES: usize = 2 * (size_of::<(LedgerKey, Entry)>() + 64 + 48);
 /// Bytes counted for what is remembered of a key.
 const PAST_BYTES: usize = 2 * (size_of::<(LedgerKey, Past)>() + 48) + 64;
 
+/// What a line about the end of a decision tells of its rule, so that it can be written when the
+/// rule is no longer loaded.
+fn put_rule(out: &mut Vec<u8>, rule: &Rule) {
+    for text in [&rule.pack, &rule.id, rule.runbook.as_ref().unwrap_or(&String::new())] {
+        put_bytes(out, text.as_bytes());
+    }
+    put_number(out, number(rule.notify.len()));
+    rule.notify.iter().for_each(|name| put_bytes(out, name.as_bytes()));
+    put_option(out, rule.level, |out, level| put_bytes(out, level.name().as_bytes()));
+    put_option(out, rule.severity, |out, severity| put_bytes(out, severity.name().as_bytes()));
+    put_option(out, rule.respond_s, put_number);
+    put_option(out, rule.escalate_s, put_number);
+}
+
+fn take_rule(from: &mut Reader<'_>) -> Option<Rule> {
+    let mut text = || from.text().map(str::to_owned);
+    let (pack, id, runbook) = (text()?, text()?, text()?);
+    let mut rule = Rule { pack, id, ..Rule::default() };
+    rule.runbook = Some(runbook).filter(|runbook| !runbook.is_empty());
+    for _ in 0..from.number()? {
+        rule.notify.push(from.text()?.to_owned());
+    }
+    let level = from.option(Reader::text)?;
+    rule.level = level.and_then(|name| Urgency::ALL.into_iter().find(|one| one.name() == name));
+    let severity = from.option(Reader::text)?;
+    rule.severity =
+        severity.and_then(|name| Severity::ALL.into_iter().find(|one| one.name() == name));
+    rule.respond_s = from.option(Reader::number)?;
+    rule.escalate_s = from.option(Reader::number)?;
+    Some(rule)
+}
+
+fn put_key(out: &mut Vec<u8>, key: &LedgerKey) {
+    out.push(u8::from(key.mode == Mode::Shadow));
+    put_bytes(out, key.kind.name().as_bytes());
+    let target = key.target.view();
+    put_number(out, u64::from(target.kind.code()));
+    put_bytes(out, target.value);
+}
+
+/// What a ledger is read with when rules or fields have other numbers than those it was written
+/// with.
+pub struct Renumber<'r> {
+    /// The rules as they are now.
+    pub rules: &'r [Arc<Rule>],
+    /// The number that a rule has now, by its number before.
+    pub rule: &'r dyn Fn(u16) -> Option<u16>,
+    /// The numbers that fields have now, by those before.
+    pub fields: &'r [Option<usize>],
+}
+
+impl std::fmt::Debug for Renumber<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Renumber").field("fields", &self.fields).finish_non_exhaustive()
+    }
+}
+
+fn take_key(from: &mut Reader<'_>, fields: &[Option<usize>]) -> Option<Option<LedgerKey>> {
+    let mode = if from.byte()? == 0 { Mode::Enforce } else { Mode::Shadow };
+    let name = from.text()?;
+    let (_, kind) = ACTIONS.into_iter().find(|(known, _)| *known == name)?;
+    let code = from.narrow()?;
+    let target = Key { kind: KeyKind::of_code(code), value: from.bytes()? };
+    let moved = target.renumbered(fields);
+    Some(moved.map(|(kind_now, value)| {
+        let target = Key { kind: kind_now, value: &value }.own();
+        LedgerKey { mode, kind, rule: None, target }
+    }))
+}
+
 impl Ledger {
+    /// Writes all that it holds.
+    pub fn capture(&self, out: &mut Vec<u8>) {
+        let mut rules: Vec<&Arc<Rule>> = Vec::new();
+        let mut entries = Vec::new();
+        for (key, entry) in &self.active {
+            let same = |known: &&Arc<Rule>| Arc::ptr_eq(known, &entry.active.rule);
+            let rule = rules.iter().position(same).unwrap_or_else(|| {
+                rules.push(&entry.active.rule);
+                rules.len() - 1
+            });
+            put_key(&mut entries, key);
+            entries.push(u8::from(key.rule.is_some()));
+            put_number(&mut entries, number(rule));
+            let Entry { active, number: place_number, place, said } = entry;
+            put_number(&mut entries, active.id);
+            put_time(&mut entries, active.until);
+            put_number(&mut entries, u64::from(active.ordinal));
+            put_number(&mut entries, active.crossings);
+            put_bytes(&mut entries, active.pattern.as_bytes());
+            put_number(&mut entries, *place_number);
+            put_time(&mut entries, *place);
+            entries.push(u8::from(*said));
+        }
+        put_number(out, number(rules.len()));
+        rules.iter().for_each(|rule| put_rule(out, rule));
+        put_number(out, number(self.active.len()));
+        out.extend_from_slice(&entries);
+        put_number(out, number(self.past.len()));
+        for (key, past) in &self.past {
+            put_key(out, key);
+            put_option(out, key.rule, |out, rule| put_number(out, u64::from(rule)));
+            put_number(out, u64::from(past.streak));
+            put_time(out, past.until);
+            put_number(out, number(past.starts.len()));
+            past.starts.iter().for_each(|start| put_time(out, *start));
+        }
+        put_number(out, self.started);
+    }
+
+    /// Reads what [`Ledger::capture`] wrote. A decision of a rule that is no longer loaded stays
+    /// until its end.
+    pub fn restore(&mut self, from: &mut Reader<'_>, now: &Renumber<'_>) -> Option<()> {
+        let mut rules = Vec::new();
+        for _ in 0..from.number()? {
+            let read = take_rule(from)?;
+            let same = |rule: &&Arc<Rule>| rule.id == read.id && rule.pack == read.pack;
+            let loaded = now.rules.iter().zip(0u16..).find(|(rule, _)| same(rule));
+            // A number beyond those of loaded rules: no firing can meet it.
+            let gone = u16::try_from(now.rules.len() + rules.len()).ok()?;
+            let (rule, place) = match loaded {
+                Some((rule, place)) => (Arc::clone(rule), place),
+                None => (Arc::new(read), gone),
+            };
+            rules.push((rule, place));
+        }
+        for _ in 0..from.number()? {
+            let key = take_key(from, now.fields)?;
+            let of_rule = from.byte()? != 0;
+            let (rule, place_now) = rules.get(from.narrow::<usize>()?)?;
+            let active = Active {
+                id: from.number()?,
+                rule: Arc::clone(rule),
+                until: from.time()?,
+                ordinal: from.narrow()?,
+                crossings: from.number()?,
+                pattern: from.text()?.into(),
+            };
+            let (number, place, said) = (from.number()?, from.time()?, from.byte()? != 0);
+            let Some(key) = key else { continue };
+            let key = LedgerKey { rule: of_rule.then_some(*place_now), ..key };
+            let list = if said { &mut self.said } else { &mut self.ends };
+            list.insert((place, number), key.clone());
+            self.active.insert(key, Entry { active, number, place, said });
+        }
+        for _ in 0..from.number()? {
+            let key = take_key(from, now.fields)?;
+            let before = from.option(Reader::narrow::<u16>)?;
+            let (streak, until) = (from.narrow()?, from.time()?);
+            let mut starts = Vec::new();
+            for _ in 0..from.number()? {
+                starts.push(from.time()?);
+            }
+            let rule = match before {
+                None => Some(None),
+                Some(before) => (now.rule)(before).map(Some),
+            };
+            if let (Some(key), Some(rule)) = (key, rule) {
+                self.past.insert(LedgerKey { rule, ..key }, Past { streak, until, starts });
+            }
+        }
+        self.started = from.number()?;
+        Some(())
+    }
+
     /// Decisions whose end was not said.
     pub fn active(&self) -> usize {
         self.ends.len()

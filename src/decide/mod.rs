@@ -8,12 +8,16 @@ use crate::decode::time::{self, Micros};
 use crate::detect::condition::{ActionKind, Condition, Limit, Then};
 use crate::detect::detector::{Details, Firing, Verdict, describe, shown_tallies};
 use crate::detect::rule::{Mode, OnRepeat, Rule, Severity, Urgency};
+use crate::window::codec::{Reader, number, put_bytes, put_number, put_time};
 use crate::window::key::KeyKind;
 use guard::{Guard, Held};
-use ledger::{Active, Asked, Ledger};
+use ledger::{Active, Asked, Ledger, Renumber};
 use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
+
+/// The rules of messages about Portcullis itself.
+pub const NOTES: [&str; 4] = ["brake", "limit", "clock", "source"];
 
 /// Times of messages remembered; there are few, and equal ones follow each other closely.
 const NOTED_MAX: usize = 256;
@@ -64,6 +68,30 @@ impl Decider {
     /// Bytes counted of what is remembered.
     pub fn bytes(&self) -> usize {
         self.ledger.bytes()
+    }
+
+    /// Writes what is active and what the brakes have counted.
+    pub fn capture(&self, out: &mut Vec<u8>) {
+        self.guard.capture(out);
+        put_number(out, number(self.noted.len()));
+        for (rule, at, times) in &self.noted {
+            put_bytes(out, rule.as_bytes());
+            put_time(out, *at);
+            put_number(out, u64::from(*times));
+        }
+        self.ledger.capture(out);
+    }
+
+    /// Reads it as it was written.
+    pub fn restore(&mut self, from: &mut Reader<'_>, now: &Renumber<'_>) -> Option<()> {
+        self.guard.restore(from)?;
+        for _ in 0..from.number()? {
+            let (rule, at, times) = (from.text()?, from.time()?, from.narrow()?);
+            if let Some(rule) = NOTES.into_iter().find(|known| *known == rule) {
+                self.noted.push_back((rule, at, times));
+            }
+        }
+        self.ledger.restore(from, now)
     }
 
     /// Emits the end of every decision whose time is up at `clock`; `names` as for

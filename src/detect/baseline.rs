@@ -4,7 +4,9 @@
 
 use super::rule::UnusualSpec;
 use crate::decode::time::Micros;
-use crate::window::codec::{length, number, put_number, take, take_number};
+use crate::window::codec::{
+    Reader, length, number, put_bytes, put_number, put_option, put_time, take, take_number,
+};
 use crate::window::small::{chunk, place_bytes};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -211,6 +213,27 @@ impl Known {
         }
     }
 
+    /// Writes them.
+    pub fn capture(&self, out: &mut Vec<u8>) {
+        put_option(out, self.swept, put_time);
+        put_number(out, number(self.values.len()));
+        for (value, seen) in &self.values {
+            put_bytes(out, value);
+            put_time(out, *seen);
+        }
+    }
+
+    /// Reads them as they were written.
+    pub fn restore(from: &mut Reader<'_>) -> Option<Self> {
+        let mut known = Self { swept: from.option(Reader::time)?, ..Self::default() };
+        for _ in 0..from.number()? {
+            let value = from.bytes()?;
+            known.bytes += known_bytes(value);
+            known.values.insert(value.into(), from.time()?);
+        }
+        Some(known)
+    }
+
     fn retain(&mut self, keep: impl Fn(Micros) -> bool) {
         let bytes = &mut self.bytes;
         self.values.retain(|value, seen| {
@@ -272,6 +295,10 @@ fn each(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+fn account_bytes(account: &[u8]) -> usize {
+    place_bytes(2 * size_of::<Box<[u8]>>()) + chunk(account.len())
+}
+
 impl Addresses {
     /// Learns a login; the newest stands last.
     pub fn learn(&mut self, account: &[u8], ip: IpAddr) {
@@ -293,10 +320,30 @@ impl Addresses {
         match self.by_account.get_mut(account) {
             Some(known) => self.bytes -= chunk(std::mem::replace(known, list).len()),
             None => {
-                self.bytes += place_bytes(2 * size_of::<Box<[u8]>>()) + chunk(account.len());
+                self.bytes += account_bytes(account);
                 self.by_account.insert(account.into(), list);
             }
         }
+    }
+
+    /// Writes them.
+    pub fn capture(&self, out: &mut Vec<u8>) {
+        put_number(out, number(self.by_account.len()));
+        for (account, list) in &self.by_account {
+            put_bytes(out, account);
+            put_bytes(out, list);
+        }
+    }
+
+    /// Reads them as they were written.
+    pub fn restore(from: &mut Reader<'_>) -> Option<Self> {
+        let mut addresses = Self::default();
+        for _ in 0..from.number()? {
+            let (account, list) = (from.bytes()?, from.bytes()?);
+            addresses.bytes += account_bytes(account) + chunk(list.len());
+            addresses.by_account.insert(account.into(), list.into());
+        }
+        Some(addresses)
     }
 
     /// The addresses of an account, the newest first.

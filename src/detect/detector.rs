@@ -2,11 +2,12 @@
 
 use super::baseline::{Addresses, FORGET, Hours, Known, Seen};
 use super::condition::Condition;
+use super::dictionary::{Dictionary, PartName, Translation};
 use super::rule::{KeyPart, Rule};
 use crate::decode::addr;
 use crate::decode::time::Micros;
 use crate::pattern::{EventView, PatternId, Standing};
-use crate::window::codec::Evidence;
+use crate::window::codec::{Evidence, Reader, number, put_number};
 use crate::window::key::{Key, KeyKind, OwnKey, put_net, put_part};
 use crate::window::marks::Fired;
 use crate::window::ring::{Crossing, RULES_MAX, ValueOf, bit};
@@ -208,6 +209,8 @@ pub struct Detector {
     logins: Vec<PatternId>,
     /// Names of the fields that keys are made of.
     key_names: Vec<String>,
+    /// What the numbers in its state mean.
+    dictionary: Dictionary,
     config: DetectConfig,
     /// By rule: events that lack its key.
     pub keyless: Vec<u64>,
@@ -221,13 +224,16 @@ struct Planner {
     extras: Vec<Vec<Field>>,
     /// Of parts that can be shared: what their rules have in common.
     signatures: Vec<Option<String>>,
+    /// What they hold.
+    names: Vec<PartName>,
 }
 
 impl Planner {
-    fn part(&mut self, kind: Kind, retention: Micros, many: bool) -> u16 {
+    fn part(&mut self, of: String, kind: Kind, retention: Micros, many: bool) -> u16 {
         self.specs.push(Spec { kind, retention, many });
         self.extras.push(Vec::new());
         self.signatures.push(None);
+        self.names.push(PartName { of, ..PartName::default() });
         u16::try_from(self.specs.len() - 1).unwrap_or(u16::MAX)
     }
 
@@ -244,7 +250,8 @@ impl Planner {
         let found = self.specs.iter().zip(&self.signatures).position(same);
         let at = found.unwrap_or_else(|| {
             let many = !rule.per.is_empty();
-            let tag = self.part(Kind::Window(Group::default()), 0, many);
+            let of = signature.clone().unwrap_or_else(|| own_name("window", rule));
+            let tag = self.part(of, Kind::Window(Group::default()), 0, many);
             if let Some(own) = self.signatures.last_mut() {
                 *own = signature;
             }
@@ -264,12 +271,29 @@ impl Planner {
                 }
                 let slot = group.join(need);
                 *retention = group.longest;
+                if let Some(name) = self.names.get_mut(at) {
+                    name.extras.clone_from(&group.extras);
+                    name.slots.push(own_name("", rule));
+                }
                 slot
             }
             _ => 0,
         };
         (u16::try_from(at).unwrap_or(u16::MAX), slot)
     }
+}
+
+/// What a rule keeps of `what`, whatever its threshold and the length of its window are.
+fn own_name(what: &str, rule: &Rule) -> String {
+    let way = match &rule.condition {
+        Condition::Count { .. } => "count".to_owned(),
+        Condition::Distinct { field, .. } => format!("distinct({field})"),
+        Condition::Sequence { then, .. } => format!("then {then}"),
+        Condition::FirstSeen { field } => format!("first_seen({field})"),
+        Condition::New { field, .. } => format!("new({field})"),
+        Condition::Unusual => "unusual(hour)".to_owned(),
+    };
+    format!("{what} {} {way} per {:?} {:?}", rule.id, rule.per, rule.once_per)
 }
 
 /// Rules that watch the same events per the same key share a list of them. A sequence watches the
@@ -317,10 +341,11 @@ impl Detector {
         key_names.sort();
         key_names.dedup();
         let mut planner = Planner::default();
-        let marks = planner.part(Kind::Marks, 0, false);
+        let marks = planner.part("marks".to_owned(), Kind::Marks, 0, false);
         let mut pers: Vec<Vec<Part>> = Vec::new();
         let mut plans = Vec::new();
         let mut known = Vec::new();
+        let mut known_names = Vec::new();
         let mut logins = Vec::new();
         for rule in rules {
             let per: Vec<Part> =
@@ -339,11 +364,20 @@ impl Detector {
             if matches!(rule.condition, Condition::New { .. }) {
                 plan.known = Some(known.len());
                 known.push(Known::default());
+                known_names.push(own_name("known", rule));
             }
             plans.push(plan);
         }
         logins.sort_unstable();
         logins.dedup();
+        let dictionary = Dictionary {
+            patterns: Vec::new(),
+            counted: counted.to_vec(),
+            fields: key_names.clone(),
+            rules: rules.iter().map(|rule| rule.id.clone()).collect(),
+            parts: planner.names,
+            known: known_names,
+        };
         let limits = Limits { memory: config.memory_limit, lateness: config.lateness };
         Self {
             rules: rules.iter().cloned().map(Arc::new).collect(),
@@ -362,9 +396,54 @@ impl Detector {
             addresses: Addresses::default(),
             logins,
             key_names,
+            dictionary,
             config,
             keyless: vec![0; rules.len()],
         }
+    }
+
+    /// What the numbers in its state mean, all but those of patterns.
+    pub fn dictionary(&self) -> &Dictionary {
+        &self.dictionary
+    }
+
+    /// Writes what it knows, but for the keys.
+    pub fn capture(&self, out: &mut Vec<u8>) {
+        self.store.capture(out);
+        put_number(out, self.known_given_up);
+        put_number(out, number(self.known.len()));
+        self.known.iter().for_each(|known| known.capture(out));
+        self.addresses.capture(out);
+    }
+
+    /// Writes the keys of a shard.
+    pub fn capture_shard(&self, shard: usize, out: &mut Vec<u8>) {
+        self.store.capture_shard(shard, out);
+    }
+
+    /// Reads what [`Detector::capture`] wrote into a new detector.
+    pub fn restore(&mut self, from: &mut Reader<'_>, by: Option<&Translation>) -> Option<()> {
+        self.store.restore(from)?;
+        self.known_given_up = from.number()?;
+        for old in 0..from.narrow()? {
+            let read = Known::restore(from)?;
+            let new = by.map_or(Some(old), |by| by.known.get(old).copied().flatten());
+            if let Some(known) = new.and_then(|new| self.known.get_mut(new)) {
+                *known = read;
+            }
+        }
+        self.addresses = Addresses::restore(from)?;
+        Some(())
+    }
+
+    /// Reads what [`Detector::capture_shard`] wrote.
+    pub fn restore_shard(
+        &mut self,
+        shard: usize,
+        from: &mut Reader<'_>,
+        by: Option<&Translation>,
+    ) -> Option<()> {
+        self.store.restore_shard(shard, from, by.map(|by| &by.moves))
     }
 
     /// The rules, by number.
@@ -676,10 +755,10 @@ fn plan(
     };
     let (tag, slot) = match what {
         Some((what, at_least)) => planner.join(rule, Need { what, at_least, within }, extra),
-        None => (planner.part(Kind::Learnt, FORGET, many), 0),
+        None => (planner.part(own_name("learnt", rule), Kind::Learnt, FORGET, many), 0),
     };
     let once = rule.once_per.as_deref().map(|name| {
-        let tag = planner.part(Kind::Once, within, many);
+        let tag = planner.part(own_name("once", rule), Kind::Once, within, many);
         (field(name, counted), tag)
     });
     let (pattern, completes) = match &rule.condition {

@@ -3,4 +3,5 @@
 pub mod baseline;
 pub mod condition;
 pub mod detector;
+pub mod dictionary;
 pub mod rule;

@@ -31,6 +31,9 @@ pub enum Severity {
 }
 
 impl Urgency {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Critical, Self::Warning, Self::Info];
+
     /// As written.
     pub fn name(self) -> &'static str {
         match self {
@@ -51,6 +54,9 @@ impl Urgency {
 }
 
 impl Severity {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::P0, Self::P1, Self::P2, Self::P3];
+
     /// As written.
     pub fn name(self) -> &'static str {
         match self {

@@ -1,6 +1,7 @@
 //! The clock of a stream: event time that no single record can move.
 
 use crate::decode::time::Micros;
+use crate::window::codec::{Reader, number, put_number, put_option, put_time};
 use std::collections::VecDeque;
 
 /// Times whose lower median is the clock.
@@ -66,6 +67,29 @@ impl Clock {
             self.start = self.start.or(self.now);
         }
         if self.is_ahead(time) { (Arrival::Ahead, false) } else { (Arrival::OnTime, false) }
+    }
+
+    /// Writes what it knows.
+    pub fn capture(&self, out: &mut Vec<u8>) {
+        put_number(out, number(self.recent.len()));
+        self.recent.iter().for_each(|time| put_time(out, *time));
+        put_number(out, number(self.late_run.len()));
+        self.late_run.iter().for_each(|time| put_time(out, *time));
+        put_option(out, self.now, put_time);
+        put_option(out, self.start, put_time);
+    }
+
+    /// Reads it as it was written.
+    pub fn restore(&mut self, from: &mut Reader<'_>) -> Option<()> {
+        for _ in 0..from.number()? {
+            self.recent.push_back(from.time()?);
+        }
+        for _ in 0..from.number()? {
+            self.late_run.push(from.time()?);
+        }
+        self.now = from.option(Reader::time)?;
+        self.start = from.option(Reader::time)?;
+        Some(())
     }
 
     /// The lower median of the recent times, which are few and asked for with every record.

@@ -6,6 +6,8 @@
 //! comes out depends on the input alone, not on how it was cut or by how many threads it was read.
 
 pub mod clock;
+pub mod core;
+pub mod entry;
 pub mod order;
 pub mod scan;
 pub mod summary;

@@ -1,21 +1,21 @@
 //! The ordered half: items in canonical order go through the clock, the detector and the ledger.
 
-use super::clock::{Arrival, Clock};
+use super::core::{Core, CoreConfig};
+use super::entry::{Input, Origin, Rank};
 use super::scan::{Findings, Found, Item, Scanned, Scanner, What};
-use super::summary::{Outcome, Summary};
+use super::summary::Outcome;
 use crate::action::Action;
 use crate::decide::Decider;
 use crate::decode::envelope::Fragment;
 use crate::decode::time::{Micros, When, Zone};
-use crate::detect::detector::{Detector, StreamTime};
-use crate::detect::rule::{Severity, Urgency};
+use crate::decode::{Decoded, decode};
+use crate::detect::detector::Detector;
 use crate::pattern::event::Run;
 use crate::pattern::{Events, PATTERN_NEAR_MISS};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use crate::source::{Batch, Position};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Records that may be held aside because they lie too far ahead.
-const HELD_MAX: usize = 1000;
 /// Streams per source whose pieces are joined at the same time.
 const STREAMS_MAX: usize = 64;
 
@@ -38,13 +38,37 @@ pub struct OrderConfig {
 struct SourceState {
     name: String,
     lines: u64,
-    /// Time of its last matched record that was applied.
-    last: Option<Micros>,
     /// Where to look for the year of its first time without one.
     year_near: Option<Micros>,
     year_said: bool,
     pieces: BTreeMap<String, Pieces>,
+    /// Of a partition: its turn among records of the same time.
+    rank: Option<Rank>,
+    /// Of a partition: the newest time that it has shown.
+    newest: Option<Micros>,
+    /// Where reading goes on behind what was applied.
+    place: Place,
 }
+
+/// How far a source is.
+#[derive(Debug, Default)]
+struct Place {
+    /// Behind what was applied, but for pieces of a line that wait for the rest.
+    mark: Option<Arc<Position>>,
+    /// It was not told yet.
+    new: bool,
+    /// The source can be gone back to.
+    returns: bool,
+    /// Bytes applied since a piece began to wait.
+    waited: usize,
+}
+
+/// A record of a partition cannot have happened later after it was sent than clocks differ,
+/// microseconds. What says so was forged, or has a wrong clock.
+const SENT_MAX: Micros = 60_000_000;
+/// Bytes, in pieces of the longest line, for which a piece that waits for its rest keeps the place of
+/// its source; then it is given up if the program ends before the rest comes.
+const PIECES_KEPT: usize = 16;
 
 #[derive(Debug)]
 struct Pieces {
@@ -52,17 +76,6 @@ struct Pieces {
     content: String,
     /// Too long: the rest is dropped.
     full: bool,
-}
-
-#[derive(Debug)]
-struct HeldBack {
-    time: Micros,
-    events: Events,
-    source: u32,
-    /// Number of its line, over all sources.
-    line: u64,
-    /// Its line was counted as `future`, to be corrected when it is applied.
-    carries_line: bool,
 }
 
 /// A batch on its way through the ordered half.
@@ -95,30 +108,14 @@ impl Cursor {
 pub struct Engine {
     scanner: Arc<Scanner>,
     config: OrderConfig,
-    clock: Clock,
-    detector: Detector,
-    decider: Decider,
-    key_names: Vec<String>,
+    /// What the lines do.
+    pub core: Core,
     /// Few, and asked for with every record.
     sources: BTreeMap<u32, SourceState>,
-    held: VecDeque<HeldBack>,
-    /// Number of the line that is being applied, and whether one of its records was held and then
-    /// applied while it was.
-    line: u64,
-    line_released: bool,
-    /// The accounting.
-    pub summary: Summary,
-    /// Said once each: limits that were hit, by what and minute.
-    said: HashMap<&'static str, i64>,
     /// Kinds of messages that were given; see [`Engine::forget_told`].
     told: std::collections::HashSet<String>,
-    countries_seen: bool,
-    /// Events by their pattern's number.
-    by_pattern: Vec<u64>,
-    /// Keys were given up that windows can still reach.
-    degraded: bool,
-    /// Messages for the log, not for sinks.
-    pub messages: Vec<String>,
+    /// Records of partitions wait for each other.
+    pub merging: bool,
 }
 
 impl Engine {
@@ -129,25 +126,95 @@ impl Engine {
         decider: Decider,
         config: OrderConfig,
     ) -> Self {
+        let limits = CoreConfig {
+            lateness: config.lateness,
+            max_ahead: config.max_ahead,
+            max_line: config.max_line,
+        };
+        let patterns = scanner.set.names().map(str::to_owned).collect();
         Self {
-            clock: Clock::new(config.lateness, config.max_ahead),
-            key_names: detector.key_names(),
+            core: Core::new(detector, decider, patterns, limits),
             scanner,
             config,
-            detector,
-            decider,
             sources: BTreeMap::new(),
-            held: VecDeque::new(),
-            line: 0,
-            line_released: false,
-            summary: Summary::default(),
-            said: HashMap::new(),
             told: std::collections::HashSet::new(),
-            countries_seen: false,
-            by_pattern: Vec::new(),
-            degraded: false,
-            messages: Vec::new(),
+            merging: false,
         }
+    }
+
+    /// Goes on with other patterns and rules; `other` has the state.
+    pub fn go_on_with(&mut self, other: Self) {
+        let Self { core, scanner, config, .. } = other;
+        let before = std::mem::replace(&mut self.core, core);
+        self.core.take_over(before);
+        self.scanner = scanner;
+        self.config = config;
+    }
+
+    /// Names a partition.
+    pub fn name_partition(&mut self, source: u32, topic: &str, partition: i32) {
+        self.name_source(source, &format!("{topic} [{partition}]"), None);
+        let state = self.sources.entry(source).or_default();
+        state.rank = Some(Rank { topic: topic.into(), partition });
+    }
+
+    /// The newest time that a partition has shown.
+    pub fn newest(&self, source: u32) -> Option<Micros> {
+        self.sources.get(&source).and_then(|state| state.newest)
+    }
+
+    /// A source begins anew: what waits for its rest there never gets it.
+    pub fn anew(&mut self, source: u32) {
+        if let Some(state) = self.sources.get_mut(&source) {
+            state.place = Place::default();
+        }
+        self.core.anew(source);
+    }
+
+    /// Where reading goes on, of the sources that have moved since it was asked last.
+    pub fn take_positions(&mut self) -> Vec<(u32, Arc<Position>)> {
+        let mut moved = Vec::new();
+        for (source, state) in &mut self.sources {
+            if std::mem::take(&mut state.place.new) {
+                moved.extend(state.place.mark.clone().map(|mark| (*source, mark)));
+            }
+        }
+        moved
+    }
+
+    /// A batch was applied.
+    fn passed(&mut self, batch: &Batch) {
+        let Some(mark) = &batch.mark else { return };
+        let max = self.config.max_line.saturating_mul(PIECES_KEPT);
+        let state = self.sources.entry(batch.source).or_default();
+        let place = &mut state.place;
+        place.returns = true;
+        if state.pieces.is_empty() {
+            place.waited = 0;
+        } else {
+            place.waited = place.waited.saturating_add(batch.bytes.len());
+            if place.waited <= max {
+                return;
+            }
+        }
+        place.mark = Some(Arc::clone(mark));
+        place.new = true;
+    }
+
+    /// Of a partition: the time that the last record of a batch says, which holds back no other
+    /// partition although no pattern named it.
+    fn last_time(&self, batch: &Batch) -> Option<Micros> {
+        let line = batch.lines().last()?;
+        let sent = batch.records.last()?.time;
+        let said = match decode(line, &self.scanner.decode) {
+            Decoded::Records(records) => match records.last()?.when() {
+                Some(When::At(time)) => Some(time),
+                _ => None,
+            },
+            _ => None,
+        };
+        let limit = sent.map(|sent| sent.saturating_add(SENT_MAX));
+        Some(said.or(sent)?.min(limit.unwrap_or(Micros::MAX)))
     }
 
     /// Names a source, for messages; `year_near` is a time from which to take the year of a time
@@ -160,26 +227,7 @@ impl Engine {
 
     /// The lines that are due.
     pub fn take_actions(&mut self) -> Vec<Action> {
-        let actions = std::mem::take(&mut self.decider.out);
-        for action in &actions {
-            self.summary.acted(action);
-        }
-        actions
-    }
-
-    /// The stream's clock.
-    pub fn clock(&self) -> Option<Micros> {
-        self.clock.now()
-    }
-
-    /// When the next decision ends.
-    pub fn next_end(&self) -> Option<Micros> {
-        self.decider.next_end()
-    }
-
-    /// Lets decisions end although the stream is idle; touches nothing else.
-    pub fn idle_until(&mut self, clock: Micros) {
-        self.decider.advance(clock, &self.key_names);
+        self.core.take_actions()
     }
 
     /// Lets every kind of message be given once more; `run` does so every minute.
@@ -187,23 +235,13 @@ impl Engine {
         self.told.clear();
     }
 
-    /// Whether any event had a country.
-    pub fn countries_seen(&self) -> bool {
-        self.countries_seen
-    }
-
-    /// The detector, for looking at.
-    pub fn detector(&self) -> &Detector {
-        &self.detector
-    }
-
     /// Takes a batch in; what needs no order is counted at once.
     pub fn open(&mut self, mut scanned: Scanned) -> Cursor {
-        let lines = &mut self.summary.lines;
+        let lines = &mut self.core.summary.lines;
         lines.add(Outcome::Empty, scanned.empty);
         lines.add(Outcome::Unmatched, scanned.unmatched);
-        self.summary.records.add(Outcome::Unmatched, scanned.unmatched_records);
-        self.summary.bytes += u64::try_from(scanned.batch.bytes.len()).unwrap_or(0);
+        self.core.summary.records.add(Outcome::Unmatched, scanned.unmatched_records);
+        self.core.summary.bytes += u64::try_from(scanned.batch.bytes.len()).unwrap_or(0);
         let items = std::mem::take(&mut scanned.items).into_iter().peekable();
         Cursor { scanned, items, line: 0, at: 0, foreseen: 0 }
     }
@@ -244,7 +282,15 @@ impl Engine {
                 true
             }
             None => {
-                self.sources.entry(source).or_default().lines += cursor.scanned.lines;
+                let batch = &cursor.scanned.batch;
+                let state = self.sources.entry(source).or_default();
+                state.lines += cursor.scanned.lines;
+                if state.rank.is_some() {
+                    let last = self.last_time(batch);
+                    let state = self.sources.entry(source).or_default();
+                    state.newest = state.newest.max(last);
+                }
+                self.passed(batch);
                 false
             }
         }
@@ -268,7 +314,7 @@ impl Engine {
         let to = (found.matched.events.end() + FORESEEN).min(events.list.len());
         cursor.foreseen = to;
         if to - from >= FORESEEN_MIN {
-            self.detector.foresee(events.of(Run::between(from, to)));
+            self.core.detector_mut().foresee(events.of(Run::between(from, to)));
         }
     }
 
@@ -284,6 +330,7 @@ impl Engine {
         let rest = scanned.batch.bytes.get(*at..).unwrap_or_default();
         for (text, number) in crate::source::lines::split_lines(rest).zip(*line..) {
             let item = items.next_if(|item| item.line == number);
+            let place = place_of(&scanned.batch, number, *at);
             (*line, *at) = (number + 1, *at + text.len() + 1);
             let fragment = if scanned.batch.oversized { None } else { self.scanner.fragment(text) };
             let state = self.sources.entry(source).or_default();
@@ -291,18 +338,18 @@ impl Engine {
             match (fragment, item) {
                 (Some(fragment), item) if waits || !fragment.last => {
                     match item {
-                        Some(_) => self.summary.lines.add(Outcome::Joined, 1),
+                        Some(_) => self.core.summary.lines.add(Outcome::Joined, 1),
                         // It was counted already: because it matches nothing by itself, or because
                         // it ends a line without adding to it.
                         None => match self.scanner.unmatched(text) {
-                            None => self.summary.lines.change(Outcome::Empty, Outcome::Joined),
+                            None => self.core.summary.lines.change(Outcome::Empty, Outcome::Joined),
                             Some(records) => {
-                                self.summary.lines.change(Outcome::Unmatched, Outcome::Joined);
-                                self.summary.records.remove(Outcome::Unmatched, records);
+                                self.core.summary.lines.change(Outcome::Unmatched, Outcome::Joined);
+                                self.core.summary.records.remove(Outcome::Unmatched, records);
                             }
                         },
                     }
-                    self.piece(source, fragment, number, arrival);
+                    self.piece(source, fragment, number, place, arrival);
                 }
                 (_, Some(item)) => self.apply(scanned, item, arrival),
                 (_, None) => {}
@@ -314,7 +361,14 @@ impl Engine {
         *line = scanned.lines;
     }
 
-    fn piece(&mut self, source: u32, fragment: Fragment, line: u64, arrival: Option<Micros>) {
+    fn piece(
+        &mut self,
+        source: u32,
+        fragment: Fragment,
+        line: u64,
+        place: Option<u64>,
+        arrival: Option<Micros>,
+    ) {
         let state = self.sources.entry(source).or_default();
         let stream = fragment.stream.clone();
         let last = fragment.last;
@@ -335,36 +389,45 @@ impl Engine {
                     && let Some(pieces) = state.pieces.remove(&other)
                 {
                     // More streams than a container has: one is read as far as it is.
-                    self.joined(source, &pieces, line, arrival);
+                    self.joined(source, &pieces, line, place, arrival);
                 }
                 return;
             }
         }
         if last && let Some(pieces) = state.pieces.remove(&stream) {
-            self.joined(source, &pieces, line, arrival);
+            self.joined(source, &pieces, line, place, arrival);
         }
     }
 
     /// Applies a line that was put together. Its pieces are counted as lines; its records are new.
-    fn joined(&mut self, source: u32, pieces: &Pieces, line: u64, arrival: Option<Micros>) {
+    fn joined(
+        &mut self,
+        source: u32,
+        pieces: &Pieces,
+        line: u64,
+        place: Option<u64>,
+        arrival: Option<Micros>,
+    ) {
         if pieces.full {
-            self.summary.lines.change(Outcome::Joined, Outcome::Oversized);
+            self.core.summary.lines.change(Outcome::Joined, Outcome::Oversized);
             self.oversized(source, line);
         }
         let mut findings = Findings::default();
         match self.scanner.clone().joined(&pieces.first, &pieces.content, &mut findings) {
             Some(What::Records(records)) => {
-                self.line += 1;
-                for found in records.of(&findings.records) {
-                    let outcome = self.record(source, line, found, &findings.events, arrival);
-                    self.summary.records.add(outcome, 1);
+                self.core.begin_line();
+                for (found, index) in records.of(&findings.records).iter().zip(0..) {
+                    let origin = place.map(|at| Origin { at, index });
+                    let place = RecordPlace { source, line, origin, sent: None };
+                    let outcome = self.record(place, found, &findings.events, arrival);
+                    self.core.summary.records.add(outcome, 1);
                 }
             }
             Some(What::Unread(why, _)) => {
                 // The line that ended it carries the outcome.
                 if !pieces.full {
-                    self.summary.lines.change(Outcome::Joined, Outcome::Unreadable);
-                    *self.summary.unreadable.entry(why.to_string()).or_default() += 1;
+                    self.core.summary.lines.change(Outcome::Joined, Outcome::Unreadable);
+                    *self.core.summary.unreadable.entry(why.to_string()).or_default() += 1;
                 }
             }
             Some(What::Piece) | None => {}
@@ -378,36 +441,29 @@ impl Engine {
             What::Unread(why, error) => {
                 // An oversized line is counted as that, however its beginning reads.
                 if !scanned.batch.oversized {
-                    *self.summary.unreadable.entry(why.to_string()).or_default() += 1;
+                    *self.core.summary.unreadable.entry(why.to_string()).or_default() += 1;
                 }
                 if self.told.insert(format!("unreadable {why}")) {
                     let at = self.place(source, item.line);
-                    self.messages.push(format!("{at}: unreadable line ({why}): {error}"));
+                    self.core.messages.push(format!("{at}: unreadable line ({why}): {error}"));
                 }
                 Outcome::Unreadable
             }
             What::Piece => Outcome::Joined,
             What::Records(records) => {
-                self.line += 1;
-                self.line_released = false;
+                self.core.begin_line();
                 let mut best = Outcome::Unmatched;
                 let Findings { records: all, events } = &scanned.findings;
-                for found in records.of(all) {
-                    let outcome = self.record(source, item.line, found, events, arrival);
-                    self.summary.records.add(outcome, 1);
+                let at = place_of(&scanned.batch, item.line, item.bytes.start);
+                for (found, index) in records.of(all).iter().zip(0..) {
+                    let origin = at.map(|at| Origin { at, index });
+                    let sent = sent(&scanned.batch, item.line);
+                    let place = RecordPlace { source, line: item.line, origin, sent };
+                    let outcome = self.record(place, found, events, arrival);
+                    self.core.summary.records.add(outcome, 1);
                     best = best.min(outcome);
                 }
-                if self.line_released {
-                    best = Outcome::Matched;
-                }
-                let line = self.line;
-                if best == Outcome::Future
-                    && !scanned.batch.oversized
-                    && let Some(held) = self.held.iter_mut().find(|held| held.line == line)
-                {
-                    held.carries_line = true;
-                }
-                best
+                self.core.end_line(best, scanned.batch.oversized)
             }
         };
         let outcome = if scanned.batch.oversized {
@@ -416,21 +472,21 @@ impl Engine {
         } else {
             outcome
         };
-        self.summary.lines.add(outcome, 1);
+        self.core.summary.lines.add(outcome, 1);
     }
 
-    /// Applies one record.
+    /// Applies one record, or lets it wait for those of other partitions.
     fn record(
         &mut self,
-        source: u32,
-        line: u64,
+        place: RecordPlace,
         found: &Found,
         events: &Events,
         arrival: Option<Micros>,
     ) -> Outcome {
+        let RecordPlace { source, line, origin, sent } = place;
         let Found { when, matched, sample } = found;
         let when = *when;
-        let marks = &mut self.summary.marks;
+        let marks = &mut self.core.summary.marks;
         marks.ambiguous += u64::from(matched.ambiguous);
         marks.conflict += u64::from(matched.conflict);
         marks.proxy_hidden += u64::from(matched.proxy_hidden);
@@ -450,136 +506,30 @@ impl Engine {
         if let (Some(When::Yearless(_)), Some(time)) = (when, time) {
             self.say_year(source, time);
         }
-        if !matched.named {
-            let last = self.sources.get(&source).and_then(|state| state.last);
-            let fallback = self.clock.now().or(last).or(arrival);
-            if let Some(time) = time.map(|t| self.clock.clamp(t)).or(fallback) {
-                self.events(events, matched.events, time);
-            }
-            return Outcome::NearMiss;
-        }
-        let Some(time) = time else {
-            self.summary.marks.untimed += 1;
-            let last = self.sources.get(&source).and_then(|state| state.last);
-            let Some(time) = arrival.or(last) else { return Outcome::NoTime };
-            self.summary.saw(time);
-            self.events(events, matched.events, time);
-            return Outcome::Matched;
-        };
-        let before = self.clock.now();
-        let (arrived, restarted) = self.clock.observe(time);
-        if restarted {
-            self.note_restart();
-        }
-        if self.clock.now() != before {
-            self.clock_moved();
-        }
-        match arrived {
-            Arrival::Late => Outcome::Late,
-            Arrival::Ahead => {
-                self.hold(HeldBack {
-                    time,
-                    events: events.cut(matched.events),
-                    source,
-                    line: self.line,
-                    carries_line: false,
-                });
-                Outcome::Future
-            }
-            Arrival::OnTime => {
-                self.sources.entry(source).or_default().last = Some(time);
-                self.summary.saw(time);
-                self.events(events, matched.events, time);
-                Outcome::Matched
+        let run = matched.events;
+        let named = matched.named;
+        let arrival = sent.or(arrival);
+        let limit = sent.map(|sent| sent.saturating_add(SENT_MAX));
+        let clamped = time.map(|time| time.min(limit.unwrap_or(Micros::MAX)));
+        self.core.summary.marks.clamped += u64::from(clamped != time);
+        let input = Input { source, origin, time: clamped, arrival, named, events, run };
+        let state = self.sources.get_mut(&source).filter(|state| state.rank.is_some());
+        if let Some(state) = state {
+            state.newest = state.newest.max(clamped);
+            if let (true, Some(rank), Some(turn)) = (self.merging, &state.rank, clamped.or(arrival))
+            {
+                let first = origin.is_none_or(|origin| origin.index == 0);
+                return self.core.wait(input.own(), turn, rank.clone(), first);
             }
         }
-    }
-
-    fn hold(&mut self, held: HeldBack) {
-        if self.held.len() >= HELD_MAX {
-            // The oldest stays what it was counted as: future.
-            self.held.pop_front();
-            let reason = format!(
-                "more than {HELD_MAX} records lie too far ahead of the clock: the oldest is given up"
-            );
-            self.limit("held", held.time, reason);
-        }
-        self.held.push_back(held);
-    }
-
-    fn clock_moved(&mut self) {
-        let Some(now) = self.clock.now() else { return };
-        if !self.held.is_empty() {
-            let held = std::mem::take(&mut self.held);
-            for held in held {
-                if self.clock.is_ahead(held.time) {
-                    self.held.push_back(held);
-                    continue;
-                }
-                self.line_released |= held.line == self.line;
-                self.summary.records.change(Outcome::Future, Outcome::Matched);
-                if held.carries_line {
-                    self.summary.lines.change(Outcome::Future, Outcome::Matched);
-                }
-                self.sources.entry(held.source).or_default().last = Some(held.time);
-                self.summary.saw(held.time);
-                self.events(&held.events, held.events.all(), held.time);
-            }
-        }
-        self.decider.advance(now, &self.key_names);
-        self.decider.forget(now.saturating_sub(self.config.lateness));
-    }
-
-    fn events(&mut self, events: &Events, run: Run, time: Micros) {
-        let stream = StreamTime { clock: self.clock.now(), start: self.clock.start() };
-        for event in events.of(run) {
-            self.countries_seen |= event.country.is_some();
-            let pattern = usize::from(event.pattern);
-            if self.by_pattern.len() <= pattern {
-                self.by_pattern.resize(pattern + 1, 0);
-            }
-            if let Some(count) = self.by_pattern.get_mut(pattern) {
-                *count += 1;
-            }
-            let Self { detector, decider, key_names, .. } = self;
-            detector.observe(event, time, stream, &mut |firing| decider.fire(&firing, key_names));
-        }
-        self.keep_ceiling(time);
-    }
-
-    /// Gives up what is too much. When it begins and when nothing of it is left, a line says so.
-    fn keep_ceiling(&mut self, time: Micros) {
-        let given_up = self.detector.enforce_ceiling(self.clock.now(), self.decider.bytes());
-        if given_up.values > 0 {
-            let reason = format!(
-                "values known to the whole stream reached their share of memory_limit: {} were \
-                 given up, those unseen longest first",
-                given_up.values
-            );
-            self.limit("known_values", time, reason);
-        }
-        let reason = if given_up.keys > 0 && !self.degraded {
-            self.degraded = true;
-            *self.summary.limits.entry("memory_limit").or_default() += 1;
-            "state reached memory_limit: keys are given up, those with the fewest events and the \
-             oldest first; until their windows are over, what was given up counts as an upper \
-             bound, and a crossing that needs it alerts and is marked approx"
-        } else if given_up.keys == 0 && self.degraded && !self.detector.is_degraded() {
-            self.degraded = false;
-            "the windows of all keys that were given up for memory_limit are over: every count is \
-             exact again"
-        } else {
-            return;
-        };
-        let time = self.clock.now().unwrap_or(time);
-        self.decider.note("limit", Severity::P1, Urgency::Warning, time, reason.to_owned());
+        self.core.record(&input)
     }
 
     fn note_near_misses(&mut self, source: u32, line: u64, ids: &[u16], sample: &str) {
         for id in ids {
             let name = self.scanner.set.name(*id).to_owned();
             let at = self.place(source, line);
-            let near = self.summary.near_misses.entry(name.clone()).or_default();
+            let near = self.core.summary.near_misses.entry(name.clone()).or_default();
             near.count += 1;
             if near.count == 1 {
                 near.sample = sample.to_owned();
@@ -587,7 +537,7 @@ impl Engine {
             }
             if self.told.insert(format!("near {name}")) {
                 let shown = crate::action::escape(sample);
-                self.messages.push(format!(
+                self.core.messages.push(format!(
                     "{at}: {PATTERN_NEAR_MISS}: begins like {name} and is none: {shown}"
                 ));
             }
@@ -600,7 +550,7 @@ impl Engine {
         if self.config.year.is_none() && !std::mem::replace(&mut state.year_said, true) {
             let year = crate::decode::time::format(time).get(..4).unwrap_or_default().to_owned();
             let name = &state.name;
-            self.messages.push(format!(
+            self.core.messages.push(format!(
                 "{name}: its times name no year; the first was taken as {year}, nearest to the \
                  source's own date: `year` in the configuration pins it"
             ));
@@ -608,8 +558,8 @@ impl Engine {
     }
 
     fn say_proxy_hidden(&mut self) {
-        if self.said.insert("proxy_hidden", 0).is_none() {
-            self.messages.push(
+        if self.core.first_time("proxy_hidden") {
+            self.core.messages.push(
                 "the only address of a record belongs to a proxy or a private network, so it counts per user and globally only: \
                  log the address that your edge sets (on Railway the header X-Real-IP) as ip_address, or name your proxies in trusted_proxies"
                     .to_owned(),
@@ -621,34 +571,9 @@ impl Engine {
         let at = self.place(source, line);
         let max = self.config.max_line;
         if self.told.insert("oversized".to_owned()) {
-            self.messages.push(format!("{at}: longer than max_line ({max} bytes)"));
+            self.core.messages.push(format!("{at}: longer than max_line ({max} bytes)"));
         }
-        let time = self.clock.now().or(self.sources.get(&source).and_then(|s| s.last)).unwrap_or(0);
-        let reason =
-            format!("a line is longer than max_line ({max} bytes): only its beginning was read");
-        self.limit("max_line", time, reason);
-    }
-
-    /// Counts a limit that was reached; one line a minute says so. The reason names no source:
-    /// the same input gives the same bytes, wherever it comes from.
-    fn limit(&mut self, what: &'static str, time: Micros, reason: String) {
-        *self.summary.limits.entry(what).or_default() += 1;
-        // By the clock, which does not go back and forth as the times of records do.
-        let time = self.clock.now().unwrap_or(time);
-        let minute = time.div_euclid(60_000_000);
-        if self.said.insert(what, minute) == Some(minute) {
-            return;
-        }
-        self.decider.note("limit", Severity::P1, Urgency::Warning, time, reason);
-    }
-
-    fn note_restart(&mut self) {
-        let now = self.clock.now().unwrap_or_default();
-        let reason = format!(
-            "fifty late records in a row agreed on another time: the clock was set to {}",
-            crate::decode::time::format(now)
-        );
-        self.decider.note("clock", Severity::P2, Urgency::Warning, now, reason);
+        self.core.oversized(source);
     }
 
     fn resolve(&self, source: u32, when: When) -> Micros {
@@ -657,7 +582,7 @@ impl Engine {
             When::Yearless(yearless) => {
                 let zone = &self.config.zone;
                 let state = self.sources.get(&source);
-                if let Some(reference) = state.and_then(|s| s.last).or(self.clock.now()) {
+                if let Some(reference) = self.core.last(source).or(self.core.clock()) {
                     return yearless.nearest(reference, zone);
                 }
                 if let Some(time) = self.config.year.and_then(|year| yearless.in_year(year, zone)) {
@@ -679,31 +604,45 @@ impl Engine {
     pub fn finish(&mut self) {
         // Lines whose end never came are read as far as they are.
         let sources: Vec<u32> = self.sources.keys().copied().collect();
-        let mut sources = sources;
-        sources.sort_unstable();
         for source in sources {
+            // Those that can be gone back to are read again from before their pieces.
+            if self.sources.get(&source).is_some_and(|state| state.place.returns) {
+                continue;
+            }
             let pieces = self
                 .sources
                 .get_mut(&source)
                 .map(|s| std::mem::take(&mut s.pieces))
                 .unwrap_or_default();
             for pieces in pieces.into_values() {
-                self.joined(source, &pieces, 0, None);
+                self.joined(source, &pieces, 0, None, None);
             }
         }
-        for (pattern, count) in (0..).zip(&self.by_pattern).filter(|(_, count)| **count > 0) {
-            let name = self.scanner.set.name(pattern).to_owned();
-            self.summary.events.insert(name, *count);
-        }
-        let (keys, bytes) = self.detector.held();
-        self.summary.keys_held = u64::try_from(keys).unwrap_or(0);
-        self.summary.state_bytes = u64::try_from(bytes).unwrap_or(0);
-        self.summary.keys_evicted = self.detector.evicted();
-        self.summary.decisions_active = u64::try_from(self.decider.active()).unwrap_or(0);
-        for (rule, count) in self.detector.rules().iter().zip(&self.detector.keyless) {
-            if *count > 0 {
-                self.summary.keyless.insert(rule.id.clone(), *count);
-            }
-        }
+        self.core.finish();
     }
+}
+
+/// Where a record stands.
+#[derive(Debug, Clone, Copy)]
+struct RecordPlace {
+    source: u32,
+    /// Number of its line in the batch.
+    line: u64,
+    origin: Option<Origin>,
+    /// Of a partition: when it was sent.
+    sent: Option<Micros>,
+}
+
+/// When the record of a partition was sent.
+fn sent(batch: &Batch, line: u64) -> Option<Micros> {
+    batch.records.get(usize::try_from(line).ok()?)?.time
+}
+
+/// The place of a line in its source, if the source can go back to it.
+fn place_of(batch: &Batch, line: u64, start: usize) -> Option<u64> {
+    if let Some(record) = usize::try_from(line).ok().and_then(|n| batch.records.get(n)) {
+        return u64::try_from(record.offset).ok();
+    }
+    let before = u64::try_from(start).ok()?;
+    batch.mark.as_ref().map(|_| batch.start + before)
 }

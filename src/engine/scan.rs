@@ -17,6 +17,8 @@ pub struct Scanner {
     pub set: PatternSet,
     /// How lines are decoded.
     pub decode: DecodeConfig,
+    /// Which it is of those that a stream has had: numbers mean something else to each.
+    pub generation: u64,
 }
 
 /// A batch, scanned.
@@ -24,6 +26,8 @@ pub struct Scanner {
 pub struct Scanned {
     /// The batch; its bytes are needed again where pieces of lines are joined.
     pub batch: Batch,
+    /// The [scanner](Scanner::generation) that did it.
+    pub generation: u64,
     /// Lines in it.
     pub lines: u64,
     /// Lines without text.
@@ -92,6 +96,7 @@ impl Scanner {
     pub fn scan(&self, batch: Batch) -> Scanned {
         let mut scanned = Scanned {
             batch: Batch { bytes: Vec::new(), ..batch },
+            generation: self.generation,
             lines: 0,
             empty: 0,
             unmatched: 0,

@@ -30,6 +30,8 @@ pub enum Outcome {
     Empty,
     /// A piece that was joined with the line that ends it.
     Joined,
+    /// It was counted before and came again.
+    Repeated,
 }
 
 /// Counters by outcome; they add up to `total`.
@@ -57,6 +59,8 @@ pub struct Outcomes {
     pub empty: u64,
     /// See [`Outcome::Joined`].
     pub joined: u64,
+    /// See [`Outcome::Repeated`].
+    pub repeated: u64,
 }
 
 impl Outcomes {
@@ -79,7 +83,7 @@ impl Outcomes {
     }
 
     /// Names and counters, without the total.
-    pub fn parts(&self) -> [(&'static str, u64); 10] {
+    pub fn parts(&self) -> [(&'static str, u64); 11] {
         [
             ("matched", self.matched),
             ("unmatched", self.unmatched),
@@ -91,6 +95,7 @@ impl Outcomes {
             ("oversized", self.oversized),
             ("empty", self.empty),
             ("joined", self.joined),
+            ("repeated", self.repeated),
         ]
     }
 
@@ -111,6 +116,7 @@ impl Outcomes {
             Outcome::Oversized => &mut self.oversized,
             Outcome::Empty => &mut self.empty,
             Outcome::Joined => &mut self.joined,
+            Outcome::Repeated => &mut self.repeated,
         }
     }
 
@@ -136,6 +142,9 @@ pub struct Marks {
     pub conflict: u64,
     /// Their only address belongs to a proxy.
     pub proxy_hidden: u64,
+    /// Of a partition: their time lay so far behind the moment at which they were sent that it was
+    /// taken to be that moment.
+    pub clamped: u64,
 }
 
 /// Near misses of one pattern.
@@ -203,6 +212,10 @@ pub struct Summary {
     pub last_event: Option<String>,
     /// Errors of sources and sinks.
     pub errors: Vec<String>,
+    /// Of Kafka: records that the partitions held and that were not read at the end, as it was last
+    /// known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag: Option<u64>,
     /// Bytes of lines.
     pub bytes: u64,
     /// Seconds by the wall.

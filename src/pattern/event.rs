@@ -195,6 +195,12 @@ impl<'a> EventView<'a> {
         values.iter().find(|(own, _)| *own == slot).map(|(_, text)| self.texts.get(*text))
     }
 
+    /// The values of all counted fields, with their slots.
+    pub fn all_values(self) -> impl Iterator<Item = (u16, &'a str)> {
+        let Self { event, texts } = self;
+        event.values.of(&texts.values).iter().map(|(slot, text)| (*slot, texts.get(*text)))
+    }
+
     /// The numbers of the rules that count it, ascending.
     pub fn rules(self) -> &'a [u16] {
         self.event.rules.of(&self.texts.rules)

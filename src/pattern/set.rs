@@ -186,6 +186,12 @@ impl PatternSet {
         &self.counted
     }
 
+    /// The names of all patterns, by number.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let own = self.patterns.iter().map(|pattern| pattern.name.as_str());
+        BUILT_IN.into_iter().chain(own)
+    }
+
     /// A pattern's name.
     pub fn name(&self, id: PatternId) -> &str {
         let id = usize::from(id);

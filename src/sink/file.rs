@@ -2,6 +2,7 @@
 
 use super::{Delivered, Output};
 use crate::action::Action;
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 
@@ -11,6 +12,8 @@ pub struct FileSink {
     path: String,
     out: BufWriter<File>,
     output: Output,
+    /// Lines were flushed and not synced.
+    unsynced: bool,
 }
 
 impl FileSink {
@@ -20,13 +23,71 @@ impl FileSink {
     /// # Errors
     /// When it cannot be opened for writing.
     pub fn open(path: &str, output: Output) -> std::io::Result<Self> {
-        let mut options = OpenOptions::new();
-        options.create(true).read(true).append(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(path)?;
-        cut_torn_line(&mut file)?;
-        Ok(Self { path: path.to_owned(), out: BufWriter::new(file), output })
+        let file = open(path)?;
+        Ok(Self { path: path.to_owned(), out: BufWriter::new(file), output, unsynced: false })
+    }
+
+    /// Opens the file of this name anew. What could not be written before is let go; it is given
+    /// again.
+    ///
+    /// # Errors
+    /// When it cannot be opened for writing.
+    pub fn reopen(&mut self) -> std::io::Result<()> {
+        // A rotated file keeps what it was given.
+        let _lost = self.out.flush();
+        let old = std::mem::replace(&mut self.out, BufWriter::new(open(&self.path)?));
+        let (_file, _unwritten) = old.into_parts();
+        Ok(())
+    }
+
+    /// The ids among the last `count` lines, and a few before them.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn known(&self, count: usize) -> std::io::Result<HashSet<String>> {
+        let mut ids = HashSet::new();
+        if count == 0 {
+            return Ok(ids);
+        }
+        let mut file = File::open(&self.path)?;
+        let mut end = file.seek(SeekFrom::End(0))?;
+        let mut rest: Vec<u8> = Vec::new();
+        while end > 0 && ids.len() <= count {
+            let start = end.saturating_sub(1 << 16);
+            let mut block = vec![0; usize::try_from(end - start).unwrap_or(0)];
+            file.seek(SeekFrom::Start(start))?;
+            file.read_exact(&mut block)?;
+            block.append(&mut rest);
+            // The first line of the block may begin in the one before.
+            let whole = match memchr::memchr(b'\n', &block) {
+                Some(newline) if start > 0 => newline + 1,
+                _ if start > 0 => block.len(),
+                _ => 0,
+            };
+            let lines = block.get(whole..).unwrap_or_default().split(|byte| *byte == b'\n');
+            ids.extend(lines.filter_map(id_of));
+            block.truncate(whole);
+            rest = block;
+            end = start;
+        }
+        Ok(ids)
+    }
+
+    /// Whether lines were flushed that the disk may not have.
+    pub fn needs_sync(&self) -> bool {
+        self.unsynced
+    }
+
+    /// Makes flushed lines last.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn sync(&mut self) -> std::io::Result<()> {
+        if self.unsynced {
+            self.out.get_ref().sync_data()?;
+            self.unsynced = false;
+        }
+        Ok(())
     }
 
     /// The path as configured.
@@ -39,6 +100,7 @@ impl FileSink {
     /// # Errors
     /// When it cannot be written.
     pub fn deliver(&mut self, action: &Action) -> std::io::Result<Delivered> {
+        self.unsynced = true;
         writeln!(self.out, "{}", self.output.render(action, false)).map(|()| Delivered::Yes)
     }
 
@@ -49,6 +111,32 @@ impl FileSink {
     pub fn flush(&mut self) -> std::io::Result<Delivered> {
         self.out.flush().map(|()| Delivered::Yes)
     }
+}
+
+/// Opens a file to append to, made with mode 0600 if it is new, without a torn last line.
+fn open(path: &str) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).read(true).append(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path)?;
+    cut_torn_line(&mut file)?;
+    Ok(file)
+}
+
+/// The id of a line in either of the forms that carry one.
+fn id_of(line: &[u8]) -> Option<String> {
+    const KEY: &[u8] = b"\"id\":\"";
+    let mut from = 0;
+    while let Some(found) = memchr::memmem::find(line.get(from..)?, KEY) {
+        let start = from + found + KEY.len();
+        let id = line.get(start..start + 16)?;
+        if line.get(start + 16) == Some(&b'"') && id.iter().all(u8::is_ascii_hexdigit) {
+            return String::from_utf8(id.to_vec()).ok();
+        }
+        from = start;
+    }
+    None
 }
 
 fn cut_torn_line(file: &mut File) -> std::io::Result<()> {

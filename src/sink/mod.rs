@@ -2,13 +2,15 @@
 //!
 //! The contract: lines are delivered in order; what cannot be delivered is an error, told once and
 //! counted, and never stops detection; `flush` returns only when what was delivered has left the
-//! process. A closed standard output is a normal end, not an error.
+//! process. A closed standard output is a normal end, not an error. With a state directory, a sink that
+//! failed is opened anew and given again what it may not have; it says what it has.
 
 pub mod file;
 pub mod stdout;
 
 use crate::action::Action;
 use crate::yaml::{Checker, Node};
+use std::collections::HashSet;
 
 /// How a line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +149,47 @@ impl Sink {
         match self {
             Sink::Stdout(sink) => sink.flush(),
             Sink::File(sink) => sink.flush(),
+        }
+    }
+
+    /// Opens what it writes to anew, after a failure or because a file was rotated.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn reopen(&mut self) -> std::io::Result<()> {
+        match self {
+            Sink::Stdout(_) => Ok(()),
+            Sink::File(sink) => sink.reopen(),
+        }
+    }
+
+    /// The ids among its last `count` lines, as far as it can tell: it has those.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn known(&self, count: usize) -> std::io::Result<HashSet<String>> {
+        match self {
+            Sink::Stdout(_) => Ok(HashSet::new()),
+            Sink::File(sink) => sink.known(count),
+        }
+    }
+
+    /// Whether what it flushed would be lost with the power.
+    pub fn needs_sync(&self) -> bool {
+        match self {
+            Sink::Stdout(_) => false,
+            Sink::File(sink) => sink.needs_sync(),
+        }
+    }
+
+    /// Makes what it flushed last.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn sync(&mut self) -> std::io::Result<()> {
+        match self {
+            Sink::Stdout(_) => Ok(()),
+            Sink::File(sink) => sink.sync(),
         }
     }
 

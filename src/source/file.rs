@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};
 use std::io::{self, BufReader, ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -154,6 +154,21 @@ pub(super) fn check_pattern(arg: &str) -> Result<(), InputError> {
     let checked = glob::Pattern::new(arg);
     let bad = |source| InputError::BadPattern { pattern: arg.to_owned(), source };
     checked.map(|_| ()).map_err(bad)
+}
+
+/// Whether `arg` would stand for `path` if there were a file of that name.
+pub(super) fn may_mean(arg: &str, path: &Path) -> bool {
+    let plain = |path: &Path| -> PathBuf {
+        path.components().filter(|part| *part != Component::CurDir).collect()
+    };
+    let (arg_path, path) = (plain(Path::new(arg)), plain(path));
+    let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
+    path.starts_with(&arg_path)
+        || (arg.contains(['*', '?', '['])
+            && arg_path
+                .to_str()
+                .and_then(|text| glob::Pattern::new(text).ok())
+                .is_some_and(|pattern| pattern.matches_path_with(&path, options)))
 }
 
 /// The files that `arg` stands for at this moment, sorted by path bytes. What cannot be listed is

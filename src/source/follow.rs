@@ -10,6 +10,9 @@
 //! still be there, and is checked after every read, before the bytes count. A log that was copied
 //! before it was truncated (copytruncate under a glob that fits the copy) is known by the same
 //! trace.
+//!
+//! Each batch carries the position behind it. Positions that were kept make the next run go on where
+//! this one ended: see [`FollowSettings::resume`] and [`resume`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -18,6 +21,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -26,6 +30,8 @@ use memchr::memrchr;
 
 use super::file::{self, InputError};
 use super::lines::{Batch, LineSplitter};
+use super::position::{FilePosition, Position, Print};
+use super::resume::{self, Candidate, Finding};
 
 /// Polls without growth after which a file that lost its name is taken as complete: its unfinished
 /// line is handed over and its successor is read. 20 ms at the default poll; the successor's lines
@@ -48,7 +54,7 @@ const QUIET_PER_POLL: usize = 64;
 /// first, and would then be read from its beginning.
 const KNOWN_MAX: usize = 64;
 /// Bytes kept of the beginning and of the end of what was read.
-const TRACE_LEN: usize = 256;
+pub(super) const TRACE_LEN: usize = 256;
 /// A beginning shorter than this is no evidence that two files are the same.
 const COPY_HEAD_MIN: usize = 32;
 /// Scans for which a new file that has been, so far, a copy of a followed one waits for what comes.
@@ -70,6 +76,11 @@ pub struct FollowSettings {
     pub poll: Duration,
     /// Pause between two searches for new names under folders and globs.
     pub rescan: Duration,
+    /// The last kept position of each source of an earlier run, with its number. These files are
+    /// found again whatever their names are now, and read on under the same numbers; what was
+    /// rotated meanwhile is read to its end before its successor. New files get higher numbers,
+    /// and `from_end` holds for none that a known file may have made way for.
+    pub resume: Vec<(u32, FilePosition)>,
 }
 
 impl Default for FollowSettings {
@@ -81,6 +92,7 @@ impl Default for FollowSettings {
             block: 256 << 10,
             poll: Duration::from_millis(4),
             rescan: Duration::from_millis(200),
+            resume: Vec::new(),
         }
     }
 }
@@ -104,6 +116,8 @@ pub enum FollowNote {
     Truncated {
         /// Its name.
         path: PathBuf,
+        /// Its number, which it keeps.
+        source: u32,
         /// Bytes that had been read of the old content.
         at: u64,
     },
@@ -111,6 +125,38 @@ pub enum FollowNote {
     Gone {
         /// The name it had.
         path: PathBuf,
+        /// Its number; no position of it is worth keeping.
+        source: u32,
+    },
+    /// The file has no name that fits any more and nothing was written to it for long: it was read
+    /// to its end and is let go. Also said of a file that was followed before a restart and that
+    /// no pattern means any more.
+    Closed {
+        /// The name it had.
+        path: PathBuf,
+        /// Its number; no position of it is worth keeping.
+        source: u32,
+    },
+    /// While nobody was reading, the file was emptied or rewritten in place, and no copy of its old
+    /// content is there. It is read from its beginning.
+    Overwritten {
+        /// Its name.
+        path: PathBuf,
+        /// Its number, which it keeps.
+        source: u32,
+        /// Bytes that had been read of the old content; what followed them is lost.
+        at: u64,
+    },
+    /// While nobody was reading, the file was rotated away or deleted, and it is found nowhere.
+    Missed {
+        /// The name it had.
+        path: PathBuf,
+        /// Its number; no position of it is worth keeping.
+        source: u32,
+        /// Bytes that had been read of it; what followed them is not read.
+        at: u64,
+        /// A compressed file with the same beginning.
+        packed: Option<PathBuf>,
     },
     /// It cannot be read now; this is tried again. Said once until it works.
     Failed {
@@ -128,6 +174,8 @@ pub enum FollowNote {
     Compressed {
         /// Its name.
         path: PathBuf,
+        /// Its number, if it was followed before this was seen; no position of it is worth keeping.
+        source: Option<u32>,
     },
     /// A copy of a file that was read already (copytruncate): only what follows `at` is read.
     Copied {
@@ -140,18 +188,57 @@ pub enum FollowNote {
     },
 }
 
+impl FollowNote {
+    /// Lines were lost, or may have been.
+    pub fn is_loss(&self) -> bool {
+        matches!(self, Self::Overwritten { .. } | Self::Missed { .. })
+    }
+
+    /// The source that has ended: what position is kept of it can be dropped. It may begin again in
+    /// the same run, if its file comes back.
+    pub fn ended(&self) -> Option<u32> {
+        match self {
+            Self::Gone { source, .. }
+            | Self::Closed { source, .. }
+            | Self::Missed { source, .. }
+            | Self::Compressed { source: Some(source), .. } => Some(*source),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for FollowNote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Opened { path, .. } => write!(f, "{}: following", path.display()),
             Self::Rotated { path } => write!(f, "{}: rotated", path.display()),
-            Self::Truncated { path, at } => {
+            Self::Truncated { path, at, .. } => {
                 write!(f, "{}: truncated at {at} bytes, reading it anew", path.display())
             }
-            Self::Gone { path } => write!(f, "{}: deleted, read to its end", path.display()),
+            Self::Gone { path, .. } => write!(f, "{}: deleted, read to its end", path.display()),
+            Self::Closed { path, .. } => write!(f, "{}: not followed any more", path.display()),
+            Self::Overwritten { path, at, .. } => write!(
+                f,
+                "{}: truncated or rewritten while nobody was reading; what was written behind \
+                 byte {at} of its old content is lost; reading it anew",
+                path.display()
+            ),
+            Self::Missed { path, at, packed: None, .. } => write!(
+                f,
+                "{}: rotated or deleted while nobody was reading, and found nowhere; what was \
+                 written behind byte {at} is lost",
+                path.display()
+            ),
+            Self::Missed { path, at, packed: Some(packed), .. } => write!(
+                f,
+                "{}: rotated and compressed while nobody was reading; what was written behind \
+                 byte {at} is missing here; `portcullis replay {}` reads it",
+                path.display(),
+                packed.display()
+            ),
             Self::Failed { error, .. } => write!(f, "{error}; trying again"),
             Self::Missing { pattern } => write!(f, "{pattern}: no such file yet, waiting for it"),
-            Self::Compressed { path } => write!(
+            Self::Compressed { path, .. } => write!(
                 f,
                 "{}: compressed, not followed; read it with `portcullis replay`",
                 path.display()
@@ -170,7 +257,13 @@ impl fmt::Display for FollowNote {
 ///
 /// Batches come in order per file; files take turns. Files that exist at the start are first read
 /// to the length they then have, one after the other by path. When `stop` is set every file is read
-/// once more, at most 1 MiB each, and whole lines are handed over; an unfinished line is not.
+/// once more, at most 1 MiB each, and whole lines are handed over; an unfinished line is not, unless
+/// its file was deleted and it could never be read again.
+///
+/// Every batch has a mark, but for those of a file that was deleted, which nobody could find again.
+/// Where reading goes on elsewhere than behind the last batch (a file was opened, emptied or
+/// finished), a batch without bytes says so. Whoever keeps marks keeps the last one of each source
+/// until a note says that the source has [ended](FollowNote::ended).
 ///
 /// # Errors
 ///
@@ -210,13 +303,13 @@ pub fn follow(
 
 /// Which file it is, whatever its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct FileId {
-    device: u64,
-    inode: u64,
+pub(super) struct FileId {
+    pub(super) device: u64,
+    pub(super) inode: u64,
 }
 
 impl FileId {
-    fn of(meta: &Metadata) -> Self {
+    pub(super) fn of(meta: &Metadata) -> Self {
         Self { device: meta.dev(), inode: meta.ino() }
     }
 }
@@ -230,6 +323,68 @@ struct Trace {
     head: Vec<u8>,
     /// The last bytes before `offset`, at most [`TRACE_LEN`].
     last: Vec<u8>,
+}
+
+/// How far a file was given, which is less than what was read of it by the line that waits for its
+/// end.
+#[derive(Debug, Default)]
+struct Given {
+    /// The place behind the last batch.
+    offset: u64,
+    /// It is inside an oversized line.
+    inside: bool,
+    /// The last bytes before it that were given in a row, at most [`TRACE_LEN`].
+    last: Vec<u8>,
+    /// The print of this many first bytes, made once they are all there.
+    head: (usize, Print),
+}
+
+impl Given {
+    fn at(trace: &Trace, inside: bool) -> Self {
+        Self { offset: trace.offset, inside, last: trace.last.clone(), head: Default::default() }
+    }
+
+    fn add(&mut self, batch: &Batch) {
+        if batch.start != self.offset {
+            self.last.clear();
+        }
+        extend_last(&mut self.last, &batch.bytes);
+        self.offset = batch.start + batch.bytes.len() as u64;
+        self.inside = batch.oversized;
+    }
+
+    /// Reading goes on at the beginning of a line there.
+    fn skip_to(&mut self, offset: u64) {
+        if offset != self.offset {
+            self.last.clear();
+        }
+        (self.offset, self.inside) = (offset, false);
+    }
+
+    /// `head` are the first bytes of the file; those behind the place are not looked at.
+    fn mark(&mut self, id: FileId, path: &Path, settled: bool, head: &[u8]) -> Arc<Position> {
+        let begun = usize::try_from(self.offset).unwrap_or(usize::MAX).min(head.len());
+        if self.head.0 != begun || begun == 0 {
+            self.head = (begun, Print::of_head(head.get(..begun).unwrap_or_default()));
+        }
+        Arc::new(Position::File(FilePosition {
+            path: path.to_owned(),
+            device: id.device,
+            inode: id.inode,
+            offset: self.offset,
+            inside: self.inside,
+            settled,
+            head: self.head.1.clone(),
+            last: Print::of_last(&self.last),
+        }))
+    }
+}
+
+/// Keeps the last [`TRACE_LEN`] bytes of `last` and `fresh`.
+fn extend_last(last: &mut Vec<u8>, fresh: &[u8]) {
+    let old = (last.len() + fresh.len()).saturating_sub(TRACE_LEN);
+    last.drain(..old.min(last.len()));
+    last.extend(fresh.iter().skip(fresh.len().saturating_sub(TRACE_LEN)));
 }
 
 /// What a file shows where a [`Trace`] was taken.
@@ -255,9 +410,7 @@ impl Trace {
     fn extend(&mut self, fresh: &[u8]) {
         let missing = (TRACE_LEN - self.head.len()).min(fresh.len());
         self.head.extend(fresh.iter().take(missing));
-        let old = (self.last.len() + fresh.len()).saturating_sub(TRACE_LEN);
-        self.last.drain(..old.min(self.last.len()));
-        self.last.extend(fresh.iter().skip(fresh.len().saturating_sub(TRACE_LEN)));
+        extend_last(&mut self.last, fresh);
         self.offset += fresh.len() as u64;
     }
 
@@ -270,9 +423,12 @@ impl Trace {
         Ok(if last == Likeness::Same { head } else { last })
     }
 
-    /// The head is long enough to mean something, and `file` begins with it.
+    /// `file` begins like the head, and with enough of it to mean something. It may be shorter: the
+    /// head may be of what was written since the copy was made.
     fn begins(&self, file: &File) -> io::Result<bool> {
-        Ok(self.head.len() >= COPY_HEAD_MIN && likeness(file, &self.head, 0)? == Likeness::Same)
+        let len = file.metadata()?.len().min(self.head.len() as u64) as usize;
+        let head = self.head.get(..len).unwrap_or_default();
+        Ok(len >= COPY_HEAD_MIN && likeness(file, head, 0)? == Likeness::Same)
     }
 }
 
@@ -291,7 +447,7 @@ fn likeness(file: &File, expected: &[u8], offset: u64) -> io::Result<Likeness> {
 }
 
 /// Fills `buf` from `offset` on, short only at the end of the file.
-fn read_up_to(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(super) fn read_up_to(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut count = 0;
     while let Some(rest) = buf.get_mut(count..).filter(|rest| !rest.is_empty()) {
         match file.read_at(rest, offset + count as u64) {
@@ -354,6 +510,7 @@ struct Tracked {
     /// only the inode of a closed one can be used again.
     handle: Option<File>,
     trace: Trace,
+    given: Given,
     splitter: LineSplitter,
     /// Looks without growth since it last grew or lost its name.
     quiet: u32,
@@ -362,6 +519,8 @@ struct Tracked {
     after: Option<u32>,
     /// A writer without O_APPEND leaves zeros before its next line when its file is truncated.
     skip_zeros: bool,
+    /// It was said that it has ended; its batches have no marks any more.
+    ended: bool,
     /// A failure was reported and has not been followed by a success.
     failing: bool,
 }
@@ -444,10 +603,10 @@ impl Tracked {
             }
             self.handle = Some(file);
         }
-        let Some(file) = &self.handle else { return Ok(Look::LostName) };
+        let Some(handle) = &self.handle else { return Ok(Look::LostName) };
         if self.trace.offset == 0 {
             let mut first = [0; file::MAGIC_LEN];
-            let count = read_up_to(file, &mut first, 0)?;
+            let count = read_up_to(handle, &mut first, 0)?;
             let first = first.get(..count).unwrap_or_default();
             if file::packing(first).is_some() {
                 return Ok(Look::Compressed);
@@ -459,6 +618,7 @@ impl Tracked {
         let begin = self.trace.offset;
         let goal = len.min(begin + TURN_BYTES);
         while self.trace.offset < goal && !outlet.done {
+            let Some(file) = &self.handle else { break };
             let want = usize::try_from(goal - self.trace.offset).unwrap_or(block).min(block.max(1));
             let room = self.splitter.room(want);
             let count = read_up_to(file, room, self.trace.offset)?;
@@ -477,20 +637,46 @@ impl Tracked {
                 self.splitter.absorb(count)
             } else {
                 let text = fresh.get(zeros..).unwrap_or_default().to_vec();
+                self.splitter.go_to(self.trace.offset - text.len() as u64, false);
                 self.splitter.push(&text)
             };
-            outlet.give(batches);
+            for batch in batches {
+                self.given.add(&batch);
+                self.give_mark(Some(batch), outlet);
+            }
         }
         let grew = self.trace.offset > begin;
         Ok(if grew { Look::Grew { more: self.trace.offset < len } } else { Look::Quiet })
     }
 
+    /// Gives the place where reading goes on now, with the batch that came before it, if any.
+    fn give_mark(&mut self, batch: Option<Batch>, outlet: &mut Outlet<'_>) {
+        let (source, start) = (self.source, self.given.offset);
+        let mut batch = batch.unwrap_or_else(|| Batch { source, start, ..Batch::default() });
+        batch.mark = self.mark();
+        if !batch.bytes.is_empty() || batch.mark.is_some() {
+            outlet.give([batch]);
+        }
+    }
+
+    /// The place behind what was given; none once the file has ended.
+    fn mark(&mut self) -> Option<Arc<Position>> {
+        let settled = self.stage == Stage::Settled;
+        let mark = || self.given.mark(self.id, &self.last_name, settled, &self.trace.head);
+        (!self.ended).then(mark)
+    }
+
     /// The old content is gone: its unfinished line is handed over, the new is read from the start.
     fn restart(&mut self, outlet: &mut Outlet<'_>) -> Look {
         let old = std::mem::take(&mut self.trace);
-        outlet.note(FollowNote::Truncated { path: self.last_name.clone(), at: old.offset });
-        outlet.give(self.splitter.finish());
+        let rest = self.splitter.finish();
+        self.splitter.go_to(0, false);
+        self.given = Given::default();
         self.skip_zeros = true;
+        self.give_mark(rest, outlet);
+        // Behind the last of the old content: places mean something else from here on.
+        let (path, source) = (self.last_name.clone(), self.source);
+        outlet.note(FollowNote::Truncated { path, source, at: old.offset });
         Look::Restarted(old)
     }
 
@@ -527,14 +713,24 @@ impl Tracked {
         if self.quiet < GRACE_POLLS && self.handle.is_some() {
             return;
         }
-        outlet.give(self.splitter.finish());
+        let rest = self.splitter.finish();
         self.stage = Stage::Settled;
         if deleted {
-            outlet.note(FollowNote::Gone { path: self.last_name.clone() });
+            outlet.give(rest);
+            self.ended = true;
+            let (path, source) = (self.last_name.clone(), self.source);
+            outlet.note(FollowNote::Gone { path, source });
+            return;
         }
         if let Some(name) = &self.name {
             self.last_name.clone_from(name);
         }
+        if let Some(rest) = &rest {
+            self.given.add(rest);
+        }
+        // What is written later is a line of its own, even if an oversized one was not finished.
+        self.given.skip_to(self.splitter.place());
+        self.give_mark(rest, outlet);
     }
 
     /// Without a name, complete, and nothing came for long.
@@ -542,6 +738,11 @@ impl Tracked {
         self.name.is_none()
             && self.stage == Stage::Settled
             && (self.quiet >= LINGER_POLLS || self.handle.is_none())
+    }
+
+    /// It was deleted and is not finished: what it holds back could never be read again.
+    fn is_doomed(&self) -> bool {
+        matches!(self.stage, Stage::Leaving { deleted: true })
     }
 
     fn is_quiet(&self) -> bool {
@@ -594,8 +795,28 @@ struct Follower<'a> {
     suspects: BTreeMap<FileId, (u64, u32)>,
     /// Failures said in the last scan, so as not to say them in every scan.
     failures: BTreeSet<String>,
+    /// Names of earlier sources, and when those that were found again were last written.
+    past: Vec<(PathBuf, Option<SystemTime>)>,
+    /// Stored positions in files that cannot be reached yet.
+    unreached: Vec<(u32, FilePosition)>,
     next_source: u32,
     turns: usize,
+}
+
+/// A file that is about to be followed.
+struct New {
+    source: u32,
+    id: FileId,
+    /// The fitting name it has, if any.
+    name: Option<PathBuf>,
+    /// The name by which it is known.
+    last_name: PathBuf,
+    handle: File,
+    trace: Trace,
+    /// The place is inside an oversized line.
+    inside: bool,
+    stage: Stage,
+    skip_zeros: bool,
 }
 
 impl<'a> Follower<'a> {
@@ -608,6 +829,8 @@ impl<'a> Follower<'a> {
             compressed: BTreeMap::new(),
             suspects: BTreeMap::new(),
             failures: BTreeSet::new(),
+            past: Vec::new(),
+            unreached: Vec::new(),
             next_source: 0,
             turns: 0,
         }
@@ -620,8 +843,12 @@ impl<'a> Follower<'a> {
                 self.outlet.note(FollowNote::Missing { pattern: pattern.clone() });
             }
         }
+        self.resume();
         self.scan(true);
         for index in 0..self.files.len() {
+            if self.must_wait(index) {
+                continue;
+            }
             let goal = self.files.get(index).and_then(|file| file.length().ok().flatten());
             while !stop.load(Ordering::Acquire)
                 && !self.outlet.done
@@ -629,6 +856,215 @@ impl<'a> Follower<'a> {
                 && self.visit(index)
             {}
         }
+    }
+
+    /// Opens the files of the stored positions, wherever they are now, and what came after them.
+    fn resume(&mut self) {
+        let settings = self.settings;
+        let highest = settings.resume.iter().map(|(source, _)| source.saturating_add(1)).max();
+        self.next_source = highest.unwrap_or(0);
+        let mut stored = Vec::new();
+        for (source, position) in &settings.resume {
+            if settings.patterns.iter().any(|pattern| file::may_mean(pattern, &position.path)) {
+                stored.push((*source, position.clone()));
+            } else {
+                let path = position.path.clone();
+                self.outlet.note(FollowNote::Closed { path, source: *source });
+            }
+        }
+        if stored.is_empty() {
+            return;
+        }
+        stored.sort_by_key(|(source, _)| *source);
+        let (candidates, hidden) = self.candidates(&stored);
+        let (findings, mut taken) = resume::find(&stored, &candidates);
+        // Of the files that had a name one after the other, only behind the last one is the unknown.
+        let holders: BTreeMap<PathBuf, u32> =
+            stored.iter().map(|(source, position)| (position.path.clone(), *source)).collect();
+        let mut rotated = Vec::new();
+        for ((source, position), finding) in stored.into_iter().zip(findings) {
+            let mut time = None;
+            let anew = matches!(finding, Finding::Overwritten(_));
+            match finding {
+                Finding::Found(index) | Finding::Overwritten(index) => {
+                    let Some(one) = candidates.get(index) else { continue };
+                    time = one.meta.modified().ok();
+                    // When one was settled, its successor was known.
+                    if holders.get(&position.path) == Some(&source)
+                        && one.path != position.path
+                        && !position.settled
+                    {
+                        rotated.push((position.clone(), one.path.clone(), time));
+                    }
+                    if let Err(error) = self.reopen(source, &position, one, anew) {
+                        self.fail(&InputError::from_io(&one.path, error), &one.path);
+                        self.unreached.push((source, position.clone()));
+                    }
+                }
+                Finding::Unreadable(index, error) => {
+                    if let Some(one) = candidates.get(index) {
+                        self.fail(&InputError::from_io(&one.path, error), &one.path);
+                    }
+                    self.unreached.push((source, position.clone()));
+                }
+                Finding::Missing if hidden.contains(folder(&position.path)) => {
+                    self.unreached.push((source, position.clone()));
+                }
+                Finding::Missing if position.settled => {
+                    let path = position.path.clone();
+                    self.outlet.note(FollowNote::Gone { path, source });
+                }
+                Finding::Missing => {
+                    let packed = resume::packed(&position, &candidates);
+                    if let Some(one) = packed {
+                        rotated.push((
+                            position.clone(),
+                            one.path.with_extension(""),
+                            one.meta.modified().ok(),
+                        ));
+                    }
+                    let packed = packed.map(|one| one.path.clone());
+                    let (path, at) = (position.path.clone(), position.offset);
+                    self.outlet.note(FollowNote::Missed { path, source, at, packed });
+                }
+            }
+            self.past.push((position.path, time));
+        }
+        for (position, path, time) in rotated {
+            for one in resume::between(&position, &path, time, &candidates, &taken) {
+                if let Err(error) = self.open_between(&position.path, one) {
+                    self.fail(&InputError::from_io(&one.path, error), &one.path);
+                }
+            }
+            taken.extend(self.files.iter().map(|file| file.id));
+        }
+    }
+
+    /// The files that may be those of the stored positions: what fits the patterns, and, since a
+    /// log may be rotated to a name that fits none, what is related to one in its folder. Also the
+    /// folders that cannot be looked into.
+    fn candidates(
+        &mut self,
+        stored: &[(u32, FilePosition)],
+    ) -> (Vec<Candidate>, BTreeSet<PathBuf>) {
+        let names = self.names();
+        let mut candidates: Vec<Candidate> =
+            names.into_iter().map(|(path, meta)| Candidate { path, meta, fits: true }).collect();
+        let fitting: BTreeSet<PathBuf> = candidates.iter().map(|one| one.path.clone()).collect();
+        let mut folders: BTreeMap<&Path, Vec<&Path>> = BTreeMap::new();
+        for (_, position) in stored {
+            folders.entry(folder(&position.path)).or_default().push(&position.path);
+        }
+        let mut hidden = BTreeSet::new();
+        for (folder, originals) in folders {
+            let place = if folder == Path::new("") { Path::new(".") } else { folder };
+            let Ok(entries) = fs::read_dir(place) else {
+                hidden.insert(folder.to_owned());
+                continue;
+            };
+            let mut paths: Vec<PathBuf> =
+                entries.flatten().map(|entry| folder.join(entry.file_name())).collect();
+            paths.sort();
+            for path in paths {
+                let related = originals.iter().any(|original| is_relative(&path, original));
+                let meta = fs::metadata(&path).ok().filter(Metadata::is_file);
+                if let (true, false, Some(meta)) = (related, fitting.contains(&path), meta) {
+                    candidates.push(Candidate { path, meta, fits: false });
+                }
+            }
+        }
+        (candidates, hidden)
+    }
+
+    /// Goes on in a file that was found again; `anew`: its content is another.
+    fn reopen(
+        &mut self,
+        source: u32,
+        position: &FilePosition,
+        one: &Candidate,
+        anew: bool,
+    ) -> io::Result<()> {
+        let handle = one.open()?;
+        let trace = if anew { Trace::default() } else { Trace::at(&handle, position.offset)? };
+        if anew {
+            let (path, at) = (position.path.clone(), position.offset);
+            self.outlet.note(FollowNote::Overwritten { path, source, at });
+        }
+        let stage = match (position.settled, one.path == position.path && one.fits) {
+            (true, _) => Stage::Settled,
+            (false, true) => Stage::Current,
+            (false, false) => Stage::Leaving { deleted: false },
+        };
+        let name = one.fits.then(|| one.path.clone());
+        let settled_as = name.clone().filter(|_| position.settled);
+        self.track(New {
+            source,
+            id: one.id(),
+            last_name: settled_as.unwrap_or_else(|| position.path.clone()),
+            name,
+            handle,
+            inside: position.inside && !anew,
+            stage,
+            skip_zeros: trace.offset == 0,
+            trace,
+        });
+        Ok(())
+    }
+
+    /// Opens a file that got the name `path` and lost it again while nobody was reading.
+    fn open_between(&mut self, path: &Path, one: &Candidate) -> io::Result<()> {
+        let handle = one.open()?;
+        let mut magic = [0; file::MAGIC_LEN];
+        let count = read_up_to(&handle, &mut magic, 0)?;
+        if file::packing(magic.get(..count).unwrap_or_default()).is_some() {
+            return Ok(());
+        }
+        self.track(New {
+            source: self.next_source,
+            id: one.id(),
+            name: one.fits.then(|| one.path.clone()),
+            last_name: path.to_owned(),
+            handle,
+            trace: Trace::default(),
+            inside: false,
+            stage: Stage::Leaving { deleted: false },
+            skip_zeros: true,
+        });
+        Ok(())
+    }
+
+    /// Follows a file from the place that its trace was taken at.
+    fn track(&mut self, new: New) {
+        let New { source, id, name, last_name, handle, trace, inside, stage, skip_zeros } = new;
+        self.next_source = self.next_source.max(source.saturating_add(1));
+        let before = self.files.iter().filter(|file| file.is_leaving());
+        let before = before.filter(|file| file.last_name == last_name && stage != Stage::Settled);
+        let after = before.map(|file| file.source).next_back();
+        self.outlet.note(FollowNote::Opened { path: last_name.clone(), source });
+        if matches!(stage, Stage::Leaving { .. }) {
+            self.outlet.note(FollowNote::Rotated { path: last_name.clone() });
+        }
+        let mut splitter = LineSplitter::new(source, self.settings.max_line);
+        splitter.go_to(trace.offset, inside);
+        let mut file = Tracked {
+            source,
+            id,
+            name,
+            last_name,
+            handle: Some(handle),
+            given: Given::at(&trace, inside),
+            trace,
+            splitter,
+            quiet: 0,
+            stage,
+            after,
+            skip_zeros,
+            ended: false,
+            failing: false,
+        };
+        file.give_mark(None, &mut self.outlet);
+        self.files.push(file);
+        self.close_quietest();
     }
 
     /// Looks at every file whose turn it is. True if there is more to read at once.
@@ -667,6 +1103,12 @@ impl<'a> Follower<'a> {
             }
             if scan && !self.outlet.done {
                 self.scan(false);
+            }
+        }
+        for file in self.files.iter_mut().filter(|file| file.is_doomed()) {
+            if !self.outlet.done {
+                file.quiet = GRACE_POLLS;
+                file.settle(&mut self.outlet);
             }
         }
     }
@@ -708,11 +1150,12 @@ impl<'a> Follower<'a> {
             }
             Look::Compressed => {
                 if let Some(file) = self.files.get_mut(index) {
-                    let path = file.last_name.clone();
+                    let (path, source) = (file.last_name.clone(), Some(file.source));
                     self.compressed.insert(file.id, (path.clone(), None));
                     // Without a name and settled, it is let go at the end of this turn.
                     (file.name, file.handle, file.stage) = (None, None, Stage::Settled);
-                    self.outlet.note(FollowNote::Compressed { path });
+                    file.ended = true;
+                    self.outlet.note(FollowNote::Compressed { path, source });
                 }
                 false
             }
@@ -735,6 +1178,10 @@ impl<'a> Follower<'a> {
     fn let_go(&mut self) {
         let over: Vec<Tracked> = self.files.extract_if(.., |file| file.is_over()).collect();
         for file in over {
+            if !file.ended {
+                let (path, source) = (file.last_name.clone(), file.source);
+                self.outlet.note(FollowNote::Closed { path, source });
+            }
             let meta = file.handle.as_ref().and_then(|handle| handle.metadata().ok());
             if meta.is_none_or(|meta| meta.nlink() > 0) && file.trace.offset > 0 {
                 let Tracked { source, id, last_name: path, trace, .. } = file;
@@ -830,53 +1277,85 @@ impl<'a> Follower<'a> {
         if file::packing(magic.get(..count).unwrap_or_default()).is_some() {
             let seen = (path.to_owned(), meta.modified().ok());
             if self.compressed.insert(id, seen).is_none() {
-                self.outlet.note(FollowNote::Compressed { path: path.to_owned() });
+                self.outlet.note(FollowNote::Compressed { path: path.to_owned(), source: None });
             }
             return Ok(());
         }
         self.compressed.remove(&id);
-        let after = self.files.iter().filter(|file| file.is_leaving() && file.last_name == path);
-        let after = after.map(|file| file.source).next_back();
-        let (mut source, mut trace, mut inside_line) = (None, Trace::default(), false);
+        let follows = self.files.iter().any(|file| file.is_leaving() && file.last_name == path);
+        let (mut source, mut trace, mut inside) = (None, Trace::default(), false);
         if let Some(known) = self.known_again(id, &handle)? {
             (source, trace) = (Some(known.source), known.trace);
-        } else if first && self.settings.from_end {
-            let start = last_line_start(&handle, meta.len(), self.settings.max_line)?;
-            inside_line = start.is_none();
-            trace = Trace::at(&handle, start.unwrap_or(meta.len()))?;
-        } else if !first && after.is_none() {
-            match self.judge_copy(path, &handle, &meta)? {
-                Start::Beginning => {}
+        } else if let Some((number, position)) = self.reached(path, id, &handle)? {
+            source = Some(number);
+            if position.is_in(&handle)? {
+                (trace, inside) = (Trace::at(&handle, position.offset)?, position.inside);
+            } else {
+                let (path, at) = (path.to_owned(), position.offset);
+                self.outlet.note(FollowNote::Overwritten { path, source: number, at });
+            }
+        } else {
+            let from_end =
+                first && self.settings.from_end && !follows && !self.is_successor(path, &meta);
+            let copy = if follows || from_end || (first && self.past.is_empty()) {
+                Start::Beginning
+            } else {
+                self.judge_copy(path, &handle, &meta)?
+            };
+            match copy {
                 Start::Later => return Ok(()),
                 Start::After { at, of } => {
                     trace = Trace::at(&handle, at)?;
                     self.outlet.note(FollowNote::Copied { path: path.to_owned(), of, at });
                 }
+                Start::Beginning if from_end => {
+                    let start = last_line_start(&handle, meta.len(), self.settings.max_line)?;
+                    inside = start.is_none();
+                    trace = Trace::at(&handle, start.unwrap_or(meta.len()))?;
+                }
+                Start::Beginning => {}
             }
         }
-        let source = source.unwrap_or(self.next_source);
-        self.next_source = self.next_source.max(source.saturating_add(1));
-        self.outlet.note(FollowNote::Opened { path: path.to_owned(), source });
-        let mut splitter = LineSplitter::new(source, self.settings.max_line);
-        if inside_line {
-            splitter.skip_line();
-        }
-        self.files.push(Tracked {
-            source,
+        self.track(New {
+            source: source.unwrap_or(self.next_source),
             id,
             name: Some(path.to_owned()),
             last_name: path.to_owned(),
-            handle: Some(handle),
+            handle,
             trace,
-            splitter,
-            quiet: 0,
+            inside,
             stage: Stage::Current,
-            after,
-            skip_zeros: false,
-            failing: false,
+            // What was copied and truncated while nobody was reading looks like this.
+            skip_zeros: first && follows,
         });
-        self.close_quietest();
         Ok(())
+    }
+
+    /// Whether a file that was there at the start may have come after one that was followed before:
+    /// its name says so, and it was not written last before that one was.
+    fn is_successor(&self, path: &Path, meta: &Metadata) -> bool {
+        let time = meta.modified().ok();
+        self.past.iter().any(|(of, written)| resume::is_successor(path, of) && time >= *written)
+    }
+
+    /// A stored position whose file could not be reached until now.
+    fn reached(
+        &mut self,
+        path: &Path,
+        id: FileId,
+        file: &File,
+    ) -> io::Result<Option<(u32, FilePosition)>> {
+        for index in 0..self.unreached.len() {
+            let Some((_, position)) = self.unreached.get(index) else { break };
+            let here = path == position.path;
+            let same = position.is_in(file)?;
+            if (same && (id == position.id() || (here && position.is_telling())))
+                || (here && id == position.id())
+            {
+                return Ok(Some(self.unreached.remove(index)));
+            }
+        }
+        Ok(None)
     }
 
     /// A file that was followed before and came back with the content it had.
@@ -935,8 +1414,13 @@ impl<'a> Follower<'a> {
     }
 }
 
+/// The folder of a file, as its name has it; empty for the working directory.
+fn folder(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new(""))
+}
+
 /// Same folder, and the name begins with the original's up to its first dot.
-fn is_relative(path: &Path, original: &Path) -> bool {
+pub(super) fn is_relative(path: &Path, original: &Path) -> bool {
     let name = |path: &Path| path.file_name().map(|name| name.as_bytes().to_vec());
     let (Some(name), Some(original_name)) = (name(path), name(original)) else { return false };
     let stem = original_name.split(|byte| *byte == b'.').next().unwrap_or_default();
@@ -946,6 +1430,8 @@ fn is_relative(path: &Path, original: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::cell::RefCell;
     use std::collections::BTreeMap;
     use std::fs::OpenOptions;
     use std::io::Write;
@@ -1007,15 +1493,25 @@ mod tests {
                             format!("opened {} {source}", name(&path))
                         }
                         FollowNote::Rotated { path } => format!("rotated {}", name(&path)),
-                        FollowNote::Truncated { path, at } => {
+                        FollowNote::Truncated { path, at, .. } => {
                             format!("truncated {} {at}", name(&path))
                         }
-                        FollowNote::Gone { path } => format!("gone {}", name(&path)),
+                        FollowNote::Gone { path, .. } => format!("gone {}", name(&path)),
                         FollowNote::Failed { path, .. } => format!("failed {}", name(&path)),
                         FollowNote::Missing { pattern } => {
                             format!("missing {}", name(Path::new(&pattern)))
                         }
-                        FollowNote::Compressed { path } => format!("compressed {}", name(&path)),
+                        FollowNote::Compressed { path, .. } => {
+                            format!("compressed {}", name(&path))
+                        }
+                        FollowNote::Closed { path, .. } => format!("closed {}", name(&path)),
+                        FollowNote::Overwritten { path, at, .. } => {
+                            format!("overwritten {} {at}", name(&path))
+                        }
+                        FollowNote::Missed { path, at, packed, .. } => {
+                            let packed = packed.map_or(String::new(), |packed| name(&packed));
+                            format!("missed {} {at} {packed}", name(&path)).trim_end().to_owned()
+                        }
                         FollowNote::Copied { path, of, at } => {
                             format!("copied {} {} {at}", name(&path), name(&of))
                         }
@@ -1424,5 +1920,689 @@ mod tests {
         all.sort_unstable();
         assert!(all.iter().copied().eq(0..20_000), "{} lines, {notes:?}", all.len());
         assert!(notes.iter().filter(|note| note.starts_with("rotated")).count() > 3, "{notes:?}");
+    }
+
+    /// What a run gave, in order.
+    #[derive(Debug)]
+    enum Said {
+        Batch(Batch),
+        Note(FollowNote),
+    }
+
+    /// A run that is driven poll by poll, so that nothing depends on time.
+    fn session(settings: &FollowSettings, steps: &mut dyn FnMut(&mut Follower<'_>)) -> Vec<Said> {
+        let said = RefCell::new(Vec::new());
+        let mut on_batch = |batch| {
+            said.borrow_mut().push(Said::Batch(batch));
+            true
+        };
+        let mut on_note = |note| said.borrow_mut().push(Said::Note(note));
+        let outlet = Outlet { on_batch: &mut on_batch, on_note: &mut on_note, done: false };
+        let mut follower = Follower::new(settings, outlet);
+        follower.start(&AtomicBool::new(false));
+        steps(&mut follower);
+        drop(follower);
+        said.into_inner()
+    }
+
+    /// Reads all there is, settles what was rotated and decides about copies.
+    fn drain(follower: &mut Follower<'_>) {
+        let mut calm = 0;
+        while calm <= COPY_SCANS {
+            calm = if follower.files.iter().any(Tracked::is_leaving) { 0 } else { calm + 1 };
+            for _ in 0..=GRACE_POLLS {
+                follower.turn();
+            }
+            follower.scan(false);
+        }
+    }
+
+    /// What is kept of the runs: the lines, and the last position of each source.
+    #[derive(Debug, Default)]
+    struct Kept {
+        lines: Vec<(u32, String)>,
+        marks: BTreeMap<u32, FilePosition>,
+        losses: Vec<FollowNote>,
+    }
+
+    impl Kept {
+        fn take(&mut self, said: &Said) {
+            match said {
+                Said::Batch(batch) => {
+                    let cut = if batch.oversized { "~" } else { "" };
+                    let text = |line| format!("{}{cut}", String::from_utf8_lossy(line));
+                    self.lines.extend(batch.lines().map(|line| (batch.source, text(line))));
+                    if let Some(Position::File(position)) = batch.mark.as_deref() {
+                        self.marks.insert(batch.source, position.clone());
+                    }
+                }
+                Said::Note(note) => {
+                    if let Some(source) = note.ended() {
+                        self.marks.remove(&source);
+                    }
+                    if note.is_loss() {
+                        self.losses.push(note.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// A folder that outlives the runs on it.
+    struct Place {
+        dir: TempDir,
+        settings: FollowSettings,
+        kept: Kept,
+    }
+
+    impl Place {
+        fn new(patterns: &[&str]) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let name = |pattern: &&str| dir.path().join(pattern).to_str().unwrap().to_owned();
+            let patterns = patterns.iter().map(name).collect();
+            let settings =
+                FollowSettings { patterns, max_line: 60, block: 64, ..Default::default() };
+            Self { dir, settings, kept: Kept::default() }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.dir.path().join(name)
+        }
+
+        fn append(&self, name: &str, text: &str) {
+            append(&self.path(name), text);
+        }
+
+        /// One run up to its end, in which everything is kept. Gives what is new: lines, and notes
+        /// other than that something is followed, without the folder.
+        fn run(&mut self) -> (Vec<String>, Vec<String>) {
+            self.run_until(usize::MAX)
+        }
+
+        /// A run of which only so much is kept.
+        fn run_until(&mut self, kept: usize) -> (Vec<String>, Vec<String>) {
+            self.settings.resume = self.kept.marks.clone().into_iter().collect();
+            let said = session(&self.settings, &mut |follower| {
+                drain(follower);
+                follower.end();
+            });
+            let before = self.kept.lines.len();
+            let folder = format!("{}/", self.dir.path().display());
+            let mut notes = Vec::new();
+            for said in said.iter().take(kept) {
+                self.kept.take(said);
+                if let Said::Note(note) = said
+                    && !matches!(note, FollowNote::Opened { .. })
+                {
+                    notes.push(note.to_string().replace(&folder, ""));
+                }
+            }
+            let lines = self.kept.lines.iter().skip(before).map(|(_, line)| line.clone());
+            (lines.collect(), notes)
+        }
+    }
+
+    fn append(path: &Path, text: &str) {
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        file.unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    const OLD: &str = "2025-08-03T22:30:00Z one\n2025-08-03T22:30:01Z two\n";
+    const ROTATED: &str = "app.log: rotated";
+
+    #[test]
+    fn a_restart_goes_on_where_the_last_run_ended() {
+        let mut place = Place::new(&["*.log"]);
+        place.append("app.log", "one\r\ntwo\nha");
+        place.append("empty.log", "");
+        assert_eq!(place.run().0, ["one\r", "two"]);
+        place.append("app.log", "lf\nthree\n");
+        place.append("empty.log", "first\n");
+        place.append("a-new.log", "new\n");
+        let (lines, notes) = place.run();
+        assert_eq!(lines, ["half", "three", "first", "new"]);
+        assert_eq!(notes, [""; 0]);
+        let sources: Vec<u32> = place.kept.lines.iter().map(|(source, _)| *source).collect();
+        assert_eq!(sources, [0, 0, 0, 0, 1, 2]);
+        assert_eq!(place.run().0, [""; 0]);
+    }
+
+    #[test]
+    fn a_mark_lies_behind_its_batch_and_knows_the_file() {
+        let mut place = Place::new(&["app.log"]);
+        place.append("app.log", "one\ntw");
+        place.run();
+        let meta = fs::metadata(place.path("app.log")).unwrap();
+        let print = Print {
+            len: 4,
+            // printf 'one\n' | sha256sum | cut -c 1-32
+            sha256: "2c8b08da5ce60398e1f19af0e5dccc74".to_owned(),
+        };
+        let expected = FilePosition {
+            path: place.path("app.log"),
+            device: meta.dev(),
+            inode: meta.ino(),
+            offset: 4,
+            inside: false,
+            settled: false,
+            head: print.clone(),
+            last: print,
+        };
+        assert_eq!(place.kept.marks[&0], expected);
+    }
+
+    #[test]
+    fn an_oversized_line_is_given_once_across_restarts() {
+        let mut place = Place::new(&["app.log"]);
+        let long = "y".repeat(70);
+        place.append("app.log", &format!("one\n{long}"));
+        let cut = format!("{}~", "y".repeat(60));
+        assert_eq!(place.run().0, ["one", cut.as_str()]);
+        assert!(place.kept.marks[&0].inside);
+        place.append("app.log", &long);
+        assert_eq!(place.run().0, [""; 0]);
+        place.append("app.log", &format!("{long}\ntwo\n{long}"));
+        assert_eq!(place.run().0, ["two", cut.as_str()]);
+        // The rest of it lies in a file without a name, where a line of its own may follow.
+        fs::rename(place.path("app.log"), place.path("app.log.1")).unwrap();
+        assert_eq!(place.run().0, [""; 0]);
+        place.append("app.log.1", "own line\n");
+        assert_eq!(place.run().0, ["own line"]);
+    }
+
+    #[test]
+    fn an_unfinished_line_of_a_rotated_file_is_given_once() {
+        let mut place = Place::new(&["app.log"]);
+        place.append("app.log", &format!("{OLD}tail"));
+        place.run();
+        fs::rename(place.path("app.log"), place.path("app.log.1")).unwrap();
+        place.append("app.log", "new\n");
+        let (lines, notes) = place.run();
+        assert_eq!((lines, notes), (vec!["tail".into(), "new".into()], vec![ROTATED.into()]));
+        assert!(place.kept.marks[&0].settled);
+        place.append("app.log.1", "late\n");
+        place.append("app.log", "newer\n");
+        assert_eq!(place.run().0, ["late", "newer"]);
+        // What was read to its end may be deleted without a word.
+        fs::remove_file(place.path("app.log.1")).unwrap();
+        let (lines, notes) = place.run();
+        assert_eq!((lines, notes), (vec![], vec!["app.log: deleted, read to its end".into()]));
+        assert_eq!(place.kept.marks.keys().collect::<Vec<_>>(), [&1]);
+    }
+
+    #[test]
+    fn what_was_rotated_meanwhile_is_read_in_the_order_in_which_it_was_written() {
+        for patterns in [&["app.log"], &["app.log*"]] {
+            let mut place = Place::new(patterns);
+            place.settings.from_end = true;
+            place.append("app.log", OLD);
+            // From the end, where nothing was given: it is known all the same.
+            assert_eq!(place.run().0, [""; 0]);
+            place.append("app.log", "three\n");
+            for (one, other) in [("app.log", "app.log.2"), ("app.log", "app.log.1")] {
+                fs::rename(place.path(one), place.path(other)).unwrap();
+                place.append("app.log", &format!("after {other}\n"));
+            }
+            // Neither belongs to it.
+            place.append("app.log.bak", "no\n");
+            fs::copy(place.path("app.log.2"), place.path("apple-1")).unwrap();
+            let (lines, _) = place.run_until(usize::MAX);
+            let lines: Vec<&str> =
+                lines.iter().map(String::as_str).filter(|l| *l != "no").collect();
+            assert_eq!(lines, ["three", "after app.log.2", "after app.log.1"], "{patterns:?}");
+            assert_eq!(place.kept.losses, []);
+        }
+    }
+
+    #[test]
+    fn a_copy_made_before_a_truncation_is_read_on_and_then_the_original() {
+        for patterns in [&["app.log"], &["app.log*"]] {
+            let mut place = Place::new(patterns);
+            place.append("app.log", OLD);
+            place.run();
+            place.append("app.log", "three\n");
+            fs::copy(place.path("app.log"), place.path("app.log.1")).unwrap();
+            fs::write(place.path("app.log"), "\0\0\0\0").unwrap();
+            // A writer without O_APPEND.
+            place.append("app.log", "four\n");
+            let (lines, notes) = place.run();
+            assert_eq!(lines, ["three", "four"]);
+            assert_eq!(notes, [ROTATED]);
+            assert_eq!(place.run(), (vec![], vec![]));
+        }
+    }
+
+    #[test]
+    fn a_copy_without_a_truncation_is_not_read_again() {
+        let mut place = Place::new(&["app.log*"]);
+        place.append("app.log", OLD);
+        place.run();
+        place.append("app.log", "three\n");
+        fs::copy(place.path("app.log"), place.path("app.log.1")).unwrap();
+        place.append("app.log", "four\n");
+        assert_eq!(place.run().0, ["three", "four"]);
+        place.append("app.log.1", "five\n");
+        assert_eq!(place.run().0, ["five"]);
+    }
+
+    #[test]
+    fn a_restored_file_is_the_same_and_a_reused_inode_is_not() {
+        let mut place = Place::new(&["app.log"]);
+        place.append("app.log", OLD);
+        place.run();
+        fs::copy(place.path("app.log"), place.path("saved")).unwrap();
+        fs::remove_file(place.path("app.log")).unwrap();
+        fs::rename(place.path("saved"), place.path("app.log")).unwrap();
+        place.append("app.log", "three\n");
+        assert_eq!(place.run(), (vec!["three".into()], vec![]));
+        let at = place.kept.marks[&0].offset;
+        // The same inode with other bytes, whether it was rewritten or deleted and made again.
+        fs::write(place.path("app.log"), OLD.replace("one", "two") + "and much more of it\n")
+            .unwrap();
+        let (lines, notes) = place.run();
+        assert_eq!(lines.len(), 3);
+        assert_eq!(
+            notes,
+            [format!(
+                "app.log: truncated or rewritten while nobody was reading; what was written \
+                 behind byte {at} of its old content is lost; reading it anew"
+            )]
+        );
+        assert_eq!(place.kept.marks.keys().collect::<Vec<_>>(), [&0]);
+        assert_eq!(place.run(), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_file_that_is_nowhere_is_a_loss_and_a_packed_one_is_named() {
+        let mut place = Place::new(&["app.log"]);
+        place.append("app.log", OLD);
+        place.run();
+        fs::rename(place.path("app.log"), place.path("elsewhere")).unwrap();
+        place.append("app.log", "new\n");
+        let (lines, notes) = place.run();
+        assert_eq!(lines, ["new"]);
+        let lost = "app.log: rotated or deleted while nobody was reading, and found nowhere; what \
+                    was written behind byte 50 is lost";
+        assert_eq!(notes, [lost]);
+        assert_eq!(place.kept.marks.keys().collect::<Vec<_>>(), [&1]);
+
+        let pack = |name: &str, text: &str| {
+            let file = File::create(name).unwrap();
+            let mut packer = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+            packer.write_all(text.as_bytes()).unwrap();
+            packer.finish().unwrap();
+        };
+        let packed = place.path("app.log.2.gz");
+        pack(packed.to_str().unwrap(), "new\nlost\n");
+        pack(place.path("app.log.7.gz").to_str().unwrap(), OLD);
+        // With `delaycompress` the one between is not packed yet.
+        place.append("app.log.1", "between\n");
+        fs::remove_file(place.path("app.log")).unwrap();
+        place.append("app.log.new", "newest\n");
+        fs::rename(place.path("app.log.new"), place.path("app.log")).unwrap();
+        // Its inode is not to be used again here.
+        place.kept.marks.get_mut(&1).unwrap().inode = 1;
+        let (lines, notes) = place.run();
+        assert_eq!(lines, ["between", "newest"]);
+        let expected = format!(
+            "app.log: rotated and compressed while nobody was reading; what was written behind \
+             byte 4 is missing here; `portcullis replay {}` reads it",
+            packed.file_name().unwrap().to_str().unwrap()
+        );
+        assert_eq!(notes[..1], [expected]);
+        assert_eq!(place.kept.losses.len(), 2);
+    }
+
+    #[test]
+    fn files_that_look_alike_are_told_by_their_inode() {
+        let mut place = Place::new(&["app.log"]);
+        place.append("app.log", OLD);
+        place.run();
+        place.append("app.log", "rest\n");
+        fs::rename(place.path("app.log"), place.path("app.log.1")).unwrap();
+        place.append("app.log", &format!("{OLD}new\n"));
+        let (lines, _) = place.run();
+        assert_eq!(lines.len(), 4);
+        assert_eq!((lines[0].as_str(), lines[3].as_str()), ("rest", "new"));
+        assert_eq!(place.kept.losses, []);
+    }
+
+    #[test]
+    fn the_end_is_meant_only_for_what_has_no_past() {
+        let mut place = Place::new(&["*.log"]);
+        place.settings.from_end = true;
+        place.append("app-2025-08-03.log", OLD);
+        assert_eq!(place.run().0, [""; 0]);
+        place.append("app-2025-08-04.log", "successor\n");
+        place.append("other.log", "history\n");
+        assert_eq!(place.run().0, ["successor"]);
+        place.append("other.log", "new\n");
+        assert_eq!(place.run().0, ["new"]);
+    }
+
+    #[test]
+    fn zeros_are_no_evidence() {
+        let mut place = Place::new(&["app.log"]);
+        place.append("app.log", &format!("{OLD}\0\0\0\0\0\n"));
+        place.run();
+        // They arrive late on some file systems.
+        fs::write(place.path("app.log"), format!("{OLD}three\nfour\n")).unwrap();
+        assert_eq!(place.run(), (vec!["four".into()], vec![]));
+        place.append("app.log", &format!("five\n{}", "\0".repeat(40)));
+        assert_eq!(place.run().0, ["five"]);
+        place.append("app.log", "\nsix\n");
+        assert_eq!(place.run().0[1..], ["six"]);
+    }
+
+    #[test]
+    fn positions_of_unwanted_and_unreachable_files() {
+        let mut place = Place::new(&["sub/app.log", "other.log"]);
+        fs::create_dir(place.path("sub")).unwrap();
+        place.append("sub/app.log", OLD);
+        place.append("other.log", OLD);
+        place.run();
+        let wanted = place.settings.patterns.clone();
+        // A mount that is not there yet.
+        fs::rename(place.path("sub"), place.path("hidden")).unwrap();
+        let (hidden, sub) = (place.path("hidden"), place.path("sub"));
+        place.append("hidden/app.log", "three\n");
+        place.settings.resume = place.kept.marks.clone().into_iter().collect();
+        let said = session(&place.settings, &mut |follower| {
+            drain(follower);
+            fs::rename(&hidden, &sub).unwrap();
+            drain(follower);
+        });
+        said.iter().for_each(|said| place.kept.take(said));
+        assert_eq!(place.kept.lines.last().unwrap(), &(1, "three".to_owned()));
+        assert_eq!((place.kept.lines.len(), place.kept.losses.len()), (5, 0));
+        place.settings.patterns = vec![wanted[1].clone()];
+        let (_, notes) = place.run();
+        assert_eq!(notes, ["sub/app.log: not followed any more"]);
+        assert_eq!(place.kept.marks.keys().collect::<Vec<_>>(), [&0]);
+    }
+
+    #[test]
+    fn a_deleted_file_is_finished_before_a_stop_and_leaves_no_position() {
+        let mut place = Place::new(&["app.log"]);
+        place.append("app.log", OLD);
+        let path = place.path("app.log");
+        let said = session(&place.settings, &mut |follower| {
+            let mut writer = OpenOptions::new().append(true).open(&path).unwrap();
+            fs::remove_file(&path).unwrap();
+            writer.write_all(b"last\ntail").unwrap();
+            follower.end();
+        });
+        said.iter().for_each(|said| place.kept.take(said));
+        let lines: Vec<&str> = place.kept.lines[2..].iter().map(|(_, l)| l.as_str()).collect();
+        assert_eq!(lines, ["last", "tail"]);
+        assert!(place.kept.marks.is_empty());
+    }
+
+    /// What a program and its logs may do.
+    #[derive(Debug, Clone)]
+    enum Act {
+        /// Writes so many lines; every fourth ends with CRLF, every seventh is oversized.
+        Lines(u8),
+        /// Writes the beginning of a line, or the rest of the one that was begun.
+        Part,
+        Rename,
+        CopyTruncate,
+        /// Writes to a file with the date in its name, the next one if told so.
+        Day(bool),
+        Polls(u8),
+        /// The run ends, properly or not; so many thousandths of what it gave are kept. So many of
+        /// the acts that follow happen before the next run.
+        Stop {
+            proper: bool,
+            kept: u16,
+            down: u8,
+        },
+        /// The file is emptied, or deleted and made again, if that happens while nobody reads and
+        /// can be noticed.
+        Destroy {
+            delete: bool,
+        },
+    }
+
+    fn acts() -> impl Strategy<Value = Vec<Act>> {
+        let act = prop_oneof![
+            6 => (1u8..8).prop_map(Act::Lines),
+            2 => Just(Act::Part),
+            2 => Just(Act::Rename),
+            2 => Just(Act::CopyTruncate),
+            2 => any::<bool>().prop_map(Act::Day),
+            4 => (0u8..10).prop_map(Act::Polls),
+            3 => (any::<bool>(), 0u16..=1000, 0u8..8)
+                .prop_map(|(proper, kept, down)| Act::Stop { proper, kept, down }),
+            1 => any::<bool>().prop_map(|delete| Act::Destroy { delete }),
+        ];
+        prop::collection::vec(act, 1..60)
+    }
+
+    /// The writing side.
+    struct World {
+        place: Place,
+        number: usize,
+        /// All lines as they are to be given.
+        written: Vec<String>,
+        /// The rest of a line that was begun.
+        begun: Option<(String, String)>,
+        /// Numbers of lines that were not in `app.log` or never got their newline: they may come
+        /// after later ones.
+        loose: BTreeSet<usize>,
+        day: u32,
+        /// The patterns fit the rotated names too.
+        star: bool,
+        destroyed: bool,
+    }
+
+    impl World {
+        fn line(&mut self) -> String {
+            self.number += 1;
+            let number = self.number;
+            let padding =
+                "p".repeat(if number.is_multiple_of(7) { 40 + number % 50 } else { number % 30 });
+            format!(
+                "{number:06} is a line {padding}{}",
+                if number.is_multiple_of(4) { "\r" } else { "" }
+            )
+        }
+
+        fn expect(&mut self, line: &str) {
+            let cut = line.len() > 60;
+            self.written.push(if cut { format!("{}~", &line[..60]) } else { line.to_owned() });
+        }
+
+        fn finish_line(&mut self) {
+            if let Some((begin, rest)) = self.begun.take() {
+                self.place.append("app.log", &format!("{rest}\n"));
+                self.expect(&format!("{begin}{rest}"));
+            }
+        }
+
+        fn write(&mut self, name: &str) {
+            let line = self.line();
+            self.place.append(name, &format!("{line}\n"));
+            self.expect(&line);
+        }
+
+        /// Old logs move on to make room for `app.log.1`; a line that was begun stays unfinished.
+        fn make_room(&mut self) {
+            if let Some((begin, _)) = self.begun.take() {
+                self.expect(&begin);
+                self.loose.insert(begin[..6].parse().unwrap());
+            }
+            let name = |number: usize| self.place.path(&format!("app.log.{number}"));
+            let free = (1..).find(|number| !name(*number).exists()).unwrap();
+            for number in (1..free).rev() {
+                fs::rename(name(number), name(number + 1)).unwrap();
+            }
+        }
+
+        /// The positions that are kept know the file that is now `app.log`, by its content.
+        fn is_known(&self) -> bool {
+            let file = File::open(self.place.path("app.log")).unwrap();
+            let id = FileId::of(&file.metadata().unwrap());
+            let mut marks = self.place.kept.marks.values();
+            marks.any(|mark| mark.id() == id && mark.is_telling() && mark.is_in(&file).unwrap())
+        }
+
+        fn act(&mut self, act: &Act, follower: Option<&mut Follower<'_>>) {
+            let up = follower.is_some();
+            match act {
+                Act::Lines(count) => {
+                    self.finish_line();
+                    (0..*count).for_each(|_| self.write("app.log"));
+                }
+                Act::Part if self.begun.is_some() => self.finish_line(),
+                Act::Part => {
+                    let line = self.line();
+                    let (begin, rest) = line.split_at(7 + self.number % (line.len() - 6));
+                    self.place.append("app.log", begin);
+                    self.begun = Some((begin.to_owned(), rest.to_owned()));
+                }
+                // Of a copy that was seen but not opened when the run ended nothing is known; that
+                // only matters if it fits.
+                Act::CopyTruncate if if up { !self.star } else { self.is_known() } => {
+                    // A live reader that has not read all of it loses the rest, as it always did.
+                    let mut follower = follower;
+                    if let Some(follower) = &mut follower {
+                        self.finish_line();
+                        self.write("app.log");
+                        if self.number.is_multiple_of(2) {
+                            self.act(&Act::Part, None);
+                        }
+                        drain(follower);
+                    }
+                    self.make_room();
+                    let path = self.place.path("app.log");
+                    append(&path, "");
+                    fs::copy(&path, self.place.path("app.log.1")).unwrap();
+                    File::create(path).unwrap();
+                    // If it grew to the length it had, nobody could tell before it grows further.
+                    if let Some(follower) = follower {
+                        follower.turn();
+                    }
+                }
+                Act::Rename | Act::CopyTruncate => {
+                    self.make_room();
+                    append(&self.place.path("app.log"), "");
+                    // One that comes and goes between two scans is never seen.
+                    follower.into_iter().for_each(|follower| follower.scan(false));
+                    fs::rename(self.place.path("app.log"), self.place.path("app.log.1")).unwrap();
+                    append(&self.place.path("app.log"), "");
+                }
+                Act::Day(next) => {
+                    self.day += u32::from(*next);
+                    self.write(&format!("day-{:03}.log", self.day));
+                    self.loose.insert(self.number);
+                }
+                Act::Polls(count) => {
+                    if let Some(follower) = follower {
+                        for poll in 0..*count {
+                            follower.turn();
+                            if poll % 3 == 2 {
+                                follower.scan(false);
+                            }
+                        }
+                    }
+                }
+                Act::Destroy { delete } => {
+                    if !up && self.is_known() {
+                        let path = self.place.path("app.log");
+                        if *delete {
+                            fs::remove_file(&path).unwrap();
+                        }
+                        File::create(path).unwrap();
+                        self.begun = None;
+                        self.destroyed = true;
+                    }
+                }
+                Act::Stop { .. } => {}
+            }
+        }
+
+        /// Keeps so many thousandths of what a run gave. Behind a place at the beginning of a file
+        /// there is nothing by which its copy could be known, so that no run ends there.
+        fn keep(&mut self, said: &[Said], thousandths: u16) {
+            let count = said.len() * usize::from(thousandths) / 1000;
+            for (index, said) in said.iter().enumerate() {
+                let (marks, path) = (&self.place.kept.marks, self.place.path("app.log"));
+                let mut current = marks.values().filter(|mark| mark.path == path && !mark.settled);
+                if index >= count && !marks.is_empty() && current.all(FilePosition::is_telling) {
+                    break;
+                }
+                self.place.kept.take(said);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        #[test]
+        fn every_line_is_given_once_across_restarts_or_its_loss_is_said(
+            star in any::<bool>(), acts in acts(),
+        ) {
+            let mut world = World {
+                place: Place::new(&[if star { "app.log*" } else { "app.log" }, "day-*.log"]),
+                number: 0,
+                written: Vec::new(),
+                begun: None,
+                loose: BTreeSet::new(),
+                day: 0,
+                star,
+                destroyed: false,
+            };
+            world.write("app.log");
+            let mut acts = acts.iter();
+            let mut last = false;
+            while !last {
+                let mut settings = world.place.settings.clone();
+                settings.resume = world.place.kept.marks.clone().into_iter().collect();
+                let (mut kept, mut down) = (1000, 0);
+                let said = session(&settings, &mut |follower| {
+                    for act in acts.by_ref() {
+                        if let Act::Stop { proper, kept: part, down: count } = act {
+                            (kept, down) = (*part, *count);
+                            if *proper {
+                                follower.end();
+                            }
+                            return;
+                        }
+                        world.act(act, Some(follower));
+                    }
+                    world.finish_line();
+                    drain(follower);
+                    last = true;
+                });
+                world.keep(&said, kept);
+                for act in acts.by_ref().take(down.into()) {
+                    world.act(act, None);
+                }
+            }
+            let kept = &world.place.kept;
+            let mut given: Vec<&String> = kept.lines.iter().map(|(_, line)| line).collect();
+            given.sort();
+            let mut written: Vec<&String> = world.written.iter().collect();
+            written.sort();
+            let twice = given.windows(2).find(|pair| pair[0] == pair[1]);
+            prop_assert_eq!(twice, None);
+            let lost: Vec<&&String> =
+                written.iter().filter(|line| given.binary_search(line).is_err()).collect();
+            prop_assert!(lost.is_empty() || !kept.losses.is_empty(), "lost {:?}", lost);
+            prop_assert!(world.destroyed || kept.losses.is_empty(), "{:?}", kept.losses);
+            if !world.destroyed {
+                prop_assert_eq!(given, written);
+            }
+            let mut per_source: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
+            for (source, line) in &kept.lines {
+                per_source.entry(*source).or_default().push(&line[..6]);
+            }
+            prop_assert!(per_source.values().all(|numbers| numbers.is_sorted()));
+            // A successor waits, so that all of `app.log` is in order whatever its files are.
+            let numbers = kept.lines.iter().map(|(_, line)| line[..6].parse().unwrap());
+            let firm: Vec<usize> = numbers.filter(|n| !world.loose.contains(n)).collect();
+            prop_assert!(world.destroyed || firm.is_sorted(), "{:?}", firm);
+        }
     }
 }

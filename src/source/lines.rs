@@ -29,7 +29,8 @@ pub struct Batch {
     pub oversized: bool,
     /// Where in the source its bytes begin, in bytes; 0 where that means nothing.
     pub start: u64,
-    /// Where reading goes on behind it, if the source can go back to a place at all.
+    /// Where reading goes on behind it, if the source can go back to a place at all. A batch
+    /// without bytes says only this: reading goes on elsewhere than behind the batch before it.
     pub mark: Option<Arc<Position>>,
     /// Of a partition: where each line came from, in their order.
     pub records: Vec<RecordOrigin>,
@@ -89,6 +90,10 @@ pub fn split_lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 ///
 /// Holds at most `max_line` bytes between calls, whatever it is fed: of a longer line it gives the
 /// first `max_line` bytes and then forgets everything up to the newline.
+///
+/// It knows where in the stream each batch begins, since it alone knows what was cut off or
+/// skipped. Behind a batch lies its `start` and the length of its bytes; behind an oversized one
+/// that place is inside its line.
 #[derive(Debug)]
 pub struct LineSplitter {
     source: u32,
@@ -97,6 +102,8 @@ pub struct LineSplitter {
     /// zeroed once so that no unsafe code is needed to read into it.
     buf: Vec<u8>,
     held: usize,
+    /// Where in the stream `buf` begins, in bytes.
+    base: u64,
     /// Inside an oversized line whose beginning has been given; nothing is held meanwhile.
     skipping: bool,
     spares: Spares,
@@ -106,7 +113,18 @@ impl LineSplitter {
     /// A splitter at the beginning of a line. `max_line` is in bytes of content, newline excluded.
     pub fn new(source: u32, max_line: usize) -> Self {
         let spares = Spares::default();
-        Self { source, max_line, buf: Vec::new(), held: 0, skipping: false, spares }
+        Self { source, max_line, buf: Vec::new(), held: 0, base: 0, skipping: false, spares }
+    }
+
+    /// What is fed from now on lies at `offset` of the stream: `inside` a line that is to be
+    /// skipped up to its newline, or at the beginning of one. An unfinished line is forgotten.
+    pub fn go_to(&mut self, offset: u64, inside: bool) {
+        (self.held, self.base, self.skipping) = (0, offset, inside);
+    }
+
+    /// Where in the stream what was not given yet begins: the unfinished line, or what comes next.
+    pub fn place(&self) -> u64 {
+        self.base
     }
 
     /// Takes a copy of `bytes` and gives what lines are whole now. A reader that can read into
@@ -141,8 +159,12 @@ impl LineSplitter {
         // Bytes before `known` were searched in an earlier call: no newline among them.
         let mut known = self.held;
         if self.skipping {
-            let Some(newline) = memchr(b'\n', part(&self.buf, 0, end)) else { return out };
+            let Some(newline) = memchr(b'\n', part(&self.buf, 0, end)) else {
+                self.base += end as u64;
+                return out;
+            };
             self.skipping = false;
+            self.base += newline as u64 + 1;
             self.buf.copy_within(newline + 1..end, 0);
             end -= newline + 1;
             known = 0;
@@ -183,7 +205,8 @@ impl LineSplitter {
             self.held = tail.len();
             let mut bytes = std::mem::replace(&mut self.buf, tail);
             bytes.truncate(line);
-            out.push(Batch { source: self.source, bytes, ..Batch::default() });
+            out.push(Batch { source: self.source, start: self.base, bytes, ..Batch::default() });
+            self.base += line as u64;
             return;
         }
         if start < line {
@@ -192,12 +215,14 @@ impl LineSplitter {
         if line > 0 {
             self.buf.copy_within(line..end, 0);
         }
+        self.base += line as u64;
         self.held = end - line;
     }
 
     fn copied(&self, from: usize, to: usize, oversized: bool) -> Batch {
         let bytes = part(&self.buf, from, to).to_vec();
-        Batch { source: self.source, bytes, oversized, ..Batch::default() }
+        let start = self.base + from as u64;
+        Batch { source: self.source, bytes, oversized, start, ..Batch::default() }
     }
 
     /// The input has ended: gives the last line if it lacks its newline. The splitter is then at
@@ -205,13 +230,9 @@ impl LineSplitter {
     pub fn finish(&mut self) -> Option<Batch> {
         self.skipping = false;
         let held = std::mem::take(&mut self.held);
-        (held > 0).then(|| self.copied(0, held, false))
-    }
-
-    /// Forgets the current line, also what is still to come of it.
-    pub fn skip_line(&mut self) {
-        self.held = 0;
-        self.skipping = true;
+        let last = (held > 0).then(|| self.copied(0, held, false));
+        self.base += held as u64;
+        last
     }
 }
 
@@ -368,6 +389,35 @@ mod tests {
             sizes.push(1); // an endless row of interruptions would never end
             let mut reader = LineReader::new(choppy(&bytes, &sizes), 3, max_line, block);
             prop_assert_eq!(read_all(&mut reader), naive(&bytes, max_line));
+        }
+
+        #[test]
+        fn each_batch_says_where_its_bytes_lie_and_reading_can_go_on_behind_any(
+            bytes in prop::collection::vec(
+                prop_oneof![3 => Just(b'\n'), 12 => any::<u8>(), 8 => Just(b'x')], 0..400),
+            max_line in 0usize..40,
+            block in 1usize..70,
+            pick in any::<prop::sample::Index>(),
+        ) {
+            let mut splitter = LineSplitter::new(0, max_line);
+            let mut batches: Vec<Batch> =
+                bytes.chunks(block).flat_map(|chunk| splitter.push(chunk)).collect();
+            batches.extend(splitter.finish());
+            for batch in &batches {
+                let start = batch.start as usize;
+                prop_assert_eq!(&bytes[start..start + batch.bytes.len()], &batch.bytes[..]);
+            }
+            prop_assume!(!batches.is_empty());
+            let kept = pick.index(batches.len()) + 1;
+            let last = &batches[kept - 1];
+            let behind = last.start as usize + last.bytes.len();
+            let mut splitter = LineSplitter::new(0, max_line);
+            splitter.go_to(behind as u64, last.oversized);
+            let mut again = batches[..kept].to_vec();
+            again.extend(splitter.push(&bytes[behind..]));
+            again.extend(splitter.finish());
+            let lines = again.iter().flat_map(|b| b.lines().map(|l| (l.to_vec(), b.oversized)));
+            prop_assert_eq!(lines.collect::<Vec<_>>(), naive(&bytes, max_line));
         }
 
         #[test]

@@ -6,6 +6,8 @@
 //!   or stream they come from. It knows nothing of what a line means.
 //! * Where a line ends, and what is oversized, is decided by [`lines`] alone, so it depends neither
 //!   on the block size nor on how the bytes arrived.
+//! * If it can go back to a place, each batch carries the one behind it, and it can begin there: then
+//!   what comes is what would have come without the break. Whoever uses the batches keeps the places.
 //! * It runs on a plain thread and waits there: for a full queue (whoever takes its batches), for a
 //!   slow pipe, for a file to grow. It owns no queue and starts no thread of its own.
 //! * It ends when its input ends, when it is told to stop, or when nobody wants its batches.
@@ -16,7 +18,9 @@
 pub mod lines;
 pub mod file;
 pub mod follow;
+pub mod kafka;
 pub mod position;
+mod resume;
 pub mod stdin;
 
 pub use lines::Batch;

@@ -4,7 +4,6 @@
 //! by itself: it gives each [`Batch`](super::Batch) the place behind it, and whoever makes the
 //! effect of the batch last keeps the place in the same transaction.
 
-use crate::decode::time::Micros;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -21,7 +20,7 @@ pub enum Position {
 /// A place in a file, with enough to know the file again whatever its name is by then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilePosition {
-    /// The name it had.
+    /// The name it had last, by which its successor is known.
     pub path: PathBuf,
     /// The file system it is on.
     pub device: u64,
@@ -32,9 +31,12 @@ pub struct FilePosition {
     /// The place is inside a line of which the beginning was given: what follows up to the next
     /// newline belongs to it.
     pub inside: bool,
-    /// Its first bytes.
+    /// It had lost its name and was read to its end: if it is not found again, nothing is missing.
+    #[serde(default)]
+    pub settled: bool,
+    /// Its first bytes, none behind `offset` or from a zero byte on.
     pub head: Print,
-    /// The last bytes before `offset`.
+    /// The last bytes before `offset`, none up to a zero byte.
     pub last: Print,
 }
 
@@ -63,6 +65,7 @@ pub struct PartitionPosition {
 pub struct RecordOrigin {
     /// Its record's offset.
     pub offset: i64,
-    /// The record's own timestamp, by the broker or by whoever sent it; none if it has none.
-    pub time: Option<Micros>,
+    /// The record's own timestamp, by the broker or by whoever sent it, in microseconds since 1970;
+    /// none if it has none.
+    pub time: Option<i64>,
 }

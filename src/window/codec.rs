@@ -55,6 +55,90 @@ pub fn number(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
 
+/// Writes bytes, their number before them.
+pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_number(out, number(bytes.len()));
+    out.extend_from_slice(bytes);
+}
+
+/// Writes a time, or any other signed number, in eight bytes.
+pub fn put_time(out: &mut Vec<u8>, time: i64) {
+    out.extend_from_slice(&time.to_le_bytes());
+}
+
+/// Writes what may be there.
+pub fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<u8>, T)) {
+    out.push(u8::from(value.is_some()));
+    if let Some(value) = value {
+        put(out, value);
+    }
+}
+
+/// Reads what was written, from front to back. Unlike [`take`], whatever is missing is told: what is
+/// read here comes from a disk.
+#[derive(Debug, Clone, Copy)]
+pub struct Reader<'b>(&'b [u8]);
+
+impl<'b> Reader<'b> {
+    /// A reader at the beginning.
+    pub fn new(bytes: &'b [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// Whether all was read.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// So many bytes.
+    pub fn take(&mut self, n: usize) -> Option<&'b [u8]> {
+        let (taken, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    /// One byte.
+    pub fn byte(&mut self) -> Option<u8> {
+        self.take(1)?.first().copied()
+    }
+
+    /// A number.
+    pub fn number(&mut self) -> Option<u64> {
+        let end = self.0.iter().position(|byte| byte & 0x80 == 0)?;
+        Some(take_number(&mut self.take(end + 1)?))
+    }
+
+    /// A number of any smaller type.
+    pub fn narrow<T: TryFrom<u64>>(&mut self) -> Option<T> {
+        T::try_from(self.number()?).ok()
+    }
+
+    /// Bytes with their number before them.
+    pub fn bytes(&mut self) -> Option<&'b [u8]> {
+        let len = self.narrow()?;
+        self.take(len)
+    }
+
+    /// A text.
+    pub fn text(&mut self) -> Option<&'b str> {
+        std::str::from_utf8(self.bytes()?).ok()
+    }
+
+    /// A time.
+    pub fn time(&mut self) -> Option<i64> {
+        self.take(size_of::<i64>())?.try_into().ok().map(i64::from_le_bytes)
+    }
+
+    /// What may be there; `None` if it cannot be read.
+    pub fn option<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
+        match self.byte()? {
+            0 => Some(None),
+            1 => Some(Some(read(self)?)),
+            _ => None,
+        }
+    }
+}
+
 // The lowest two bits of a text's header say in which form it follows.
 const RAW: u64 = 0;
 const HEX: u64 = 1;
@@ -174,6 +258,23 @@ impl Reasons {
 
     fn get(&self, number: usize) -> &str {
         self.known.get(number).map(|reason| &**reason).unwrap_or_default()
+    }
+
+    /// Writes them.
+    pub fn capture(&self, out: &mut Vec<u8>) {
+        put_number(out, number(self.known.len()));
+        self.known.iter().for_each(|reason| put_bytes(out, reason.as_bytes()));
+    }
+
+    /// Reads them as they were written.
+    pub fn restore(from: &mut Reader<'_>) -> Option<Self> {
+        let mut reasons = Self::default();
+        for number in 0..from.narrow()? {
+            let reason: Box<str> = from.text()?.into();
+            reasons.numbers.insert(reason.clone(), number);
+            reasons.known.push(reason);
+        }
+        Some(reasons)
     }
 }
 
@@ -323,6 +424,18 @@ impl<'b> Shown<'b> {
             }
         }
         None
+    }
+}
+
+/// What was written of an event, with its extra values in other places: of each, where it was.
+pub fn move_extras(shown: &[u8], from: &[Option<usize>], out: &mut Vec<u8>) {
+    let read = Shown::read(shown);
+    let before = shown.len() - read.extras.len();
+    out.extend_from_slice(shown.get(..before).unwrap_or_default());
+    for place in from {
+        let extra = place.and_then(|place| read.extra(place));
+        out.push(u8::from(extra.is_some()));
+        out.extend_from_slice(extra.unwrap_or_default());
     }
 }
 

@@ -110,6 +110,26 @@ impl<'k> Key<'k> {
         }
     }
 
+    /// The key with the numbers that its fields have elsewhere, by their numbers here; none if one of
+    /// them has none.
+    pub fn renumbered(self, fields: &[Option<usize>]) -> Option<(KeyKind, Vec<u8>)> {
+        let one = |kind: KeyKind| match kind {
+            KeyKind::Field(old) => {
+                let new = fields.get(usize::from(old)).copied().flatten()?;
+                u16::try_from(new).ok().map(KeyKind::Field)
+            }
+            kind => Some(kind),
+        };
+        if self.kind != KeyKind::Several {
+            return Some((one(self.kind)?, self.value.to_vec()));
+        }
+        let mut value = Vec::with_capacity(self.value.len());
+        for part in self.parts() {
+            put_part(&mut value, Key { kind: one(part.kind)?, value: part.value });
+        }
+        Some((KeyKind::Several, value))
+    }
+
     /// The parts of several at once.
     pub fn parts(self) -> Vec<Key<'k>> {
         let mut bytes = self.value;

@@ -1,6 +1,6 @@
 //! The state of a key with many events, whose costs do not grow with them.
 
-use super::codec::Shown;
+use super::codec::{Reader, Shown, number, put_bytes, put_number, put_option, put_time};
 use super::marks::Marks;
 use super::ring::{Crossing, Item, Timeline, ValueOf, bit};
 use super::small::{self, Written, chunk, place_bytes};
@@ -47,6 +47,11 @@ impl Entries {
         };
         self.0.insert(at, Entry { item, shown: shown.into() });
         at
+    }
+
+    fn written(&self, completes: Option<usize>) -> Vec<Written<'_>> {
+        let entries = self.0.iter();
+        entries.map(|entry| Written { item: entry.item, completes, shown: &entry.shown }).collect()
     }
 }
 
@@ -281,6 +286,15 @@ impl Window {
         }
     }
 
+    /// All that it holds, to be written.
+    pub fn written(&self) -> Vec<Written<'_>> {
+        let mut events = self.entries.written(None);
+        for (slot, share) in self.shares.iter().enumerate() {
+            events.extend(share.completing.written(Some(slot)));
+        }
+        events
+    }
+
     /// The events in it.
     pub fn size(&self) -> usize {
         self.entries.size() + self.shares.iter().map(|s| s.completing.size()).sum::<usize>()
@@ -324,6 +338,30 @@ impl Once {
         self.bytes += once_bytes(id);
         self.seen.insert(id.into(), time);
         false
+    }
+
+    /// Writes them.
+    pub fn capture(&self, out: &mut Vec<u8>) {
+        put_option(out, self.pruned, put_time);
+        put_number(out, number(self.seen.len()));
+        // In an order of their own: the same requests give the same bytes.
+        let mut seen: Vec<_> = self.seen.iter().collect();
+        seen.sort_unstable();
+        for (id, time) in seen {
+            put_bytes(out, id.as_bytes());
+            put_time(out, *time);
+        }
+    }
+
+    /// Reads them as they were written.
+    pub fn restore(from: &mut Reader<'_>) -> Option<Self> {
+        let mut once = Self { pruned: from.option(Reader::time)?, ..Self::default() };
+        for _ in 0..from.number()? {
+            let (id, time) = (from.text()?, from.time()?);
+            once.bytes += once_bytes(id);
+            once.seen.insert(id.into(), time);
+        }
+        Some(once)
     }
 
     /// Forgets what is old, once a second of event time: looking at all for every event would make
@@ -394,6 +432,11 @@ impl Large {
             Part::Window(window) => !gone(*tag, window),
             _ => true,
         });
+    }
+
+    /// All parts with their tags.
+    pub fn parts(&self) -> impl Iterator<Item = &(u16, Part)> {
+        self.parts.iter()
     }
 
     /// A part.

@@ -58,6 +58,16 @@ pub fn fired(bytes: &[u8], rule: usize, at: Micros) -> u32 {
     u32::try_from(times).unwrap_or(u32::MAX)
 }
 
+/// Writes marks with the numbers that their rules have elsewhere; of rules without one, none.
+pub fn renumber(bytes: &[u8], rules: &[Option<usize>], out: &mut Vec<u8>) {
+    for mark in each(bytes) {
+        let rule = usize::try_from(mark.rule).ok().and_then(|rule| rules.get(rule).copied());
+        if let Some(rule) = rule.flatten() {
+            Mark { rule: number(rule), ..mark }.put(out);
+        }
+    }
+}
+
 /// What becomes of a rule's marks when it fires.
 #[derive(Debug, Clone, Copy)]
 pub struct Fired {
@@ -113,6 +123,16 @@ impl Marks {
             }
         }
         marks
+    }
+
+    /// Writes them as [`Marks::of`] reads them.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        for ((at, rule), times) in &self.fired {
+            Mark { rule: number(*rule), times: u64::from(*times), at: *at }.put(out);
+        }
+        for (rule, minute) in &self.braked {
+            Mark { rule: number(*rule), times: 0, at: *minute }.put(out);
+        }
     }
 
     /// As [`braked`].

@@ -4,7 +4,7 @@
 //! are not fewer than the events it was given; it is the same for the same input, since the hash is
 //! [fixed](super::key::Key::fixed_hash).
 
-use super::codec::length;
+use super::codec::{Reader, length, number, put_number, put_time};
 use crate::decode::time::Micros;
 
 /// Counters that an event is put into.
@@ -39,7 +39,7 @@ fn places(hash: u64, counters: usize) -> impl Iterator<Item = usize> {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^= mixed >> 31;
-        let scaled = (u128::from(mixed) * super::codec::number(counters) as u128) >> 64;
+        let scaled = (u128::from(mixed) * number(counters) as u128) >> 64;
         length(u64::try_from(scaled).unwrap_or(0))
     })
 }
@@ -97,6 +97,44 @@ impl Sketch {
     /// Drops what no window reaches that can still come.
     pub fn expire(&mut self, horizon: Micros) {
         self.generations.retain(|one| one.newest > horizon.saturating_sub(self.within));
+    }
+
+    /// Writes what was given up.
+    pub fn capture(&self, out: &mut Vec<u8>) {
+        put_number(out, number(self.generations.len()));
+        for one in &self.generations {
+            put_time(out, one.index);
+            put_time(out, one.newest);
+            put_number(out, number(one.counters.len()));
+            out.extend(one.counters.iter().flat_map(|counter| counter.to_le_bytes()));
+        }
+    }
+
+    /// Reads it as it was written.
+    pub fn restore(from: &mut Reader<'_>) -> Option<Self> {
+        let mut sketch = Self::new(0, 0, 0);
+        for _ in 0..from.number()? {
+            let (index, newest) = (from.time()?, from.time()?);
+            let len: usize = from.narrow()?;
+            let bytes = from.take(len.checked_mul(size_of::<u16>())?)?;
+            let pairs = bytes.as_chunks::<2>().0.iter();
+            let counters = pairs.map(|pair| u16::from_le_bytes(*pair)).collect();
+            sketch.generations.push(Generation { index, newest, counters });
+        }
+        Some(sketch)
+    }
+
+    /// Takes over what another one of this length of windows was given. Where the numbers of
+    /// counters differ, hashes point elsewhere: that would be too low, so then every counter says
+    /// what the highest said.
+    pub fn take_over(&mut self, other: Self) {
+        self.generations = other.generations;
+        for one in &mut self.generations {
+            if one.counters.len() != self.counters {
+                let most = one.counters.iter().max().copied().unwrap_or(0);
+                one.counters = vec![most; self.counters];
+            }
+        }
     }
 
     /// Whether it holds nothing.

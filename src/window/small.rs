@@ -45,6 +45,23 @@ pub fn fresh(key: &[u8]) -> Box<[u8]> {
     block
 }
 
+/// The block of a key with parts [as they were written](written_parts), `len` bytes long.
+pub fn of(key: &[u8], parts: &[u8], len: usize) -> Box<[u8]> {
+    let mut block = vec![0, 0];
+    put_number(&mut block, number(key.len()));
+    block.extend_from_slice(key);
+    block.extend_from_slice(parts);
+    let used = block.len();
+    block.resize(len.max(used), 0);
+    set_two(&mut block, 0, used);
+    block.into_boxed_slice()
+}
+
+/// The parts as they were written.
+pub fn written_parts(block: &[u8]) -> &[u8] {
+    Places::of(block).rest
+}
+
 /// What an allocator takes for a block of `len` bytes.
 pub fn chunk(len: usize) -> usize {
     if len == 0 { 0 } else { (len + 8).next_multiple_of(16).max(32) }
@@ -287,7 +304,7 @@ pub fn lists(content: &[u8], slot: usize) -> (List<'_>, List<'_>) {
 }
 
 /// Writes a window's content anew; without events there is none.
-fn write(events: &[Written<'_>], out: &mut Vec<u8>) {
+pub fn write(events: &[Written<'_>], out: &mut Vec<u8>) {
     let Some(base) = events.iter().map(|event| event.item.time).min() else { return };
     let firsts = events.iter().filter(|event| event.completes.is_none());
     let total: u64 = firsts.map(|event| u64::from(event.item.weight)).sum();

@@ -7,6 +7,10 @@
 //! threshold; what took days to learn goes last. Giving up goes down to nine tenths, so that it does
 //! not happen at every event, and what is given up lives on in a [`Sketch`].
 
+mod capture;
+
+pub use capture::{Moves, PartMove};
+
 use super::codec::{Evidence, Reasons, Shown};
 use super::key::{Key, KeyKind};
 use super::large::{Large, Once, Part, Window};
@@ -625,6 +629,7 @@ impl Store {
 
     fn give_up(&mut self, shard: usize, order: &GivingUp, clock: Option<Micros>) {
         let Self { table, specs, sketches, bytes, .. } = self;
+        let mut given_up: Vec<(Micros, u64, Micros, u32)> = Vec::new();
         table.retain(shard, |slot| {
             let cell = order.cell(slot);
             if cell > order.cell || (cell == order.cell && shard >= order.shards) {
@@ -632,10 +637,8 @@ impl Store {
             }
             *bytes -= slot.state.bytes();
             let mut note = |tag: u16, time: Micros, weight: u32| {
-                let within = group(specs, tag).map(|group| group.longest);
-                let sketch = sketches.iter_mut().find(|(length, _)| Some(*length) == within);
-                if let Some((_, sketch)) = sketch {
-                    sketch.add(given_up_hash(slot.key(), tag), time, weight, clock);
+                if let Some(group) = group(specs, tag) {
+                    given_up.push((group.longest, given_up_hash(slot.key(), tag), time, weight));
                 }
             };
             match &slot.state {
@@ -656,6 +659,14 @@ impl Store {
             }
             false
         });
+        // What a sketch says of keys that share counters depends on who came first, and slots lie in
+        // another order in every process.
+        given_up.sort_unstable();
+        for (within, hash, time, weight) in given_up {
+            if let Some((_, sketch)) = sketches.iter_mut().find(|(length, _)| *length == within) {
+                sketch.add(hash, time, weight, clock);
+            }
+        }
     }
 }
 
@@ -728,6 +739,16 @@ impl Slot {
     fn change_events(&mut self, change: i32) {
         let events = i32::from(self.events).saturating_add(change);
         self.events = u8::try_from(events.max(0)).unwrap_or(u8::MAX);
+    }
+
+    /// Counts the events of a state of any form anew.
+    fn count_all(&mut self, specs: &[Spec]) {
+        if let State::Small(block) = &self.state {
+            let windows = small::parts(block).filter(|(tag, _)| group(specs, *tag).is_some());
+            let events: usize = windows.map(|(_, content)| small::events(content).count()).sum();
+            self.events = u8::try_from(events).unwrap_or(u8::MAX);
+        }
+        self.count();
     }
 
     /// Counts the events of a state with many.

@@ -353,6 +353,19 @@ impl Table {
         self.bytes = with_growth(&self.shards);
     }
 
+    /// Places that a shard has: it grows, and shrinks late.
+    pub fn capacity(&self, shard: usize) -> usize {
+        self.shards.get(shard).map_or(0, |shard| shard.capacity)
+    }
+
+    /// Gives an empty shard so many places.
+    pub fn reserve(&mut self, shard: usize, capacity: usize) {
+        if let Some(shard) = self.shards.get_mut(shard).filter(|shard| shard.len == 0) {
+            shard.rebuild(capacity, |_| true);
+        }
+        self.bytes = with_growth(&self.shards);
+    }
+
     /// Keys held.
     pub fn len(&self) -> usize {
         self.len

@@ -10,6 +10,8 @@
 //! * [`hostile`]: text in a log never chooses who is blocked
 //! * [`binary`]: the program as users run it: flags, exit codes, messages, signals
 //! * [`follow`]: files that are followed through rotation
+//! * [`lasting`]: what outlives the process: captured, written down, read again
+//! * [`kafka`]: the Kafka source and sink, against brokers inside the test
 //! * [`memory`]: ceilings that hold under floods and monsters
 //! * [`state`]: what lasts: errors, damage, faults of the disk at every single write
 //! * [`mixes`]: the streams that the benches measure are what they are said to be
@@ -30,6 +32,9 @@ mod determinism;
 mod follow;
 mod golden;
 mod hostile;
+mod lasting;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod memory;
 #[path = "../../benches/mix.rs"]
 mod mix;

@@ -116,7 +116,7 @@ impl Story {
         }
         engine.finish();
         actions.extend(engine.take_actions());
-        Told { actions, summary: std::mem::take(&mut engine.summary) }
+        Told { actions, summary: std::mem::take(&mut engine.core.summary) }
     }
 
     fn gives(&self, lines: &str, expected: &str) -> Told {

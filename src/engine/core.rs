@@ -1,0 +1,690 @@
+//! The state machine: entries in, action lines out. It knows no line, no file and no moment.
+//!
+//! Everything that the stream's state follows from comes in as an [`Entry`], or as an [`Input`] that
+//! [`Core::record`] takes without a copy of its own. So a [`Journal`] of what came in, applied to
+//! the state of an earlier moment, gives the state and the lines of a later one. A record that was
+//! applied before is told by its [`Origin`] and dropped: whoever brings records may bring them again.
+
+use super::clock::{Arrival, Clock};
+use super::entry::{Entry, Input, Journal, Origin, Owned, Rank};
+use super::summary::{Outcome, Summary};
+use crate::action::Action;
+use crate::decide::Decider;
+use crate::decide::ledger::Renumber;
+use crate::decode::time::Micros;
+use crate::detect::detector::{Detector, StreamTime};
+use crate::detect::dictionary::{Dictionary, Translation};
+use crate::detect::rule::{Severity, Urgency};
+use crate::pattern::Events;
+use crate::pattern::event::Run;
+use crate::window::codec::{Reader, number, put_bytes, put_number, put_option, put_time};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+/// Records that may be held aside because they lie too far ahead.
+const HELD_MAX: usize = 1000;
+/// Records of partitions that may wait for the others.
+const WAITING_MAX: usize = 500_000;
+/// The version of what [`Core::capture`] writes and of the entries of a journal.
+pub const FORMAT: u64 = 1;
+/// What a limit or a message that is given once is called.
+const SAID: [&str; 5] = ["held", "known_values", "max_line", "proxy_hidden", "reorder"];
+
+/// What the state machine needs of the settings.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CoreConfig {
+    /// How late a record may be, microseconds.
+    pub lateness: Micros,
+    /// How far ahead of the clock a record may be, microseconds.
+    pub max_ahead: Micros,
+    /// Longest line, bytes; for messages.
+    pub max_line: usize,
+}
+
+#[derive(Debug, Default)]
+struct SourceState {
+    /// Time of its last matched record that was applied.
+    last: Option<Micros>,
+    /// The last record that was taken in.
+    applied: Option<Origin>,
+}
+
+#[derive(Debug)]
+struct HeldBack {
+    time: Micros,
+    events: Events,
+    source: u32,
+    /// Number of its line, over all sources.
+    line: u64,
+    /// It was counted as `future`, to be corrected when it is applied; not if that was before a
+    /// restart.
+    counted: bool,
+    /// So was its line.
+    carries_line: bool,
+}
+
+/// A record of a partition that waits for those of others.
+#[derive(Debug)]
+struct Waiting {
+    record: Owned,
+    /// It was counted as `matched`, to be corrected when it is applied and is something else.
+    counted: bool,
+    carries_line: bool,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Core {
+    config: CoreConfig,
+    clock: Clock,
+    detector: Detector,
+    decider: Decider,
+    key_names: Vec<String>,
+    patterns: Vec<String>,
+    /// Few, and asked for with every record.
+    sources: BTreeMap<u32, SourceState>,
+    held: VecDeque<HeldBack>,
+    waiting: BTreeMap<(Micros, Rank, Origin), Waiting>,
+    /// Number of the line that is being applied, and whether one of its records was held and then
+    /// applied while it was.
+    line: u64,
+    line_released: bool,
+    /// The accounting.
+    pub summary: Summary,
+    /// Messages for the log, not for sinks.
+    pub messages: Vec<String>,
+    /// What comes in is written down here, if it is to last.
+    pub journal: Option<Journal>,
+    /// Said once each: limits that were hit, by what and minute.
+    said: HashMap<&'static str, i64>,
+    /// Events by their pattern's number.
+    by_pattern: Vec<u64>,
+    countries_seen: bool,
+    /// Keys were given up that windows can still reach.
+    degraded: bool,
+}
+
+impl Core {
+    /// The beginning of a stream; `patterns` are the names of patterns by number.
+    pub fn new(
+        detector: Detector,
+        decider: Decider,
+        patterns: Vec<String>,
+        config: CoreConfig,
+    ) -> Self {
+        Self {
+            clock: Clock::new(config.lateness, config.max_ahead),
+            key_names: detector.key_names(),
+            patterns,
+            config,
+            detector,
+            decider,
+            sources: BTreeMap::new(),
+            held: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            line: 0,
+            line_released: false,
+            summary: Summary::default(),
+            messages: Vec::new(),
+            journal: None,
+            said: HashMap::new(),
+            by_pattern: Vec::new(),
+            countries_seen: false,
+            degraded: false,
+        }
+    }
+
+    /// The lines that are due.
+    pub fn take_actions(&mut self) -> Vec<Action> {
+        let actions = std::mem::take(&mut self.decider.out);
+        for action in &actions {
+            self.summary.acted(action);
+        }
+        actions
+    }
+
+    /// The stream's clock.
+    pub fn clock(&self) -> Option<Micros> {
+        self.clock.now()
+    }
+
+    /// When the next decision ends.
+    pub fn next_end(&self) -> Option<Micros> {
+        self.decider.next_end()
+    }
+
+    /// Whether any event had a country.
+    pub fn countries_seen(&self) -> bool {
+        self.countries_seen
+    }
+
+    /// The detector, for looking at.
+    pub fn detector(&self) -> &Detector {
+        &self.detector
+    }
+
+    /// The detector, to be told what comes next.
+    pub fn detector_mut(&mut self) -> &mut Detector {
+        &mut self.detector
+    }
+
+    /// Time of the last record of a source that was applied.
+    pub fn last(&self, source: u32) -> Option<Micros> {
+        self.sources.get(&source).and_then(|state| state.last)
+    }
+
+    /// Records of partitions that wait for others, and the time of the first.
+    pub fn waiting(&self) -> (usize, Option<Micros>) {
+        (self.waiting.len(), self.waiting.first_key_value().map(|((time, ..), _)| *time))
+    }
+
+    /// Keys that are held.
+    pub fn keys(&self) -> usize {
+        self.detector.held().0
+    }
+
+    /// A line begins; its records follow.
+    pub fn begin_line(&mut self) {
+        self.line += 1;
+        self.line_released = false;
+    }
+
+    /// A line has ended, with this outcome of its best record; gives what the line is counted as.
+    pub fn end_line(&mut self, best: Outcome, oversized: bool) -> Outcome {
+        let best = if self.line_released { Outcome::Matched } else { best };
+        let line = self.line;
+        if best == Outcome::Future
+            && !oversized
+            && let Some(held) = self.held.iter_mut().find(|held| held.line == line)
+        {
+            held.carries_line = true;
+        }
+        best
+    }
+
+    /// Takes anything in that was written down.
+    pub fn apply(&mut self, entry: Entry) {
+        match entry {
+            Entry::Record(record) => {
+                self.begin_line();
+                self.record(&record.input());
+            }
+            Entry::Wait { record, time, rank } => {
+                self.wait(record, time, rank, false);
+            }
+            Entry::Oversized { source } => self.oversized(source),
+            Entry::Idle { clock } => self.idle_until(clock),
+            Entry::Release { before } => self.release(before),
+            Entry::Anew { source } => self.anew(source),
+            Entry::SourceNote { time, reason } => self.source_note(time, reason),
+        }
+    }
+
+    fn write_down(&mut self, entry: impl FnOnce() -> Entry) {
+        if let Some(journal) = &mut self.journal {
+            journal.put(&entry());
+        }
+    }
+
+    /// Lets decisions end although the stream is idle; touches nothing else.
+    pub fn idle_until(&mut self, clock: Micros) {
+        let before = self.decider.out.len();
+        self.decider.advance(clock, &self.key_names);
+        if self.decider.out.len() > before {
+            self.write_down(|| Entry::Idle { clock });
+        }
+    }
+
+    /// A source begins anew: what comes is not what was applied before, whatever its place says.
+    pub fn anew(&mut self, source: u32) {
+        if let Some(state) = self.sources.get_mut(&source)
+            && state.applied.take().is_some()
+        {
+            self.write_down(|| Entry::Anew { source });
+        }
+    }
+
+    /// Something was lost or is wrong with a source. The sentence names no source: the same input
+    /// gives the same bytes wherever it lies.
+    pub fn source_note(&mut self, time: Micros, reason: String) {
+        self.write_down(|| Entry::SourceNote { time, reason: reason.clone() });
+        *self.summary.limits.entry("source").or_default() += 1;
+        self.decider.note("source", Severity::P1, Urgency::Warning, time, reason);
+    }
+
+    /// Whether a record was taken in before; notes it if not.
+    fn repeats(&mut self, source: u32, origin: Option<Origin>) -> bool {
+        let Some(origin) = origin else { return false };
+        let state = self.sources.entry(source).or_default();
+        if state.applied.is_some_and(|applied| origin <= applied) {
+            return true;
+        }
+        state.applied = Some(origin);
+        false
+    }
+
+    /// Takes a record of a partition in, to be applied in its turn among all partitions, by `time`
+    /// and `rank`.
+    pub fn wait(&mut self, record: Owned, time: Micros, rank: Rank, carries_line: bool) -> Outcome {
+        if self.repeats(record.source, record.origin) {
+            return Outcome::Repeated;
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.wait(&record.input(), time, &rank);
+        }
+        let origin = record.origin.unwrap_or_default();
+        self.waiting.insert((time, rank, origin), Waiting { record, counted: true, carries_line });
+        if self.waiting.len() > WAITING_MAX {
+            let half = self.waiting.keys().nth(WAITING_MAX / 2).map(|(time, ..)| *time);
+            let reason = format!(
+                "more than {WAITING_MAX} records wait for slower partitions: the earliest are \
+                 applied without them"
+            );
+            self.limit("reorder", time, reason);
+            self.release(half.unwrap_or(time));
+        }
+        Outcome::Matched
+    }
+
+    /// Applies the records that wait and lie before `before`.
+    pub fn release(&mut self, before: Micros) {
+        if self.waiting().1.is_none_or(|first| first >= before) {
+            return;
+        }
+        self.write_down(|| Entry::Release { before });
+        let journal = self.journal.take();
+        while let Some(first) = self.waiting.first_entry() {
+            if first.key().0 >= before {
+                break;
+            }
+            let Waiting { record, counted, carries_line } = first.remove();
+            self.begin_line();
+            let outcome = self.put_in_order(&record.input());
+            if counted {
+                self.summary.records.change(Outcome::Matched, outcome);
+            }
+            if carries_line {
+                self.summary.lines.change(Outcome::Matched, outcome);
+                if outcome == Outcome::Future
+                    && let Some(held) = self.held.back_mut()
+                {
+                    held.carries_line = true;
+                }
+            }
+        }
+        self.journal = journal;
+    }
+
+    /// Takes a record in and applies it.
+    pub fn record(&mut self, input: &Input<'_>) -> Outcome {
+        if self.repeats(input.source, input.origin) {
+            return Outcome::Repeated;
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.record(input);
+        }
+        self.put_in_order(input)
+    }
+
+    /// Applies a record.
+    fn put_in_order(&mut self, input: &Input<'_>) -> Outcome {
+        let Input { source, time, arrival, named, events, run, .. } = *input;
+        if !named {
+            let fallback = self.clock.now().or(self.last(source)).or(arrival);
+            if let Some(time) = time.map(|t| self.clock.clamp(t)).or(fallback) {
+                self.events(events, run, time);
+            }
+            return Outcome::NearMiss;
+        }
+        let Some(time) = time else {
+            self.summary.marks.untimed += 1;
+            let Some(time) = arrival.or(self.last(source)) else { return Outcome::NoTime };
+            self.summary.saw(time);
+            self.events(events, run, time);
+            return Outcome::Matched;
+        };
+        let before = self.clock.now();
+        let (arrived, restarted) = self.clock.observe(time);
+        if restarted {
+            self.note_restart();
+        }
+        if self.clock.now() != before {
+            self.clock_moved();
+        }
+        match arrived {
+            Arrival::Late => Outcome::Late,
+            Arrival::Ahead => {
+                self.hold(HeldBack {
+                    time,
+                    events: events.cut(run),
+                    source,
+                    line: self.line,
+                    counted: true,
+                    carries_line: false,
+                });
+                Outcome::Future
+            }
+            Arrival::OnTime => {
+                self.sources.entry(source).or_default().last = Some(time);
+                self.summary.saw(time);
+                self.events(events, run, time);
+                Outcome::Matched
+            }
+        }
+    }
+
+    fn hold(&mut self, held: HeldBack) {
+        if self.held.len() >= HELD_MAX {
+            // The oldest stays what it was counted as: future.
+            self.held.pop_front();
+            let reason = format!(
+                "more than {HELD_MAX} records lie too far ahead of the clock: the oldest is given up"
+            );
+            self.limit("held", held.time, reason);
+        }
+        self.held.push_back(held);
+    }
+
+    fn clock_moved(&mut self) {
+        let Some(now) = self.clock.now() else { return };
+        if !self.held.is_empty() {
+            let held = std::mem::take(&mut self.held);
+            for held in held {
+                if self.clock.is_ahead(held.time) {
+                    self.held.push_back(held);
+                    continue;
+                }
+                self.line_released |= held.line == self.line;
+                if held.counted {
+                    self.summary.records.change(Outcome::Future, Outcome::Matched);
+                }
+                if held.carries_line {
+                    self.summary.lines.change(Outcome::Future, Outcome::Matched);
+                }
+                self.sources.entry(held.source).or_default().last = Some(held.time);
+                self.summary.saw(held.time);
+                self.events(&held.events, held.events.all(), held.time);
+            }
+        }
+        self.decider.advance(now, &self.key_names);
+        self.decider.forget(now.saturating_sub(self.config.lateness));
+    }
+
+    fn events(&mut self, events: &Events, run: Run, time: Micros) {
+        let stream = StreamTime { clock: self.clock.now(), start: self.clock.start() };
+        for event in events.of(run) {
+            self.countries_seen |= event.country.is_some();
+            let pattern = usize::from(event.pattern);
+            if self.by_pattern.len() <= pattern {
+                self.by_pattern.resize(pattern + 1, 0);
+            }
+            if let Some(count) = self.by_pattern.get_mut(pattern) {
+                *count += 1;
+            }
+            let Self { detector, decider, key_names, .. } = self;
+            detector.observe(event, time, stream, &mut |firing| decider.fire(&firing, key_names));
+        }
+        self.keep_ceiling(time);
+    }
+
+    /// Gives up what is too much. When it begins and when nothing of it is left, a line says so.
+    fn keep_ceiling(&mut self, time: Micros) {
+        let given_up = self.detector.enforce_ceiling(self.clock.now(), self.decider.bytes());
+        if given_up.values > 0 {
+            let reason = format!(
+                "values known to the whole stream reached their share of memory_limit: {} were \
+                 given up, those unseen longest first",
+                given_up.values
+            );
+            self.limit("known_values", time, reason);
+        }
+        let reason = if given_up.keys > 0 && !self.degraded {
+            self.degraded = true;
+            *self.summary.limits.entry("memory_limit").or_default() += 1;
+            "state reached memory_limit: keys are given up, those with the fewest events and the \
+             oldest first; until their windows are over, what was given up counts as an upper \
+             bound, and a crossing that needs it alerts and is marked approx"
+        } else if given_up.keys == 0 && self.degraded && !self.detector.is_degraded() {
+            self.degraded = false;
+            "the windows of all keys that were given up for memory_limit are over: every count is \
+             exact again"
+        } else {
+            return;
+        };
+        let time = self.clock.now().unwrap_or(time);
+        self.decider.note("limit", Severity::P1, Urgency::Warning, time, reason.to_owned());
+    }
+
+    /// A line of a source was longer than a line may be.
+    pub fn oversized(&mut self, source: u32) {
+        self.write_down(|| Entry::Oversized { source });
+        let max = self.config.max_line;
+        let time = self.clock.now().or(self.last(source)).unwrap_or(0);
+        let reason =
+            format!("a line is longer than max_line ({max} bytes): only its beginning was read");
+        self.limit("max_line", time, reason);
+    }
+
+    /// Whether something is said for the first time.
+    pub fn first_time(&mut self, what: &'static str) -> bool {
+        self.said.insert(what, 0).is_none()
+    }
+
+    /// Counts a limit that was reached; one line a minute says so. The reason names no source:
+    /// the same input gives the same bytes, wherever it comes from.
+    fn limit(&mut self, what: &'static str, time: Micros, reason: String) {
+        *self.summary.limits.entry(what).or_default() += 1;
+        // By the clock, which does not go back and forth as the times of records do.
+        let time = self.clock.now().unwrap_or(time);
+        let minute = time.div_euclid(60_000_000);
+        if self.said.insert(what, minute) == Some(minute) {
+            return;
+        }
+        self.decider.note("limit", Severity::P1, Urgency::Warning, time, reason);
+    }
+
+    fn note_restart(&mut self) {
+        let now = self.clock.now().unwrap_or_default();
+        let reason = format!(
+            "fifty late records in a row agreed on another time: the clock was set to {}",
+            crate::decode::time::format(now)
+        );
+        self.decider.note("clock", Severity::P2, Urgency::Warning, now, reason);
+    }
+
+    /// Puts into the summary what is known only at the end.
+    pub fn finish(&mut self) {
+        for (name, count) in self.patterns.iter().zip(&self.by_pattern).filter(|(_, n)| **n > 0) {
+            *self.summary.events.entry(name.clone()).or_default() += *count;
+        }
+        let (keys, bytes) = self.detector.held();
+        self.summary.keys_held = number(keys);
+        self.summary.state_bytes = number(bytes);
+        self.summary.keys_evicted = self.detector.evicted();
+        self.summary.decisions_active = number(self.decider.active());
+        for (rule, count) in self.detector.rules().iter().zip(&self.detector.keyless) {
+            if *count > 0 {
+                self.summary.keyless.insert(rule.id.clone(), *count);
+            }
+        }
+    }
+
+    /// Takes over what was counted and said by one that this one goes on for.
+    pub fn take_over(&mut self, before: Self) {
+        let Self { summary, messages, journal, patterns, by_pattern, countries_seen, .. } = before;
+        (self.summary, self.messages, self.journal) = (summary, messages, journal);
+        self.countries_seen = countries_seen;
+        for (name, count) in patterns.iter().zip(by_pattern).filter(|(_, count)| *count > 0) {
+            *self.summary.events.entry(name.clone()).or_default() += count;
+        }
+    }
+
+    /// Forgets what was counted for the summary, as after a recovery: it tells of one run.
+    pub fn forget_counts(&mut self) {
+        self.summary = Summary::default();
+        self.messages.clear();
+        self.by_pattern.clear();
+        self.detector.keyless.fill(0);
+    }
+
+    /// What numbers in captured states and in journals mean.
+    pub fn dictionary(&self) -> Dictionary {
+        Dictionary {
+            patterns: self.patterns.clone(),
+            fields: self.key_names.clone(),
+            ..self.detector.dictionary().clone()
+        }
+    }
+
+    /// Writes all that its state is, but for the keys: those follow, [shard](Core::capture_shard)
+    /// by shard.
+    pub fn capture(&self, out: &mut Vec<u8>) {
+        put_number(out, FORMAT);
+        self.clock.capture(out);
+        self.detector.capture(out);
+        self.decider.capture(out);
+        put_number(out, number(self.sources.len()));
+        for (source, state) in &self.sources {
+            put_number(out, u64::from(*source));
+            put_option(out, state.last, put_time);
+            put_option(out, state.applied, |out, origin| origin.put(out));
+        }
+        put_number(out, number(self.held.len()));
+        for held in &self.held {
+            let HeldBack { time, ref events, source, .. } = *held;
+            let input = Input {
+                source,
+                origin: None,
+                time: Some(time),
+                arrival: None,
+                named: true,
+                events,
+                run: events.all(),
+            };
+            input.put(out);
+        }
+        put_number(out, number(self.waiting.len()));
+        for ((time, rank, _), waiting) in &self.waiting {
+            put_time(out, *time);
+            rank.put(out);
+            waiting.record.input().put(out);
+        }
+        put_number(out, number(self.said.len()));
+        for (what, minute) in &self.said {
+            put_bytes(out, what.as_bytes());
+            put_time(out, *minute);
+        }
+        out.push(u8::from(self.degraded));
+    }
+
+    /// Writes the keys of one shard, of which there are [`Core::shards`].
+    pub fn capture_shard(&self, shard: usize, out: &mut Vec<u8>) {
+        self.detector.capture_shard(shard, out);
+    }
+
+    /// Shards that keys lie in.
+    pub fn shards() -> usize {
+        crate::window::store::Store::shards()
+    }
+
+    /// Everything as one text of bytes, as [`Core::restore`] reads it: the head, then the shards,
+    /// each with its length before it. `room` is emptied and used again.
+    pub fn capture_all(&self, mut room: Vec<u8>) -> Vec<u8> {
+        fn part(out: &mut Vec<u8>, capture: impl FnOnce(&mut Vec<u8>)) {
+            let at = out.len();
+            out.extend_from_slice(&[0; 8]);
+            capture(out);
+            let len = number(out.len() - at - 8).to_le_bytes();
+            if let Some(place) = out.get_mut(at..at + 8) {
+                place.copy_from_slice(&len);
+            }
+        }
+        room.clear();
+        part(&mut room, |out| self.capture(out));
+        for shard in 0..Self::shards() {
+            part(&mut room, |out| self.capture_shard(shard, out));
+        }
+        room
+    }
+
+    /// Brings the state back that was captured; this one must be at its beginning. `names` are what
+    /// the captured numbers mean.
+    ///
+    /// # Errors
+    /// When the bytes cannot be read: they are of another version or damaged.
+    pub fn restore(&mut self, bytes: &[u8], names: &Dictionary) -> Result<(), String> {
+        for name in &names.fields {
+            // An active decision may need a name that no rule needs any more.
+            if !self.key_names.contains(name) {
+                self.key_names.push(name.clone());
+            }
+        }
+        let by = Translation::between(names, &self.dictionary());
+        let mut from = Reader::new(bytes);
+        let mut part = || {
+            let len = usize::try_from(from.time()?).ok()?;
+            from.take(len).map(Reader::new)
+        };
+        let mut head = part().ok_or("it is too short")?;
+        match head.number() {
+            Some(FORMAT) => {}
+            Some(other) => {
+                return Err(format!("its format is {other}, this version's is {FORMAT}"));
+            }
+            None => return Err("it is empty".to_owned()),
+        }
+        self.restore_head(&mut head, by.as_ref()).ok_or("its head cannot be read")?;
+        for shard in 0..Self::shards() {
+            let mut keys = part().ok_or("keys are missing")?;
+            let restored = self.detector.restore_shard(shard, &mut keys, by.as_ref());
+            if restored.is_none() || !keys.is_empty() {
+                return Err(format!("the keys of shard {shard} cannot be read"));
+            }
+        }
+        if from.is_empty() { Ok(()) } else { Err("it is longer than it says".to_owned()) }
+    }
+
+    fn restore_head(&mut self, from: &mut Reader<'_>, by: Option<&Translation>) -> Option<()> {
+        self.clock.restore(from)?;
+        self.detector.restore(from, by)?;
+        let own: Vec<Option<usize>> = (0..self.key_names.len()).map(Some).collect();
+        let fields = by.map_or(&own, |by| &by.moves.fields);
+        let now = Renumber {
+            rules: self.detector.rules(),
+            rule: &|old| by.map_or(Some(old), |by| by.rule(old)),
+            fields,
+        };
+        self.decider.restore(from, &now)?;
+        for _ in 0..from.number()? {
+            let source = from.narrow()?;
+            let last = from.option(Reader::time)?;
+            let applied = from.option(Origin::take)?;
+            self.sources.insert(source, SourceState { last, applied });
+        }
+        for _ in 0..from.number()? {
+            let Owned { source, time, events, .. } = Owned::take(from, by)?;
+            self.held.push_back(HeldBack {
+                time: time?,
+                events,
+                source,
+                line: 0,
+                counted: false,
+                carries_line: false,
+            });
+        }
+        for _ in 0..from.number()? {
+            let (time, rank) = (from.time()?, Rank::take(from)?);
+            let record = Owned::take(from, by)?;
+            let origin = record.origin.unwrap_or_default();
+            let waiting = Waiting { record, counted: false, carries_line: false };
+            self.waiting.insert((time, rank, origin), waiting);
+        }
+        for _ in 0..from.number()? {
+            let (what, minute) = (from.text()?, from.time()?);
+            if let Some(what) = SAID.into_iter().find(|known| *known == what) {
+                self.said.insert(what, minute);
+            }
+        }
+        self.degraded = from.byte()? != 0;
+        from.is_empty().then_some(())
+    }
+}

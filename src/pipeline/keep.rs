@@ -1,0 +1,772 @@
+//! What the stream does becomes lasting, and only then leaves: the thread behind the ordered half.
+//!
+//! It gathers what the stream hands over (entries, actions, positions), commits it in one
+//! transaction, and gives the actions to the sinks afterwards. While one commit is on its way to the
+//! disk the next gathers, so a group is as long as the disk is slow: at most 20 ms or 4,096 records,
+//! and an action never waits for more to come. When the disk takes nothing, nothing is taken from the
+//! stream either: its queue fills, and the source is held back.
+//!
+//! A sink has a cursor, the last action that it has finished. One that fails or is slow is left
+//! behind and catches up from the outbox; the others and the stream go on.
+
+use super::Stop;
+use crate::action::Action;
+use crate::detect::dictionary::{Dictionary, Translation};
+use crate::engine::core::Core;
+use crate::engine::entry::{Journal, take_entry};
+use crate::sink::{Delivered, Sink};
+use crate::source::Position;
+use crate::state::{ActionRow, Commit, Db, NewSnapshot, Snapshots, StateError};
+use crate::window::codec::Reader;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use tracing::{error, info, warn};
+
+/// The longest that entries wait for more before they are committed.
+const GATHER: Duration = Duration::from_millis(20);
+/// Records after which a group is committed without waiting.
+const GROUP_MAX: u64 = 4096;
+/// Steps that wait for the disk; then the stream waits.
+const QUEUE: usize = 64;
+/// How often a disk that takes nothing, or a sink that fails, is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// How often what the sinks have finished is noted, and the log of the database is folded back.
+const TIDY: Duration = Duration::from_secs(1);
+/// Actions read from the outbox at once.
+const PAGE: usize = 1000;
+/// Records in the journal after which a snapshot is due whatever it takes: a restart applies them
+/// again at some 300,000 a second.
+const JOURNAL_MAX: u64 = 500_000;
+
+/// What the stream hands over, in the order in which it did it.
+#[derive(Default)]
+pub struct Step {
+    /// What it took in.
+    pub journal: Journal,
+    /// What followed.
+    pub actions: Vec<Action>,
+    /// Where reading goes on.
+    pub positions: Vec<(u32, Arc<Position>)>,
+    /// Sources that are gone for good.
+    pub gone: Vec<u32>,
+    /// Sources of which this much is taken care of: told when it lasts.
+    pub done: Vec<Done>,
+}
+
+/// Something to be done once a step lasts.
+pub type Done = Box<dyn FnOnce() + Send>;
+
+impl std::fmt::Debug for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { journal, actions, positions, gone, done } = self;
+        f.debug_struct("Step")
+            .field("records", &journal.records)
+            .field("actions", actions)
+            .field("positions", positions)
+            .field("gone", gone)
+            .field("done", &done.len())
+            .finish()
+    }
+}
+
+enum Message {
+    Step(Step),
+    /// The state after all steps before.
+    Captured(Capture),
+    /// What numbers mean from here on.
+    Dictionary(String),
+    /// Files are opened anew: they may have been rotated.
+    Reopen,
+}
+
+/// A captured state.
+#[derive(Debug)]
+pub struct Capture {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Keys in it.
+    pub keys: u64,
+}
+
+/// The stream's end of it.
+#[derive(Debug)]
+pub struct Keeper {
+    send: Option<SyncSender<Message>>,
+    thread: Option<JoinHandle<Vec<String>>>,
+    shared: Arc<Shared>,
+    /// When a snapshot is due.
+    checkpoint: Duration,
+    captured: Instant,
+    /// Records handed over since.
+    records: u64,
+    bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Nobody reads the actions any more.
+    closed: AtomicBool,
+    /// It cannot go on: what it said is among the errors.
+    failed: AtomicBool,
+    /// A snapshot is being written.
+    writing: AtomicBool,
+    /// The stream is to end: a disk that takes nothing is not waited for much longer.
+    ending: AtomicBool,
+    /// The room of the last snapshot, to be used again.
+    room: Mutex<Vec<u8>>,
+}
+
+/// What was found in a state directory.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Where reading goes on.
+    pub positions: Vec<(u32, Position)>,
+    /// Actions that follow from the journal by the rules as they are now and were not there before.
+    pub actions: Vec<Action>,
+    db: Db,
+}
+
+/// Brings the state of `core` back from the newest good snapshot and the journal behind it.
+///
+/// # Errors
+/// When the directory cannot be used, or what it holds is damaged beyond what a snapshot before
+/// the damage can make good.
+pub fn recover(dir: &Path, fresh: &dyn Fn() -> Core) -> Result<(Core, Recovered), StateError> {
+    let started = Instant::now();
+    let db = Db::open(dir)?;
+    let mut core = fresh();
+    let mut row = 0;
+    let mut found = None;
+    for info in db.snapshots()? {
+        let names = names(&db, info.dictionary)?;
+        let restored = match db.snapshot(info.id) {
+            Ok(bytes) => core.restore(&bytes, &names),
+            Err(error @ StateError::Damaged { .. }) => Err(error.to_string()),
+            Err(error) => return Err(error),
+        };
+        match restored {
+            Ok(()) => {
+                row = info.journal;
+                found = Some(info);
+                break;
+            }
+            Err(why) => {
+                warn!("snapshot {} cannot be used ({why}): the one before it is", info.id);
+                core = fresh();
+            }
+        }
+    }
+    let mut actions = Vec::new();
+    let mut by: Option<(i64, Option<Translation>)> = None;
+    let mut records = 0;
+    // While rows are read, this connection is busy with them.
+    let beside = Db::read_only(dir)?;
+    db.journal_after(row, &mut |row| {
+        if by.as_ref().is_none_or(|(id, _)| *id != row.dictionary) {
+            let names = names(&beside, row.dictionary)?;
+            by = Some((row.dictionary, Translation::between(&names, &core.dictionary())));
+        }
+        let by = by.as_ref().and_then(|(_, by)| by.as_ref());
+        let mut from = Reader::new(row.entries);
+        while !from.is_empty() {
+            let entry = take_entry(&mut from, by).ok_or_else(|| {
+                db.damaged(format!("row {} of the journal holds what is no entry", row.id))
+            })?;
+            core.apply(entry);
+        }
+        records += row.events;
+        for action in core.take_actions() {
+            if !beside.has_action(&action.id)? {
+                actions.push(action);
+            }
+        }
+        Ok(())
+    })?;
+    core.forget_counts();
+    if let Some(info) = &found {
+        info!(
+            "{}: went on from a snapshot of {} keys, {} s old, and {records} records behind it, in {:.1} s",
+            dir.display(),
+            info.keys,
+            info.age_s,
+            started.elapsed().as_secs_f64()
+        );
+    } else if records > 0 {
+        info!("{}: went on from {records} records", dir.display());
+    }
+    let positions = db.positions()?;
+    Ok((core, Recovered { positions, actions, db }))
+}
+
+fn names(db: &Db, id: i64) -> Result<Dictionary, StateError> {
+    serde_json::from_str(&db.dictionary_text(id)?)
+        .map_err(|error| db.damaged(format!("dictionary {id} cannot be read: {error}")))
+}
+
+/// A dictionary as it is kept.
+pub fn text(names: &Dictionary) -> String {
+    serde_json::to_string(names).unwrap_or_default()
+}
+
+impl Keeper {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn start(
+        dir: &Path,
+        recovered: Recovered,
+        names: &Dictionary,
+        sinks: Vec<Sink>,
+        checkpoint: Duration,
+        stop: &Stop,
+    ) -> Result<Self, StateError> {
+        let Recovered { mut db, actions, .. } = recovered;
+        let dictionary = db.dictionary(&text(names))?;
+        let cursors: BTreeMap<String, i64> = db.cursors()?.into_iter().collect();
+        let last = db.last_action()?;
+        let mut outlets = Vec::new();
+        for sink in sinks {
+            let name = sink.name();
+            // A sink that was not there before is told what happens from now on.
+            let cursor = cursors.get(&name).copied().unwrap_or(last);
+            let noted = cursors.get(&name).copied();
+            outlets.push(Outlet { sink, name, cursor, noted, failing: None });
+        }
+        for gone in cursors.keys().filter(|name| !outlets.iter().any(|o| o.name == **name)) {
+            warn!("the sink {gone} is no longer configured: what still waited for it is let go");
+            db.forget_cursor(gone)?;
+        }
+        let journal = db.info()?.journal.last;
+        let snapshots = Snapshots::open(dir)?;
+        let shared = Arc::new(Shared::default());
+        let (send, queue) = sync_channel(QUEUE);
+        let worker = Worker {
+            db,
+            dir: dir.to_owned(),
+            dictionary,
+            journal,
+            outlets,
+            shared: Arc::clone(&shared),
+            writer: Some(Writer::start(snapshots, &shared)),
+            pending: Pending::default(),
+            errors: Vec::new(),
+            tidied: Instant::now(),
+            stop: Arc::clone(stop),
+        };
+        let first = Step { actions, ..Step::default() };
+        let thread = thread::spawn(move || worker.run(first, &queue));
+        Ok(Self {
+            send: Some(send),
+            thread: Some(thread),
+            shared,
+            checkpoint,
+            captured: Instant::now(),
+            records: 0,
+            bytes: 0,
+        })
+    }
+
+    /// Hands a step over; waits if the disk is behind.
+    pub fn step(&mut self, step: Step) {
+        self.records += step.journal.records;
+        self.bytes += u64::try_from(step.journal.bytes.len()).unwrap_or(0);
+        self.send(Message::Step(step));
+    }
+
+    fn send(&self, message: Message) {
+        if let Some(send) = &self.send {
+            // A worker that has gone has said why.
+            let _gone = send.send(message);
+        }
+    }
+
+    /// Whether the state is to be captured now: the journal has grown by as much as makes a restart
+    /// slow, or by a part of what a snapshot takes.
+    pub fn is_due(&self, keys: usize) -> bool {
+        if self.records == 0 || self.shared.writing.load(Ordering::Acquire) {
+            return false;
+        }
+        let since = self.captured.elapsed();
+        let worth = self.bytes.saturating_mul(4) >= u64::try_from(keys).unwrap_or(0) * 100;
+        self.records >= JOURNAL_MAX
+            || since >= self.checkpoint && (worth || since >= self.checkpoint * 12)
+    }
+
+    /// Room for a capture.
+    pub fn room(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.shared.room.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Hands the state over as it is after all steps before.
+    pub fn captured(&mut self, capture: Capture) {
+        self.captured = Instant::now();
+        (self.records, self.bytes) = (0, 0);
+        self.shared.writing.store(true, Ordering::Release);
+        self.send(Message::Captured(capture));
+    }
+
+    /// Says what numbers mean from here on.
+    pub fn dictionary(&self, names: &Dictionary) {
+        self.send(Message::Dictionary(text(names)));
+    }
+
+    /// Lets files be opened anew.
+    pub fn reopen(&self) {
+        self.send(Message::Reopen);
+    }
+
+    /// Whether the stream has to end: nobody reads any more, or nothing can last any more.
+    pub fn is_over(&self) -> bool {
+        self.shared.closed.load(Ordering::Relaxed) || self.shared.failed.load(Ordering::Relaxed)
+    }
+
+    /// Commits and delivers what is left, and ends; gives what went wrong, and whether nobody reads
+    /// any more.
+    pub fn finish(mut self) -> (Vec<String>, bool) {
+        self.shared.ending.store(true, Ordering::Release);
+        drop(self.send.take());
+        let errors = self.thread.take().and_then(|thread| thread.join().ok());
+        let errors = errors.unwrap_or_else(|| vec!["the thread that commits has panicked".into()]);
+        (errors, self.shared.closed.load(Ordering::Relaxed))
+    }
+}
+
+/// What is to be committed next.
+#[derive(Default)]
+struct Pending {
+    entries: Vec<u8>,
+    records: u64,
+    count: u64,
+    actions: Vec<Action>,
+    positions: BTreeMap<u32, Arc<Position>>,
+    gone: Vec<u32>,
+    done: Vec<Done>,
+    since: Option<Instant>,
+}
+
+impl Pending {
+    fn add(&mut self, step: Step) {
+        let Step { journal, actions, positions, gone, done } = step;
+        if self.entries.is_empty() {
+            self.entries = journal.bytes;
+        } else {
+            self.entries.extend_from_slice(&journal.bytes);
+        }
+        self.records += journal.records;
+        self.count += journal.entries;
+        self.actions.extend(actions);
+        for source in &gone {
+            self.positions.remove(source);
+        }
+        self.gone.retain(|source| !positions.iter().any(|(other, _)| other == source));
+        self.positions.extend(positions);
+        self.gone.extend(gone);
+        self.done.extend(done);
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.count == 0
+            && self.actions.is_empty()
+            && self.positions.is_empty()
+            && self.gone.is_empty()
+            && self.done.is_empty()
+    }
+}
+
+/// A sink with how far it is.
+struct Outlet {
+    sink: Sink,
+    name: String,
+    /// The last action that it has finished.
+    cursor: i64,
+    /// That which the database knows.
+    noted: Option<i64>,
+    /// It failed, and was last tried then.
+    failing: Option<Instant>,
+}
+
+struct Worker {
+    db: Db,
+    dir: PathBuf,
+    dictionary: i64,
+    /// The last row of the journal.
+    journal: i64,
+    outlets: Vec<Outlet>,
+    shared: Arc<Shared>,
+    writer: Option<Writer>,
+    pending: Pending,
+    errors: Vec<String>,
+    tidied: Instant,
+    stop: Stop,
+}
+
+impl Worker {
+    fn run(mut self, first: Step, queue: &Receiver<Message>) -> Vec<String> {
+        // What waits since before the restart comes first.
+        self.catch_up();
+        self.pending.add(first);
+        let mut alive = self.commit();
+        while alive {
+            let wait = match self.pending.since {
+                Some(_) if !self.pending.actions.is_empty() => Duration::ZERO,
+                // Places alone cost nothing but reading again.
+                Some(since) if self.pending.count == 0 => TIDY.saturating_sub(since.elapsed()),
+                Some(since) => GATHER.saturating_sub(since.elapsed()),
+                None => TIDY,
+            };
+            alive = match queue.recv_timeout(wait) {
+                Ok(message) => self.take(message, queue),
+                Err(RecvTimeoutError::Timeout) => self.commit(),
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.commit();
+                    false
+                }
+            };
+            if alive {
+                self.tidy();
+            }
+        }
+        if let Some(writer) = self.writer.take() {
+            writer.finish();
+        }
+        self.note_cursors(true);
+        self.errors
+    }
+
+    /// Takes a message, and what waits behind it as long as it fits into one commit.
+    fn take(&mut self, message: Message, queue: &Receiver<Message>) -> bool {
+        let mut next = Some(message);
+        while let Some(message) = next.take() {
+            match message {
+                Message::Step(step) => self.pending.add(step),
+                other => {
+                    if !self.commit() {
+                        return false;
+                    }
+                    if let Err(error) = self.handle(other) {
+                        return self.fail(&error);
+                    }
+                }
+            }
+            if self.pending.records >= GROUP_MAX {
+                return self.commit();
+            }
+            match queue.try_recv() {
+                Ok(message) => next = Some(message),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
+            }
+        }
+        let gather = if self.pending.count == 0 { TIDY } else { GATHER };
+        let due = self.pending.since.is_some_and(|since| since.elapsed() >= gather);
+        if due || !self.pending.actions.is_empty() { self.commit() } else { true }
+    }
+
+    fn handle(&mut self, message: Message) -> Result<(), StateError> {
+        match message {
+            Message::Step(_) => {}
+            Message::Captured(capture) => {
+                if let Some(writer) = &self.writer {
+                    writer.write(self.journal, self.dictionary, capture);
+                }
+            }
+            Message::Dictionary(text) => self.dictionary = self.db.dictionary(&text)?,
+            Message::Reopen => {
+                for outlet in &mut self.outlets {
+                    if let Err(error) = outlet.sink.reopen() {
+                        outlet.fail(&error, &mut self.errors);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, error: &StateError) -> bool {
+        error!("{error}; nothing can last any more, so the stream ends here");
+        self.errors.push(error.to_string());
+        self.shared.failed.store(true, Ordering::Relaxed);
+        false
+    }
+
+    /// Makes what is pending last, then lets the actions leave. `false` if it cannot go on.
+    fn commit(&mut self) -> bool {
+        if self.pending.is_empty() {
+            self.pending.since = None;
+            return true;
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let rows: Vec<ActionRow> = pending.actions.iter().map(ActionRow::of).collect();
+        let positions: Vec<(u32, Position)> =
+            pending.positions.iter().map(|(source, at)| (*source, Position::clone(at))).collect();
+        let cursors = self.finished();
+        let commit = Commit {
+            entries: &pending.entries,
+            count: pending.records,
+            dictionary: self.dictionary,
+            actions: &rows,
+            positions: &positions,
+            gone: &pending.gone,
+            cursors: &cursors,
+        };
+        let Some(from) = self.insist(&commit) else { return false };
+        self.noted(&cursors);
+        for done in pending.done {
+            done();
+        }
+        self.deliver(&pending.actions, from);
+        true
+    }
+
+    /// Commits, however often it has to be tried.
+    fn insist(&mut self, commit: &Commit<'_>) -> Option<i64> {
+        let mut held: Option<Instant> = None;
+        loop {
+            match self.db.commit(commit) {
+                Ok(committed) => {
+                    if let Some(since) = held {
+                        warn!(
+                            "{}: there is room again, going on after {:.0} s",
+                            self.dir.display(),
+                            since.elapsed().as_secs_f64()
+                        );
+                    }
+                    self.journal = committed.journal.unwrap_or(self.journal);
+                    return Some(committed.actions_from);
+                }
+                Err(error) if error.is_retryable() => {
+                    if held.is_none() {
+                        error!(
+                            "{error}; the source is held back and no action leaves until it works again"
+                        );
+                        self.errors.push(error.to_string());
+                    }
+                    let since = *held.get_or_insert_with(Instant::now);
+                    let ending = self.shared.ending.load(Ordering::Acquire)
+                        || self.stop.load(Ordering::Relaxed) != 0;
+                    if ending && since.elapsed() >= Duration::from_secs(2) {
+                        error!(
+                            "{}: the last {} records were not made to last; files and partitions are \
+                             read again from before them, standard input is not",
+                            self.dir.display(),
+                            commit.count
+                        );
+                        self.shared.failed.store(true, Ordering::Relaxed);
+                        return None;
+                    }
+                    thread::sleep(RETRY);
+                }
+                Err(error) => {
+                    self.fail(&error);
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Gives actions, the first of which has the number `from`, to all sinks that are not behind.
+    fn deliver(&mut self, actions: &[Action], from: i64) {
+        let last = from - 1 + i64::try_from(actions.len()).unwrap_or(0);
+        if last < from {
+            return;
+        }
+        for outlet in &mut self.outlets {
+            if outlet.failing.is_some() || outlet.cursor != from - 1 {
+                continue;
+            }
+            match outlet.give(actions.iter(), &self.shared) {
+                Ok(()) => outlet.cursor = last,
+                Err(error) => outlet.fail(&error, &mut self.errors),
+            }
+        }
+    }
+
+    /// Lets sinks that are behind catch up from the outbox.
+    fn catch_up(&mut self) {
+        let last = match self.db.last_action() {
+            Ok(last) => last,
+            Err(error) => {
+                warn!("{error}");
+                return;
+            }
+        };
+        for outlet in &mut self.outlets {
+            if outlet.cursor >= last || outlet.failing.is_some_and(|tried| tried.elapsed() < RETRY)
+            {
+                continue;
+            }
+            let caught = outlet.catch_up(&self.db, last, &self.shared);
+            match caught {
+                Ok(()) if outlet.failing.take().is_some() => {
+                    info!("sink {}: works again, nothing was lost", outlet.name);
+                }
+                Ok(()) => {}
+                Err(error) => outlet.fail(&error, &mut self.errors),
+            }
+        }
+    }
+
+    /// What sinks have finished and the database does not know yet.
+    fn finished(&self) -> Vec<(String, i64)> {
+        let new = self.outlets.iter().filter(|outlet| outlet.noted != Some(outlet.cursor));
+        // Only what has reached the disk is finished: the others are asked at the next tidying.
+        new.filter(|outlet| !outlet.sink.needs_sync())
+            .map(|outlet| (outlet.name.clone(), outlet.cursor))
+            .collect()
+    }
+
+    fn noted(&mut self, cursors: &[(String, i64)]) {
+        for (name, cursor) in cursors {
+            for outlet in self.outlets.iter_mut().filter(|outlet| outlet.name == *name) {
+                outlet.noted = Some(*cursor);
+            }
+        }
+    }
+
+    fn tidy(&mut self) {
+        if self.tidied.elapsed() < TIDY {
+            return;
+        }
+        self.tidied = Instant::now();
+        self.catch_up();
+        self.note_cursors(false);
+        if let Some(writer) = &self.writer {
+            writer.tidy();
+        }
+    }
+
+    /// Notes what the sinks have finished, also those whose lines must be synced first.
+    fn note_cursors(&mut self, last: bool) {
+        if last {
+            self.catch_up();
+        }
+        let mut cursors = Vec::new();
+        for outlet in &mut self.outlets {
+            if outlet.noted == Some(outlet.cursor) {
+                continue;
+            }
+            match outlet.sink.sync() {
+                Ok(()) => cursors.push((outlet.name.clone(), outlet.cursor)),
+                Err(error) => outlet.fail(&error, &mut self.errors),
+            }
+        }
+        if cursors.is_empty() {
+            return;
+        }
+        match self.db.commit(&Commit { cursors: &cursors, ..Commit::default() }) {
+            Ok(_) => self.noted(&cursors),
+            // It is tried again with the next commit; at worst a sink is told something twice.
+            Err(error) => warn!("{error}"),
+        }
+    }
+}
+
+impl Outlet {
+    fn fail(&mut self, error: &dyn std::fmt::Display, errors: &mut Vec<String>) {
+        if self.failing.replace(Instant::now()).is_none() {
+            error!("sink {}: {error}; its lines wait in the outbox", self.name);
+            errors.push(format!("sink {}: {error}", self.name));
+        }
+    }
+
+    fn give<'a>(
+        &mut self,
+        actions: impl Iterator<Item = &'a Action>,
+        shared: &Shared,
+    ) -> std::io::Result<()> {
+        for action in actions {
+            if self.sink.deliver(action)? == Delivered::Closed {
+                shared.closed.store(true, Ordering::Relaxed);
+            }
+        }
+        if self.sink.flush()? == Delivered::Closed {
+            shared.closed.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn catch_up(
+        &mut self,
+        db: &Db,
+        last: i64,
+        shared: &Shared,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        if self.failing.is_some() {
+            self.sink.reopen()?;
+        }
+        let behind = usize::try_from(last - self.cursor).unwrap_or(0);
+        // What it was told before it could be noted that it was.
+        let known = self.sink.known(behind)?;
+        while self.cursor < last {
+            let stored = db.actions_after(self.cursor, PAGE)?;
+            let Some(end) = stored.last().map(|action| action.seq) else { break };
+            let mut actions = Vec::new();
+            for stored in stored.iter().filter(|action| !known.contains(&action.id)) {
+                actions.push(Action::of_json(&stored.line)?);
+            }
+            self.give(actions.iter(), shared)?;
+            self.cursor = end;
+        }
+        Ok(())
+    }
+}
+
+/// The thread that writes snapshots, so that commits wait for none.
+struct Writer {
+    send: SyncSender<Work>,
+    thread: JoinHandle<()>,
+}
+
+enum Work {
+    Snapshot { journal: i64, dictionary: i64, capture: Capture },
+    Tidy,
+}
+
+impl Writer {
+    fn start(mut snapshots: Snapshots, shared: &Arc<Shared>) -> Self {
+        let shared = Arc::clone(shared);
+        let (send, work) = sync_channel(1);
+        let thread = thread::spawn(move || {
+            while let Ok(work) = work.recv() {
+                let done = match work {
+                    Work::Snapshot { journal, dictionary, capture } => {
+                        let Capture { bytes, keys } = capture;
+                        let new =
+                            NewSnapshot { journal, dictionary, events: 0, keys, bytes: &bytes };
+                        let done = snapshots.write(&new).and_then(|_| snapshots.prune());
+                        *shared.room.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+                        shared.writing.store(false, Ordering::Release);
+                        done.map(|_| ())
+                    }
+                    Work::Tidy => snapshots.checkpoint(),
+                };
+                if let Err(error) = done {
+                    warn!(
+                        "no snapshot was written: {error}; the journal is kept and it is tried again"
+                    );
+                }
+            }
+        });
+        Self { send, thread }
+    }
+
+    fn write(&self, journal: i64, dictionary: i64, capture: Capture) {
+        let _gone = self.send.send(Work::Snapshot { journal, dictionary, capture });
+    }
+
+    fn tidy(&self) {
+        // While a snapshot is written, this waits for the next time.
+        let _busy = self.send.try_send(Work::Tidy);
+    }
+
+    fn finish(self) {
+        drop(self.send);
+        let _panicked = self.thread.join();
+    }
+}

@@ -1,0 +1,657 @@
+//! Streaming: what arrives goes through the ordered half as it comes, and what follows goes out.
+//!
+//! One thread owns the ordered half. It takes what sources hand over (from one bounded queue, so that
+//! what is said of a source stands in order with its lines), and hands on what follows: to the sinks
+//! directly or, with a state directory, to the [keeper](super::keep), which makes it last first.
+
+use super::keep::{self, Capture, Keeper, Step};
+use super::{
+    DRAIN_MAX, Delivery, Ended, Job, Pool, Stop, TICK, arrival, conclude_summary, fail, tell,
+};
+use crate::assembly::Assembly;
+use crate::config::Settings;
+use crate::decode::time::Micros;
+use crate::engine::core::Core;
+use crate::engine::entry::Journal;
+use crate::engine::order::Engine;
+use crate::engine::scan::{Scanned, Scanner};
+use crate::sink::Sink;
+use crate::source::file::InputError;
+use crate::source::follow::{FollowNote, FollowSettings, follow};
+use crate::source::kafka::{self, KafkaError, KafkaEvent, KafkaSettings};
+use crate::source::lines::LineReader;
+use crate::source::{Batch, Position, stdin};
+use crate::state::StateError;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+use tracing::{debug, error, info, warn};
+
+/// How far out of order each of several partitions may be if nothing else is said, microseconds.
+const REORDER: Micros = 2_000_000;
+
+/// Why a stream cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Its source.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// Its state.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// Where a stream comes from.
+#[derive(Debug)]
+pub enum Live {
+    /// Standard input.
+    Stdin,
+    /// Files that are followed.
+    Follow(FollowSettings),
+    /// Topics of a Kafka cluster; bounded if its settings say where it ends.
+    Kafka(KafkaSettings),
+}
+
+/// Rules and patterns can be read again while a stream runs.
+pub struct Reload<'r> {
+    /// Set when somebody asked for it.
+    pub asked: Arc<AtomicBool>,
+    /// Reads them; the mistakes, if there are any.
+    pub load: &'r dyn Fn() -> Result<Assembly, String>,
+}
+
+impl Reload<'_> {
+    /// Nobody asks.
+    pub fn never() -> Self {
+        Self { asked: Arc::default(), load: &|| Err("nobody asked".to_owned()) }
+    }
+}
+
+impl std::fmt::Debug for Reload<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reload").field("asked", &self.asked).finish_non_exhaustive()
+    }
+}
+
+/// What a live source hands over.
+enum Incoming {
+    Batch(Batch),
+    Scanned(Receiver<Scanned>),
+    /// A source has this name from here on.
+    Opened(u32, String),
+    /// Places in a source mean something else from here on.
+    Anew(u32),
+    /// A source has ended for good.
+    Ended(u32),
+    /// Lines were lost.
+    Lost(String),
+    Failed(String),
+    Partition(u32, Partition),
+    Lag(u64),
+}
+
+/// What became of a partition.
+enum Partition {
+    Assigned { topic: String, partition: i32 },
+    Left,
+    ReachedEnd,
+}
+
+/// Streams until the source ends or a signal comes.
+///
+/// # Errors
+/// When the source cannot be opened at all, or the state directory cannot be used.
+pub fn run(
+    assembly: &Assembly,
+    settings: &Settings,
+    live: &Live,
+    sinks: Vec<Sink>,
+    stop: &Stop,
+    reload: &Reload<'_>,
+) -> Result<Ended, RunError> {
+    let started = Instant::now();
+    let mut engine = assembly.engine();
+    let replayed = matches!(live, Live::Kafka(KafkaSettings { until: Some(_), .. }));
+    let mut known = Vec::new();
+    let out = match &settings.state_dir {
+        Some(dir) if !replayed => {
+            let (core, recovered) = keep::recover(dir, &|| assembly.engine().core)?;
+            engine.core = core;
+            known.clone_from(&recovered.positions);
+            let names = engine.core.dictionary();
+            let checkpoint = Duration::from_micros(settings.checkpoint.unsigned_abs());
+            let keeper = Keeper::start(dir, recovered, &names, sinks, checkpoint, stop)?;
+            engine.core.journal = Some(Journal::default());
+            Out::Kept(Box::new(keeper))
+        }
+        _ => Out::Direct(Delivery::new(sinks)),
+    };
+    let pool = Pool::new(&assembly.scanner, settings.threads);
+    let scanner = pool.scanner.clone();
+    let (send, incoming) = sync_channel::<Incoming>(pool.depth.max(4));
+    let stopping = Arc::new(AtomicBool::new(false));
+    let mut kafka = None;
+    match live {
+        Live::Kafka(kafka_settings) => {
+            let partitions = known.iter().filter_map(|(source, position)| match position {
+                Position::Partition(place) => Some((*source, place.clone())),
+                Position::File(_) => None,
+            });
+            let consuming = (kafka_settings.clone(), partitions.collect());
+            kafka = Some(consume(consuming, send, pool, Arc::clone(&stopping)));
+        }
+        Live::Stdin => {
+            engine.name_source(0, "standard input", arrival());
+            // Its places mean nothing to another process.
+            engine.anew(0);
+            read_stdin(stdin::open_stdin(0, settings.max_line, settings.block)?, send, pool);
+        }
+        Live::Follow(follow_settings) => {
+            let files = known.iter().filter_map(|(source, position)| match position {
+                Position::File(place) => Some((*source, place.clone())),
+                Position::Partition(_) => None,
+            });
+            let settings = FollowSettings { resume: files.collect(), ..follow_settings.clone() };
+            follow_files(settings, send, pool, Arc::clone(&stopping));
+        }
+    }
+    let reorder = match live {
+        Live::Kafka(kafka) => kafka.reorder,
+        _ => None,
+    };
+    let mut stream = LiveStream {
+        engine,
+        out,
+        scanner: Arc::clone(&assembly.scanner),
+        shared: scanner,
+        last: Instant::now(),
+        railway: RailwayLook::default(),
+        progress: kafka.as_ref().map(|(_, progress)| Arc::clone(progress)),
+        replayed,
+        partitions: BTreeMap::new(),
+        reorder,
+        idle_after: match live {
+            Live::Kafka(kafka) => Duration::from_micros(kafka.idle_after.unsigned_abs()),
+            _ => Duration::ZERO,
+        },
+        done: Vec::new(),
+        gone: Vec::new(),
+        lag: None,
+    };
+    stream.serve(&incoming, stop, &stopping, reload);
+    stopping.store(true, Ordering::Relaxed);
+    let unstarted = kafka.and_then(|(thread, _)| stream.conclude(thread, &incoming));
+    let railway_input = matches!(live, Live::Stdin)
+        && stop.load(Ordering::Relaxed) == 0
+        && stream.railway.is_railway();
+    let mut ended = stream.end(assembly, stop, started);
+    (ended.railway_input, ended.unstarted) = (railway_input, unstarted);
+    Ok(ended)
+}
+
+fn read_stdin(
+    mut reader: LineReader<impl Read + Send + 'static>,
+    send: SyncSender<Incoming>,
+    pool: Pool,
+) {
+    thread::spawn(move || {
+        loop {
+            match reader.next_batch() {
+                Ok(Some(batch)) => {
+                    if !hand_over(&send, &pool, batch) {
+                        return;
+                    }
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    let _gone = send.send(Incoming::Failed(format!("standard input: {error}")));
+                    return;
+                }
+            }
+        }
+    });
+}
+
+fn follow_files(
+    settings: FollowSettings,
+    send: SyncSender<Incoming>,
+    pool: Pool,
+    stopping: Arc<AtomicBool>,
+) {
+    thread::spawn(move || {
+        let notes = send.clone();
+        let mut on_note = |note: FollowNote| {
+            let (loss, ended) = (note.is_loss(), note.ended());
+            let text = note.to_string();
+            let told = match note {
+                FollowNote::Opened { path, source } => {
+                    Some(Incoming::Opened(source, path.display().to_string()))
+                }
+                FollowNote::Truncated { source, .. } | FollowNote::Overwritten { source, .. } => {
+                    Some(Incoming::Anew(source))
+                }
+                FollowNote::Failed { .. } => Some(Incoming::Failed(text.clone())),
+                _ => None,
+            };
+            if loss {
+                let _gone = notes.send(Incoming::Lost(text));
+            } else if !matches!(told, Some(Incoming::Failed(_))) {
+                info!("{text}");
+            }
+            for told in told.into_iter().chain(ended.map(Incoming::Ended)) {
+                let _gone = notes.send(told);
+            }
+        };
+        let mut on_batch = |batch| hand_over(&send, &pool, batch);
+        if let Err(error) = follow(&settings, &stopping, &mut on_batch, &mut on_note) {
+            let _gone = send.send(Incoming::Failed(error.to_string()));
+        }
+    });
+}
+
+type Consuming = thread::JoinHandle<Result<(), KafkaError>>;
+type Consumed = (KafkaSettings, Vec<(u32, crate::source::position::PartitionPosition)>);
+
+/// Reads Kafka on a thread of its own.
+fn consume(
+    (settings, known): Consumed,
+    send: SyncSender<Incoming>,
+    pool: Pool,
+    stopping: Arc<AtomicBool>,
+) -> (Consuming, Arc<kafka::Progress>) {
+    let progress = Arc::new(kafka::Progress::default());
+    let shared = Arc::clone(&progress);
+    let thread = thread::spawn(move || {
+        let mut on_event = |event: KafkaEvent| {
+            let told = match event {
+                KafkaEvent::Batch(batch) => return hand_over(&send, &pool, batch),
+                KafkaEvent::Assigned { source, topic, partition, .. } => {
+                    Incoming::Partition(source, Partition::Assigned { topic, partition })
+                }
+                KafkaEvent::Revoked { source } | KafkaEvent::Lost { source } => {
+                    Incoming::Partition(source, Partition::Left)
+                }
+                KafkaEvent::ReachedEnd { source } => {
+                    Incoming::Partition(source, Partition::ReachedEnd)
+                }
+                KafkaEvent::Failed(error) => Incoming::Failed(error),
+                KafkaEvent::Note(note) => {
+                    info!("{note}");
+                    return true;
+                }
+                KafkaEvent::Lag(lag) => {
+                    debug!("kafka: {} records behind: {:?}", lag.total, lag.sources);
+                    Incoming::Lag(u64::try_from(lag.total).unwrap_or(0))
+                }
+            };
+            send.send(told).is_ok()
+        };
+        kafka::consume(&settings, &known, &shared, &stopping, &mut on_event)
+    });
+    (thread, progress)
+}
+
+fn hand_over(send: &SyncSender<Incoming>, pool: &Pool, batch: Batch) -> bool {
+    let Some(jobs) = &pool.jobs else {
+        return send.send(Incoming::Batch(batch)).is_ok();
+    };
+    let (reply, result) = sync_channel(1);
+    send.send(Incoming::Scanned(result)).is_ok() && jobs.send(Job { batch, reply }).is_ok()
+}
+
+/// Where what follows goes.
+enum Out {
+    /// To the sinks.
+    Direct(Delivery),
+    /// To the keeper.
+    Kept(Box<Keeper>),
+}
+
+/// A partition that is read.
+#[derive(Debug, Default)]
+struct Reading {
+    /// It was read to its end then, and nothing has come since.
+    at_end: Option<Instant>,
+}
+
+struct LiveStream {
+    engine: Engine,
+    out: Out,
+    scanner: Arc<Scanner>,
+    /// What the workers scan with.
+    shared: super::Shared,
+    /// When something last arrived.
+    last: Instant,
+    railway: RailwayLook,
+    /// Of a Kafka source: what may be committed.
+    progress: Option<Arc<kafka::Progress>>,
+    /// It is a replay: no record has a time of arrival, and nothing ends by the wall clock.
+    replayed: bool,
+    partitions: BTreeMap<u32, Reading>,
+    /// How far out of order partitions may be, if it was said.
+    reorder: Option<Micros>,
+    idle_after: Duration,
+    /// To be done when what was applied lasts.
+    done: Vec<keep::Done>,
+    /// Sources whose places are no longer wanted.
+    gone: Vec<u32>,
+    lag: Option<u64>,
+}
+
+impl LiveStream {
+    fn serve(
+        &mut self,
+        incoming: &Receiver<Incoming>,
+        stop: &Stop,
+        stopping: &AtomicBool,
+        reload: &Reload<'_>,
+    ) {
+        let mut told = Instant::now();
+        let mut draining: Option<Instant> = None;
+        loop {
+            match incoming.recv_timeout(TICK) {
+                Ok(incoming) => self.take(incoming),
+                Err(RecvTimeoutError::Timeout) => {
+                    if draining.is_some() {
+                        return;
+                    }
+                    self.release();
+                    self.idle();
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.hand_on();
+            tell(&mut self.engine);
+            if told.elapsed() >= Duration::from_secs(60) {
+                told = Instant::now();
+                self.engine.forget_told();
+            }
+            if reload.asked.swap(false, Ordering::Relaxed) {
+                self.reload(reload);
+            }
+            let over = match &self.out {
+                Out::Direct(delivery) => delivery.closed,
+                Out::Kept(keeper) => keeper.is_over(),
+            };
+            if over {
+                return;
+            }
+            if stop.load(Ordering::Relaxed) != 0 {
+                stopping.store(true, Ordering::Relaxed);
+                let since = draining.get_or_insert_with(Instant::now);
+                if since.elapsed() > DRAIN_MAX {
+                    warn!(
+                        "the source goes on after {DRAIN_MAX:?}: what it has written since is not read"
+                    );
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Hands on what has followed so far.
+    fn hand_on(&mut self) {
+        let actions = self.engine.take_actions();
+        let done = std::mem::take(&mut self.done);
+        match &mut self.out {
+            Out::Direct(delivery) => {
+                if !actions.is_empty() {
+                    delivery.send(&actions, &mut self.engine.core.summary);
+                    delivery.flush(&mut self.engine.core.summary);
+                }
+                // Nothing lasts any longer than this.
+                done.into_iter().for_each(|done| done());
+            }
+            Out::Kept(keeper) => {
+                let journal =
+                    self.engine.core.journal.as_mut().map(Journal::take).unwrap_or_default();
+                let positions = self.engine.take_positions();
+                let gone = std::mem::take(&mut self.gone);
+                let idle = journal.entries == 0 && actions.is_empty();
+                if !idle || !positions.is_empty() || !gone.is_empty() || !done.is_empty() {
+                    keeper.step(Step { journal, actions, positions, gone, done });
+                }
+                if keeper.is_due(self.engine.core.keys()) {
+                    capture(&self.engine.core, keeper);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, incoming: Incoming) {
+        let scanned = match incoming {
+            Incoming::Batch(batch) => self.scanner.scan(batch),
+            Incoming::Scanned(result) => match result.recv() {
+                Ok(scanned) => scanned,
+                Err(_) => return,
+            },
+            other => return self.take_word(other),
+        };
+        // Numbers in what was scanned before a reload mean something else.
+        let scanned = if scanned.generation == self.scanner.generation {
+            scanned
+        } else {
+            self.scanner.scan(scanned.batch)
+        };
+        self.railway.look(&scanned.batch);
+        let behind = scanned.batch.mark.clone();
+        let (source, weight) = (scanned.batch.source, kafka::weight(&scanned.batch));
+        self.engine.apply_batch(scanned, arrival().filter(|_| !self.replayed));
+        self.last = Instant::now();
+        let Some(progress) = &self.progress else { return };
+        progress.released(source, weight);
+        if let Some(reading) = self.partitions.get_mut(&source) {
+            reading.at_end = None;
+        }
+        if let Some(Position::Partition(place)) = behind.as_deref() {
+            let (progress, next, clock) =
+                (Arc::clone(progress), place.next, self.engine.core.clock());
+            self.done.push(Box::new(move || progress.applied(source, next, clock)));
+        }
+        self.release();
+    }
+
+    /// Takes what a source says beside its lines.
+    fn take_word(&mut self, incoming: Incoming) {
+        match incoming {
+            Incoming::Batch(_) | Incoming::Scanned(_) => {}
+            Incoming::Opened(source, name) => self.engine.name_source(source, &name, arrival()),
+            Incoming::Anew(source) => self.engine.anew(source),
+            Incoming::Ended(source) => {
+                self.engine.anew(source);
+                self.gone.push(source);
+            }
+            Incoming::Lost(what) => {
+                warn!("{what}");
+                let time = self.engine.core.clock().or_else(arrival).unwrap_or(0);
+                let reason = "lines of a source were lost while nobody was reading it: the log of \
+                              Portcullis says which";
+                self.engine.core.source_note(time, reason.to_owned());
+            }
+            Incoming::Failed(error) => fail(&mut self.engine, error),
+            Incoming::Partition(source, word) => match word {
+                Partition::Assigned { topic, partition } => {
+                    self.engine.name_partition(source, &topic, partition);
+                    self.partitions.insert(source, Reading::default());
+                    self.engine.merging =
+                        self.reorder.map_or(self.partitions.len() > 1, |reorder| reorder > 0);
+                }
+                Partition::Left => {
+                    self.partitions.remove(&source);
+                    self.release();
+                }
+                Partition::ReachedEnd => {
+                    if let Some(reading) = self.partitions.get_mut(&source) {
+                        reading.at_end.get_or_insert_with(Instant::now);
+                    }
+                }
+            },
+            Incoming::Lag(lag) => self.lag = Some(lag),
+        }
+    }
+
+    /// Applies the records that no partition can bring an earlier one for any more.
+    fn release(&mut self) {
+        if self.engine.core.waiting().0 == 0 {
+            return;
+        }
+        let mut before = Micros::MAX;
+        for (source, reading) in &self.partitions {
+            // Of a replay every partition ends; then there is nothing to wait for.
+            let wait = if self.replayed { Duration::ZERO } else { self.idle_after };
+            if reading.at_end.is_some_and(|since| since.elapsed() >= wait) {
+                continue;
+            }
+            // What it has not shown yet can be anything.
+            let Some(newest) = self.engine.newest(*source) else { return };
+            before = before.min(newest.saturating_sub(self.reorder.unwrap_or(REORDER)));
+        }
+        self.engine.core.release(before);
+    }
+
+    /// Other rules and patterns: what stays keeps its windows.
+    fn reload(&mut self, reload: &Reload<'_>) {
+        let assembly = match (reload.load)() {
+            Ok(assembly) => assembly,
+            Err(mistakes) => {
+                error!("{mistakes}\n\nnothing was changed: the rules of before go on");
+                fail(&mut self.engine, "a reload was refused: its rules have mistakes".to_owned());
+                return;
+            }
+        };
+        let mut next = assembly.engine();
+        let bytes = self.engine.core.capture_all(Vec::new());
+        if let Err(why) = next.core.restore(&bytes, &self.engine.core.dictionary()) {
+            fail(
+                &mut self.engine,
+                format!("a reload was refused: the state cannot be taken over: {why}"),
+            );
+            return;
+        }
+        drop(bytes);
+        self.hand_on();
+        self.engine.go_on_with(next);
+        self.scanner = Arc::clone(&assembly.scanner);
+        self.shared.set(&assembly.scanner);
+        if let Out::Kept(keeper) = &mut self.out {
+            keeper.dictionary(&self.engine.core.dictionary());
+            keeper.reopen();
+            // From here a restart need not know the rules of before.
+            capture(&self.engine.core, keeper);
+        } else if let Out::Direct(delivery) = &mut self.out {
+            delivery.reopen(&mut self.engine.core.summary);
+        }
+        info!("reloaded: {} rules", assembly.rules.len());
+    }
+
+    /// Waits for the consumer to commit and to leave; gives what kept it from beginning.
+    fn conclude(&mut self, thread: Consuming, incoming: &Receiver<Incoming>) -> Option<String> {
+        let until = Instant::now() + kafka::CLOSE_MAX;
+        while !thread.is_finished() && Instant::now() < until {
+            if let Ok(incoming) = incoming.recv_timeout(TICK) {
+                self.take(incoming);
+            }
+            self.hand_on();
+        }
+        if !thread.is_finished() {
+            warn!("kafka: the consumer does not end; it ends with the process");
+            return None;
+        }
+        while let Ok(incoming) = incoming.try_recv() {
+            self.take(incoming);
+        }
+        let error = thread.join().ok()?.err()?.to_string();
+        if self.engine.core.summary.lines.total == 0 {
+            return Some(error);
+        }
+        fail(&mut self.engine, error);
+        None
+    }
+
+    /// The stream is idle: decisions still end in time.
+    fn idle(&mut self) {
+        if self.replayed {
+            return;
+        }
+        let (Some(clock), Some(end)) = (self.engine.core.clock(), self.engine.core.next_end())
+        else {
+            return;
+        };
+        let elapsed = Micros::try_from(self.last.elapsed().as_micros()).unwrap_or(0);
+        if clock.saturating_add(elapsed) >= end {
+            self.engine.core.idle_until(clock.saturating_add(elapsed));
+        }
+    }
+
+    /// Nothing comes any more.
+    fn end(mut self, assembly: &Assembly, stop: &Stop, started: Instant) -> Ended {
+        // With a state directory, what waits for other partitions goes on waiting after a restart.
+        if !matches!(self.out, Out::Kept(_)) {
+            self.engine.core.release(Micros::MAX);
+        }
+        self.engine.finish();
+        self.hand_on();
+        tell(&mut self.engine);
+        let (closed, errors) = match self.out {
+            Out::Direct(delivery) => (delivery.closed, Vec::new()),
+            Out::Kept(mut keeper) => {
+                // A restart then has nothing to apply again.
+                if !keeper.is_over() {
+                    capture(&self.engine.core, &mut keeper);
+                }
+                let (errors, closed) = keeper.finish();
+                (closed, errors)
+            }
+        };
+        let mut engine = self.engine;
+        engine.core.summary.errors.extend(errors);
+        engine.core.summary.lag = self.lag;
+        conclude_summary(engine, assembly, stop, started, closed)
+    }
+}
+
+fn capture(core: &Core, keeper: &mut Keeper) {
+    let bytes = core.capture_all(keeper.room());
+    keeper.captured(Capture { bytes, keys: u64::try_from(core.keys()).unwrap_or(0) });
+}
+
+/// Whether the first lines of standard input look as the Railway CLI prints them: flat objects
+/// with message, timestamp and a level in Railway's own four spellings.
+#[derive(Debug, Default)]
+struct RailwayLook {
+    seen: u32,
+    fits: u32,
+}
+
+impl RailwayLook {
+    const LINES: u32 = 20;
+
+    fn look(&mut self, batch: &Batch) {
+        for line in batch.lines() {
+            if self.seen >= Self::LINES {
+                return;
+            }
+            self.seen += 1;
+            self.fits += u32::from(Self::fits(line));
+        }
+    }
+
+    fn fits(line: &[u8]) -> bool {
+        let Ok(serde_json::Value::Object(object)) = serde_json::from_slice(line) else {
+            return false;
+        };
+        let text = |key: &str| object.get(key).and_then(|value| value.as_str());
+        let http = text("srcIp").is_some() && object.contains_key("edgeRegion");
+        let level =
+            text("level").is_some_and(|level| matches!(level, "debug" | "info" | "warn" | "error"));
+        http || (text("message").is_some() && text("timestamp").is_some() && level)
+    }
+
+    fn is_railway(&self) -> bool {
+        self.fits > 0 && self.fits * 2 >= self.seen
+    }
+}

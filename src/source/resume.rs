@@ -1,0 +1,228 @@
+//! Finding followed files again after a restart.
+//!
+//! While nobody was reading, a log may have been renamed, copied and truncated, restored, packed or
+//! deleted, and its inode may belong to another file by now. So what counts is the content: a file
+//! is the one that was read if it shows the remembered prints of its beginning and of the last
+//! bytes before the position. The inode only says where to look first, and settles it where two
+//! files look alike.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use sha2::{Digest, Sha256};
+
+use super::file;
+use super::follow::{FileId, TRACE_LEN, is_relative, read_up_to};
+use super::position::{FilePosition, Print};
+
+/// A beginning shorter than this does not prove that a file with another inode is the same.
+const HEAD_MIN: usize = 16;
+
+impl Print {
+    /// The print of the beginning of a file. It ends before the first zero byte: some file systems
+    /// show zeros for a moment where a write has not arrived yet, and a hash cannot leave them out.
+    pub(super) fn of_head(bytes: &[u8]) -> Self {
+        Self::of(bytes.split(|byte| *byte == 0).next().unwrap_or_default())
+    }
+
+    /// The print of the last bytes before a position; for the same reason only of those behind the
+    /// last zero byte.
+    pub(super) fn of_last(bytes: &[u8]) -> Self {
+        Self::of(bytes.rsplit(|byte| *byte == 0).next().unwrap_or_default())
+    }
+
+    fn of(bytes: &[u8]) -> Self {
+        let hash = Sha256::digest(bytes);
+        let digits = hash.iter().take(16).flat_map(|byte| [byte >> 4, byte & 15]);
+        let sha256 = digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect();
+        Self { len: bytes.len(), sha256 }
+    }
+
+    /// Whether the bytes of `file` from `offset` on are these. No bytes are anywhere.
+    fn is_at(&self, file: &File, offset: u64) -> io::Result<bool> {
+        let mut found = [0; TRACE_LEN];
+        let Some(found) = found.get_mut(..self.len) else { return Ok(false) };
+        let count = read_up_to(file, found, offset)?;
+        Ok(count == self.len && (count == 0 || Self::of(found) == *self))
+    }
+}
+
+impl FilePosition {
+    pub(super) fn id(&self) -> FileId {
+        FileId { device: self.device, inode: self.inode }
+    }
+
+    /// Whether `file` holds what was read up to the position.
+    pub(super) fn is_in(&self, file: &File) -> io::Result<bool> {
+        let Some(last) = self.offset.checked_sub(self.last.len as u64) else { return Ok(false) };
+        Ok(file.metadata()?.len() >= self.offset
+            && self.head.is_at(file, 0)?
+            && self.last.is_at(file, last)?)
+    }
+
+    /// Whether there is enough in it to know a file by its content alone.
+    pub(super) fn is_telling(&self) -> bool {
+        self.head.len >= HEAD_MIN
+    }
+}
+
+/// A file that may be one of those that were read.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    pub(super) path: PathBuf,
+    pub(super) meta: Metadata,
+    /// Its name fits the patterns.
+    pub(super) fits: bool,
+}
+
+impl Candidate {
+    pub(super) fn id(&self) -> FileId {
+        FileId::of(&self.meta)
+    }
+
+    /// Opens it, if it still has its name: logs may be rotated at this very moment.
+    pub(super) fn open(&self) -> io::Result<File> {
+        let file = File::open(&self.path)?;
+        if FileId::of(&file.metadata()?) == self.id() {
+            Ok(file)
+        } else {
+            Err(io::Error::other("it was replaced while it was looked at"))
+        }
+    }
+}
+
+/// What became of a file while nobody was reading.
+#[derive(Debug)]
+pub(super) enum Finding {
+    /// It is this candidate now.
+    Found(usize),
+    /// This candidate has its name and inode, but not its content.
+    Overwritten(usize),
+    /// It is there but cannot be read now.
+    Unreadable(usize, io::Error),
+    /// There is nothing that could be it.
+    Missing,
+}
+
+/// Where the files of `stored` are now among `candidates`; no candidate is taken twice. Also the
+/// inodes of all that were taken.
+pub(super) fn find(
+    stored: &[(u32, FilePosition)],
+    candidates: &[Candidate],
+) -> (Vec<Finding>, BTreeSet<FileId>) {
+    let mut taken = BTreeSet::new();
+    let mut findings: Vec<Finding> = stored.iter().map(|_| Finding::Missing).collect();
+    // The same inode first, for all: it decides between files that look alike.
+    for (finding, (_, position)) in findings.iter_mut().zip(stored) {
+        let own = candidates.iter().enumerate().filter(|(_, one)| one.id() == position.id());
+        let own = own.min_by_key(|(_, one)| (one.path != position.path, !one.fits));
+        let Some((index, one)) = own.filter(|_| !taken.contains(&position.id())) else { continue };
+        match one.open().and_then(|file| position.is_in(&file)) {
+            Ok(true) => *finding = Finding::Found(index),
+            Ok(false) => continue,
+            Err(error) => *finding = Finding::Unreadable(index, error),
+        }
+        taken.insert(position.id());
+    }
+    for (finding, (_, position)) in findings.iter_mut().zip(stored) {
+        if !matches!(finding, Finding::Missing) || !position.is_telling() {
+            continue;
+        }
+        let mut others: Vec<(usize, &Candidate)> = candidates
+            .iter()
+            .enumerate()
+            .filter(|(_, one)| one.meta.len() >= position.offset && one.id() != position.id())
+            .filter(|(_, one)| one.fits || is_relative(&one.path, &position.path))
+            .filter(|(_, one)| !taken.contains(&one.id()))
+            .collect();
+        others.sort_by_key(|(_, one)| (one.path != position.path, !one.fits));
+        let same = |one: &Candidate| one.open().and_then(|file| position.is_in(&file));
+        if let Some((index, one)) = others.into_iter().find(|(_, one)| same(one).unwrap_or(false)) {
+            *finding = Finding::Found(index);
+            taken.insert(one.id());
+        }
+    }
+    for (finding, (_, position)) in findings.iter_mut().zip(stored) {
+        let place = candidates.iter().position(|one| {
+            one.id() == position.id() && one.path == position.path && !taken.contains(&one.id())
+        });
+        if let (Finding::Missing, Some(index), false) = (&*finding, place, position.settled) {
+            *finding = Finding::Overwritten(index);
+            taken.insert(position.id());
+        }
+    }
+    (findings, taken)
+}
+
+/// The files that had the name of `position` after it and before the one that has it now: those
+/// whose names differ only by digits from `path`, the name that it was rotated to, and that were
+/// written last after `time`. In the order in which they were written; of two with the same time the
+/// one with the higher number is the older. `taken` ones are not meant.
+pub(super) fn between<'a>(
+    position: &FilePosition,
+    path: &Path,
+    time: Option<SystemTime>,
+    candidates: &'a [Candidate],
+    taken: &BTreeSet<FileId>,
+) -> Vec<&'a Candidate> {
+    let shape = without_digits(path);
+    let mut found: Vec<&Candidate> = candidates
+        .iter()
+        .filter(|one| without_digits(&one.path) == shape && one.path != path)
+        .filter(|one| one.path != position.path && !taken.contains(&one.id()))
+        .filter(|one| {
+            let (later, number) = (one.meta.modified().ok(), last_number(&one.path));
+            later > time || (later == time && number < last_number(path))
+        })
+        .collect();
+    found.sort_by_key(|one| (one.meta.modified().ok(), Reverse(last_number(&one.path))));
+    found
+}
+
+/// The packed file that begins with what the file of `position` began with.
+pub(super) fn packed<'a>(
+    position: &FilePosition,
+    candidates: &'a [Candidate],
+) -> Option<&'a Candidate> {
+    let begins = |one: &&Candidate| {
+        let mut head = vec![0; position.head.len.min(TRACE_LEN)];
+        is_relative(&one.path, &position.path)
+            && file::open(&one.path).is_ok_and(|mut opened| {
+                opened.packed
+                    && opened.reader.read_exact(&mut head).is_ok()
+                    && Print::of(&head) == position.head
+            })
+    };
+    candidates.iter().filter(|_| position.head.len > 0).find(begins)
+}
+
+/// Whether a file of this name would follow one of that name: the same name, a rotated one, or one
+/// that differs only by digits, as names with a date do.
+pub(super) fn is_successor(path: &Path, of: &Path) -> bool {
+    path == of || is_relative(path, of) || without_digits(path) == without_digits(of)
+}
+
+/// The path with one `0` for each row of digits.
+fn without_digits(path: &Path) -> Vec<u8> {
+    let mut shape = Vec::new();
+    for byte in path.as_os_str().as_bytes() {
+        if !byte.is_ascii_digit() {
+            shape.push(*byte);
+        } else if shape.last() != Some(&b'0') {
+            shape.push(b'0');
+        }
+    }
+    shape
+}
+
+/// The last number in the name of a file.
+fn last_number(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?;
+    let mut numbers = name.split(|c: char| !c.is_ascii_digit()).filter(|part| !part.is_empty());
+    numbers.next_back()?.parse().ok()
+}

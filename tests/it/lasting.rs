@@ -1,0 +1,268 @@
+//! What outlives the process: state that is captured, entries that are written down, and both read
+//! again, with the same rules or with others.
+
+use crate::determinism::stream;
+use portcullis::action::Action;
+use portcullis::assembly::Assembly;
+use portcullis::config::Settings;
+use portcullis::detect::dictionary::{Dictionary, Translation};
+use portcullis::engine::core::Core;
+use portcullis::engine::entry::{Journal, take_entry};
+use portcullis::engine::order::Engine;
+use portcullis::source::{Batch, Position, position::PartitionPosition};
+use portcullis::window::codec::Reader;
+use portcullis::yaml::Document;
+use proptest::prelude::*;
+use std::sync::Arc;
+
+/// Rules of every kind, so that every kind of state is there.
+const RULES: &str = r#"
+pack: all
+rules:
+  - { id: count, title: t, on: FAILED_LOGIN, per: ip, when: count >= 6 within 1m, then: block for 5m, escalate: 'x2 up to 1h, forget after 30d' }
+  - { id: longer, title: t, on: FAILED_LOGIN, per: ip, when: count > 9 within 3m, then: alert }
+  - { id: spray, title: t, on: FAILED_LOGIN, per: ip, when: distinct(user) >= 5 within 2m, then: alert for 2m }
+  - { id: lock, title: t, on: FAILED_LOGIN, per: user, when: count >= 3 within 10m, then: lock for 1m }
+  - { id: won, title: t, per: ip, when: FAILED_LOGIN >= 2 then SUCCESSFUL_LOGIN within 5m, then: alert }
+  - { id: new, title: t, on: FAILED_LOGIN, per: ip, when: new(user) >= 2 within 10m, then: alert }
+  - { id: seen, title: t, on: SUCCESSFUL_LOGIN, per: user, when: first_seen(ip), then: require_2fa }
+  - { id: hour, title: t, on: SUCCESSFUL_LOGIN, per: user, when: unusual(hour), then: alert, min_events: 2, min_days: 1, rarity: 0.5 }
+  - { id: once, title: t, on: FAILED_LOGIN, per: ip, when: count >= 4 within 2m, then: alert, once_per: request_id }
+  - { id: all, title: t, on: FAILED_LOGIN, per: global, when: count >= 30 within 1m, then: alert }
+  - { id: reasons, title: t, on: FAILED_LOGIN, per: [ip, reason], when: distinct(endpoint) >= 2 within 1m, then: alert }
+  - { id: field, title: t, on: RATE_LIMIT_VIOLATION, per: endpoint, when: count >= 5 within 5m, then: alert }
+"#;
+
+struct House {
+    _folder: tempfile::TempDir,
+    assembly: Assembly,
+}
+
+impl House {
+    fn new(rules: &str, config: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let pack = folder.path().join("pack.yaml");
+        std::fs::write(&pack, rules).unwrap();
+        let text = format!("patterns: [velro, {}]\nlearn: 1m\n{config}", pack.display());
+        let mut settings = Settings::default();
+        let problems = settings.apply(&Document { name: "config".into(), text });
+        assert!(problems.is_empty(), "{problems:?}");
+        let assembly = Assembly::new(&settings, &[]).unwrap_or_else(|p| {
+            panic!("{}", p.iter().map(ToString::to_string).collect::<String>())
+        });
+        Self { _folder: folder, assembly }
+    }
+
+    fn core(&self) -> Core {
+        self.assembly.engine().core
+    }
+}
+
+/// A file's worth of lines, each a batch with its place.
+fn batches(lines: &[String]) -> Vec<Batch> {
+    let mut start = 0;
+    let mark = Position::Partition(PartitionPosition { topic: "t".into(), partition: 0, next: 0 });
+    let mark = Some(Arc::new(mark));
+    let batch = |line: &String| {
+        let bytes = format!("{line}\n").into_bytes();
+        let at = start;
+        start += u64::try_from(bytes.len()).unwrap();
+        Batch { bytes, start: at, mark: mark.clone(), ..Batch::default() }
+    };
+    lines.iter().map(batch).collect()
+}
+
+fn told(actions: &[Action]) -> Vec<String> {
+    actions.iter().map(Action::json).collect()
+}
+
+fn feed(engine: &mut Engine, house: &House, batches: &[Batch]) -> Vec<String> {
+    for batch in batches {
+        engine.apply_batch(house.assembly.scanner.scan(batch.clone()), None);
+    }
+    told(&engine.take_actions())
+}
+
+fn replay(core: &mut Core, journal: &Journal, by: Option<&Translation>) -> Vec<String> {
+    let mut from = Reader::new(&journal.bytes);
+    let mut entries = 0;
+    while !from.is_empty() {
+        core.apply(take_entry(&mut from, by).expect("entries are read as they were written"));
+        entries += 1;
+    }
+    assert_eq!(entries, journal.entries);
+    told(&core.take_actions())
+}
+
+fn restored(house: &House, bytes: &[u8], names: &Dictionary) -> Engine {
+    let mut engine = house.assembly.engine();
+    engine.core.restore(bytes, names).expect("what was captured can be read");
+    engine
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// Stopped anywhere, brought back from a capture and the journal behind it, it goes on as if
+    /// nothing had been; what comes twice is counted once; and the bytes that are held are the same.
+    #[test]
+    fn a_restart_changes_nothing(
+        lines in 50usize..900,
+        cuts in (0.0f64..1.0, 0.0f64..1.0, 0.0f64..1.0),
+        // Without and with giving up.
+        memory in prop::sample::select(vec!["1GiB", "1MiB"]),
+    ) {
+        let house = House::new(RULES, &format!("memory_limit: {memory}\n"));
+        let mut lines = stream(lines);
+        if memory == "1MiB" {
+            // Keys that come once, until there is no room for them.
+            let fillers = 4000.min(lines.len() * 10);
+            for n in 0..fillers {
+                let line = lines[n % lines.len()].replace("203.0.113.", &format!("198.{}.{}.", n % 200, n / 200));
+                lines.insert(n * 2 % lines.len(), line);
+            }
+        }
+        let all = batches(&lines);
+        let mut places: Vec<usize> =
+            [cuts.0, cuts.1, cuts.2].map(|cut| (cut * all.len() as f64) as usize).into();
+        places.sort_unstable();
+        let [captured, stopped, again] = places[..] else { unreachable!() };
+
+        let mut whole = house.assembly.engine();
+        let expected = feed(&mut whole, &house, &all);
+        for line in &expected {
+            prop_assert_eq!(&Action::of_json(line).unwrap().json(), line);
+        }
+
+        let mut first = house.assembly.engine();
+        let mut out = feed(&mut first, &house, &all[..captured]);
+        let bytes = first.core.capture_all(Vec::new());
+        let names = first.core.dictionary();
+        first.core.journal = Some(Journal::default());
+        let since = feed(&mut first, &house, &all[captured..stopped]);
+        let journal = first.core.journal.take().unwrap();
+        drop(first);
+
+        let mut second = restored(&house, &bytes, &names);
+        prop_assert!(replay(&mut second.core, &journal, None) == since);
+        out.extend(since);
+        // Reading goes on too early: what was counted is told by its place.
+        out.extend(feed(&mut second, &house, &all[captured.min(again)..again]));
+        out.extend(feed(&mut second, &house, &all[again.min(stopped)..]));
+        let same = out.iter().zip(&expected).take_while(|(a, b)| a == b).count();
+        prop_assert_eq!(out.get(same), expected.get(same), "line {} of {}", same, expected.len());
+        prop_assert_eq!(second.core.detector().held().0, whole.core.detector().held().0);
+        let (a, b) = (second.core.detector().held().1, whole.core.detector().held().1);
+        prop_assert!(a.abs_diff(b) * 50 <= b, "{} {}", a, b);
+        prop_assert!(second.core.summary.lines.closed() && second.core.summary.records.closed());
+    }
+}
+
+#[test]
+fn what_is_captured_is_read_whole_or_not_at_all() {
+    let house = House::new(RULES, "");
+    let mut engine = house.assembly.engine();
+    feed(&mut engine, &house, &batches(&stream(600)));
+    let bytes = engine.core.capture_all(Vec::new());
+    let names = engine.core.dictionary();
+    for end in (0..bytes.len()).step_by(bytes.len() / 300 + 1) {
+        assert!(house.core().restore(&bytes[..end], &names).is_err(), "{end}");
+    }
+    let mut longer = bytes.clone();
+    longer.push(0);
+    assert!(house.core().restore(&longer, &names).is_err());
+    // Other bytes must not panic, whatever they are read as.
+    for at in 0..bytes.len().min(4000) {
+        let mut other = bytes.clone();
+        other[at] ^= 1 << (at % 8);
+        let _any = house.core().restore(&other, &names);
+    }
+    let error = house.core().restore(&[1, 0, 0, 0, 0, 0, 0, 0, 9], &names).unwrap_err();
+    assert_eq!(error, "its format is 9, this version's is 1");
+}
+
+#[test]
+fn rules_that_stay_keep_their_windows_and_those_that_go_keep_their_decisions() {
+    let login = |second: i64, ip: &str, user: &str| {
+        let time = portcullis::decode::time::format(1_754_260_200_000_000 + second * 1_000_000);
+        format!(
+            r#"{{"timestamp":"{time}","logger":"security","message":"FAILED_LOGIN: email={user}@x.y, ip={ip}, reason=bad"}}"#
+        )
+    };
+    let rule = |id: &str, per: &str, when: &str, then: &str| {
+        format!(
+            "  - {{ id: {id}, title: t, on: FAILED_LOGIN, per: {per}, when: '{when}', then: {then} }}\n"
+        )
+    };
+    let off = "rules: { ip-blocking: off, user-account-lockout: off }\n";
+    let before = House::new(
+        &format!(
+            "pack: p\nrules:\n{}{}{}",
+            rule("gone", "user", "count >= 2 within 1h", "lock for 10s"),
+            rule("other", "ip", "distinct(reason) >= 9 within 1h", "alert"),
+            rule("stays", "ip", "count >= 4 within 1h", "block for 1h"),
+        ),
+        off,
+    );
+    // The rule that stays has another place, another threshold, and shares its list with another.
+    let after = House::new(
+        &format!(
+            "pack: p\nrules:\n{}{}{}",
+            rule("fresh", "ip", "count >= 3 within 2h", "alert"),
+            rule("extra", "ip", "distinct(request_path) >= 2 within 1h", "alert"),
+            rule("stays", "ip", "count >= 5 within 1h", "block for 1h"),
+        ),
+        off,
+    );
+    let mut engine = before.assembly.engine();
+    let ours = |actions: Vec<String>| -> Vec<String> {
+        actions.into_iter().filter(|line| line.contains(r#""pack":"p""#)).collect()
+    };
+    let lines: Vec<String> = (0..3).map(|n| login(n, "203.0.113.7", "a")).collect();
+    let first = ours(feed(&mut engine, &before, &batches(&lines)));
+    assert_eq!(first.len(), 1, "{first:#?}");
+    let bytes = engine.core.capture_all(Vec::new());
+    let mut engine = restored(&after, &bytes, &engine.core.dictionary());
+    let mut lines: Vec<String> = (3..5).map(|n| login(n, "203.0.113.7", "b")).collect();
+    lines.extend((20..25).map(|n| login(n, "198.51.100.9", "c")));
+    let start =
+        batches(&lines).into_iter().map(|batch| Batch { start: batch.start + 100_000, ..batch });
+    let then = ours(feed(&mut engine, &after, &start.collect::<Vec<_>>()));
+    let short: Vec<String> = then
+        .iter()
+        .map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            format!("{} {} {}", line["op"], line["rule"], line["target"]["value"]).replace('"', "")
+        })
+        .collect();
+    assert_eq!(
+        short,
+        [
+            "start stays 203.0.113.7",
+            "end gone a@x.y",
+            "start fresh 198.51.100.9",
+            "start stays 198.51.100.9",
+        ],
+        "{then:#?}"
+    );
+    let ids = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+    assert_eq!(ids(&then[1])["decision"], ids(&first[0])["id"]);
+}
+
+#[test]
+fn what_is_given_up_is_the_same_in_every_process() {
+    let house = House::new(RULES, "memory_limit: 1MiB\n");
+    let mut lines = stream(541);
+    for n in 0..4000 {
+        let other = format!("198.{}.{}.", n % 200, n / 200);
+        let line = lines[n % lines.len()].replace("203.0.113.", &other);
+        lines.insert(n * 2 % lines.len(), line);
+    }
+    let all = batches(&lines);
+    // The places of keys are drawn anew for each engine, as for each process.
+    let one = feed(&mut house.assembly.engine(), &house, &all);
+    for _ in 0..3 {
+        let two = feed(&mut house.assembly.engine(), &house, &all);
+        let same = one.iter().zip(&two).take_while(|(a, b)| a == b).count();
+        assert!(same == one.len(), "{same} of {}", one.len());
+    }
+}
