@@ -7,6 +7,36 @@
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+/// A path as text where it is text, else as its bytes: a name may hold any, and one file must not keep
+/// the positions of all from lasting.
+mod name {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Name {
+        Text(PathBuf),
+        Bytes(Vec<u8>),
+    }
+
+    pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        match path.to_str() {
+            Some(text) => text.serialize(serializer),
+            None => path.as_os_str().as_bytes().serialize(serializer),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        Ok(match Name::deserialize(deserializer)? {
+            Name::Text(path) => path,
+            Name::Bytes(bytes) => OsString::from_vec(bytes).into(),
+        })
+    }
+}
+
 /// The place in a source behind what was read of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -21,6 +51,7 @@ pub enum Position {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilePosition {
     /// The name it had last, by which its successor is known.
+    #[serde(with = "name")]
     pub path: PathBuf,
     /// The file system it is on.
     pub device: u64,
@@ -68,4 +99,35 @@ pub struct RecordOrigin {
     /// The record's own timestamp, by the broker or by whoever sent it, in microseconds since 1970;
     /// none if it has none.
     pub time: Option<i64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_name_of_a_file_is_written_and_read_again() {
+        use std::os::unix::ffi::OsStringExt;
+        let names: [&[u8]; 3] =
+            [b"/logs/app.jsonl", "/logs/\u{e4}.log".as_bytes(), b"/logs/\xff\xfe"];
+        for name in names {
+            let path = PathBuf::from(std::ffi::OsString::from_vec(name.to_vec()));
+            let print = Print::default();
+            let position = Position::File(FilePosition {
+                path,
+                device: 1,
+                inode: 2,
+                offset: 3,
+                inside: true,
+                settled: false,
+                head: print.clone(),
+                last: print,
+            });
+            let json = serde_json::to_string(&position).unwrap();
+            assert_eq!(serde_json::from_str::<Position>(&json).unwrap(), position, "{json}");
+        }
+        let text = r#"{"path":"/logs/app.jsonl","device":1,"inode":2,"offset":3,"inside":false,"head":{"len":0,"sha256":""},"last":{"len":0,"sha256":""}}"#;
+        let read: FilePosition = serde_json::from_str(text).unwrap();
+        assert_eq!(read.path, PathBuf::from("/logs/app.jsonl"));
+    }
 }

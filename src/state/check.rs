@@ -1,6 +1,6 @@
 //! Reading rows back, each checked, and looking for everything that is wrong.
 
-use super::connection::{At, Head, identify};
+use super::connection::{At, BUSY_S, Head, identify};
 use super::error::StateError;
 use super::schema::CHECKED_AT_OPEN;
 use super::seal::{Seal, hex};
@@ -14,7 +14,7 @@ use std::path::Path;
 
 /// Messages of SQLite's own check that are shown.
 const SHOWN_MAX: usize = 100;
-/// Decisions of one target and rule per row: what is read of a snapshot grows by its parts.
+/// Is given a row, and whether it fits its checksum.
 type Each<'e, T> = &'e mut dyn FnMut(T, bool) -> Result<(), StateError>;
 
 /// Moves a sum over the checksums of a table from a row to what became of it.
@@ -109,7 +109,11 @@ pub(super) fn snapshot_seal(info: &SnapshotInfo, parts: i64, sha256: &str) -> i6
 pub(super) fn flush(conn: &Connection, file: &Path) -> Result<(), StateError> {
     let busy: i64 =
         conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |row| row.get(0)).at(file)?;
-    if busy == 0 { Ok(()) } else { Err(StateError::Busy { path: file.to_owned(), waited_s: 10 }) }
+    if busy == 0 {
+        Ok(())
+    } else {
+        Err(StateError::Busy { path: file.to_owned(), waited_s: BUSY_S })
+    }
 }
 
 pub(super) fn dictionary(conn: &Connection, file: &Path, id: i64) -> Result<String, StateError> {

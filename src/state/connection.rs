@@ -15,7 +15,7 @@ use tracing::warn;
 
 /// How long one connection waits for the other; the longest that either holds the lock is the sync
 /// of a few MiB.
-const BUSY_S: u32 = 10;
+pub(super) const BUSY_S: u32 = 10;
 /// Between two looks at a lock. SQLite's own waiting soon sleeps for 50 ms and more at a time, and a
 /// group commit should not wait longer than it must.
 const BUSY_STEP: Duration = Duration::from_micros(500);

@@ -25,9 +25,9 @@ const BATCH_PARTS: usize = 8;
 const KEPT: usize = 2;
 /// Bytes of the log at which it is written back.
 const LOG_MAX: u64 = 4 << 20;
-/// Bytes of the log at which commits wait for it to be begun anew: without a moment in which nothing
-/// is committed, it would grow for ever.
-const LOG_FULL: u64 = 64 << 20;
+/// Bytes of the log at which commits wait for it to be begun anew: where they come so fast that none
+/// ever finds it written back to its end, it would grow for ever.
+const LOG_FULL: u64 = 32 << 20;
 /// Rows let go in one transaction, and bytes of them.
 const PRUNE_ROWS: i64 = 1_000;
 const PRUNE_BYTES: i64 = 4 << 20;
@@ -243,24 +243,24 @@ impl Snapshots {
         }
         let file = self.file.clone();
         let conn = self.conn()?;
-        let passive = |conn: &Connection| {
-            conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |row| {
-                Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
-            })
-        };
-        let mut result = passive(conn).at(&file);
-        if log > LOG_FULL && matches!(result, Ok((frames, written)) if written < frames) {
-            // Only what came meanwhile is left to be written while commits wait.
+        // A log that is written back to its end is begun anew by the next commit. The first round
+        // takes so long that commits come meanwhile; the second has only those to write.
+        let passive = "PRAGMA wal_checkpoint(PASSIVE)";
+        let mut result = conn.query_row(passive, (), |_| Ok(())).at(&file);
+        if result.is_ok() {
+            result = conn.query_row(passive, (), |_| Ok(())).at(&file);
+        }
+        if result.is_ok() && log > LOG_FULL {
             result = match flush(conn, &file) {
                 // A reader is in the way; the next call tries again.
-                Ok(()) | Err(StateError::Busy { .. }) => Ok((0, 0)),
-                Err(error) => Err(error),
+                Err(StateError::Busy { .. }) => Ok(()),
+                other => other,
             };
         }
         if result.is_err() {
             self.conn = None;
         }
-        result.map(|_| ())
+        result
     }
 
     /// Lets go of what no restart needs, a little at a time: snapshots but the two newest, the journal

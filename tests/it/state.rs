@@ -173,7 +173,7 @@ fn set_mode(path: &Path, mode: u32) {
 
 /// The error of opening `dir`, which must say each of `said` and no number of the system.
 fn refused(dir: &Path, said: &[&str]) -> StateError {
-    let error = Db::open(dir).expect_err("it must be refused");
+    let error = Db::open(dir).unwrap_err();
     let text = error.to_string();
     for said in said {
         assert!(text.contains(said), "does not say `{said}`: {text}");
