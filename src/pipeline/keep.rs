@@ -128,6 +128,8 @@ pub struct Recovered {
     pub positions: Vec<(u32, Position)>,
     /// Actions that follow from the journal by the rules as they are now and were not there before.
     pub actions: Vec<Action>,
+    /// Snapshots that cannot be used.
+    refused: Vec<i64>,
     db: Db,
 }
 
@@ -142,6 +144,7 @@ pub fn recover(dir: &Path, fresh: &dyn Fn() -> Core) -> Result<(Core, Recovered)
     let mut core = fresh();
     let mut row = 0;
     let mut found = None;
+    let mut refused = Vec::new();
     for info in db.snapshots()? {
         let names = names(&db, info.dictionary)?;
         let restored = match db.snapshot(info.id) {
@@ -157,6 +160,7 @@ pub fn recover(dir: &Path, fresh: &dyn Fn() -> Core) -> Result<(Core, Recovered)
             }
             Err(why) => {
                 warn!("snapshot {} cannot be used ({why}): the one before it is", info.id);
+                refused.push(info.id);
                 core = fresh();
             }
         }
@@ -200,7 +204,7 @@ pub fn recover(dir: &Path, fresh: &dyn Fn() -> Core) -> Result<(Core, Recovered)
         info!("{}: went on from {records} records", dir.display());
     }
     let positions = db.positions()?;
-    Ok((core, Recovered { positions, actions, db }))
+    Ok((core, Recovered { positions, actions, refused, db }))
 }
 
 fn names(db: &Db, id: i64) -> Result<Dictionary, StateError> {
@@ -226,7 +230,7 @@ impl Keeper {
         checkpoint: Duration,
         stop: &Stop,
     ) -> Result<Self, StateError> {
-        let Recovered { mut db, actions, .. } = recovered;
+        let Recovered { mut db, actions, refused, .. } = recovered;
         let dictionary = db.dictionary(&text(names))?;
         let cursors: BTreeMap<String, i64> = db.cursors()?.into_iter().collect();
         let last = db.last_action()?;
@@ -243,7 +247,11 @@ impl Keeper {
             db.forget_cursor(gone)?;
         }
         let journal = db.info()?.journal.last;
-        let snapshots = Snapshots::open(dir)?;
+        let mut snapshots = Snapshots::open(dir)?;
+        for id in refused {
+            // It would be kept in place of a good one.
+            snapshots.remove(id)?;
+        }
         let shared = Arc::new(Shared::default());
         let (send, queue) = sync_channel(QUEUE);
         let worker = Worker {
