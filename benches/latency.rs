@@ -2,7 +2,8 @@
 //! its first line.
 //!
 //! The lines that count raise an alert at once, each of a type of its own. Time runs from just
-//! before the line is written to the pipe to when its action was read from the other pipe.
+//! before the line is written to the pipe to when its action was read from the other pipe. `kept` is
+//! the same with a state directory: an action then leaves only after its commit.
 #![allow(
     clippy::allow_attributes,
     clippy::expect_used,
@@ -40,13 +41,20 @@ const PACES: [Pace; 3] = [
 const STARTS: usize = 50;
 
 fn main() {
-    let arguments = Arguments::read(&["start", "live"]);
+    let arguments = Arguments::read(&["start", "live", "kept"]);
     measure::print_circumstances("latency");
     let folder = tempfile::tempdir().expect("a folder can be made");
     if arguments.wants("start") {
         starts(folder.path(), &arguments.threads);
     }
-    if arguments.wants("live") {
+    for kept in [false, true] {
+        if !arguments.wants(if kept { "kept" } else { "live" }) {
+            continue;
+        }
+        println!(
+            "{}\n",
+            if kept { "With a state directory:" } else { "Without a state directory:" }
+        );
         let mut table = Table::new(&[
             "lines/s asked",
             "threads",
@@ -60,10 +68,11 @@ fn main() {
         for pace in PACES {
             for &threads in &arguments.threads {
                 let lines = arguments.lines.map_or(pace.lines, |most| most.min(pace.lines));
-                table.row(live(folder.path(), &pace, lines, threads));
+                table.row(live(folder.path(), &pace, lines, threads, kept));
             }
         }
         table.print();
+        println!();
     }
 }
 
@@ -125,8 +134,13 @@ fn start(folder: &Path, threads: u16) -> f64 {
     took
 }
 
-fn live(folder: &Path, pace: &Pace, lines: u64, threads: u16) -> Vec<String> {
-    let mut child = command(folder, threads).stdin(Stdio::piped()).spawn().expect("it starts");
+fn live(folder: &Path, pace: &Pace, lines: u64, threads: u16, kept: bool) -> Vec<String> {
+    let mut command = command(folder, threads);
+    let state = tempfile::tempdir_in(folder).expect("a folder can be made");
+    if kept {
+        command.env("PORTCULLIS_STATE_DIR", state.path().join("state"));
+    }
+    let mut child = command.stdin(Stdio::piped()).spawn().expect("it starts");
     let mut stdin = child.stdin.take().expect("is piped");
     let stdout = child.stdout.take().expect("is piped");
     let (tell, told) = mpsc::channel();
