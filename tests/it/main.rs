@@ -11,6 +11,8 @@
 //! * [`binary`]: the program as users run it: flags, exit codes, messages, signals
 //! * [`follow`]: files that are followed through rotation
 //! * [`kafka`]: the Kafka source and sink, against brokers inside the test
+//! * [`broker`]: the same with a real Apache Kafka, where only that tells the truth; needs Java 17
+//!   and Maven
 //! * [`memory`]: ceilings that hold under floods and monsters
 //! * [`mixes`]: the streams that the benches measure are what they are said to be
 //! * [`readme`]: what README shows is what happens
@@ -25,6 +27,8 @@
 
 mod accounting;
 mod binary;
+#[cfg(feature = "kafka")]
+mod broker;
 mod carriers;
 mod determinism;
 mod follow;
