@@ -13,7 +13,7 @@ use rdkafka::producer::Producer;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -93,14 +93,36 @@ fn broker() -> &'static Broker {
     BROKER.get_or_init(Broker::start)
 }
 
-fn member(topic: &str, group: &str, address: &str, properties: &str) -> Child {
+/// The program at work, and the folder with its configuration.
+struct Member {
+    child: Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Member {
+    /// Waits for its end.
+    fn output(self) -> Output {
+        self.child.wait_with_output().unwrap()
+    }
+
+    /// Ends it; gives what it printed and said.
+    fn end(self) -> (String, String) {
+        kill(&self.child, "-TERM");
+        let output = self.output();
+        assert_eq!(output.status.code(), Some(143), "{}", stderr(&output));
+        (stdout(&output), stderr(&output))
+    }
+}
+
+fn member(topic: &str, group: &str, address: &str, properties: &str) -> Member {
     let folder = tempfile::tempdir().unwrap();
     let config = format!(
         "source: {{ kafka: {{ brokers: [\"{address}\"], topics: [{topic}], group: {group}, \
          properties: {{ {properties} }} }} }}\n"
     );
     std::fs::write(folder.path().join("portcullis.yaml"), config).unwrap();
-    piped(folder.path(), &["run", "--summary", "json"])
+    let child = piped(folder.path(), &["run", "--summary", "json"]);
+    Member { child, _folder: folder }
 }
 
 const QUICK: &str =
@@ -117,13 +139,6 @@ fn wait_committed(address: &str, group: &str, topic: &str, offsets: [i64; 2]) {
     }
 }
 
-fn end(child: Child) -> (String, String) {
-    kill(&child, "-TERM");
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(143), "{}", stderr(&output));
-    (stdout(&output), stderr(&output))
-}
-
 #[test]
 fn a_member_that_is_killed_is_replaced_after_its_session() {
     let address = broker().address();
@@ -136,13 +151,13 @@ fn a_member_that_is_killed_is_replaced_after_its_session() {
         sender.lines(partition, &numbered(0, 20));
     }
     wait_committed(&address, &group, &topic, [20, 20]);
-    kill(&first, "-KILL");
-    first.wait().unwrap();
+    kill(&first.child, "-KILL");
+    first.child.wait().unwrap();
     for partition in [0, 1] {
         sender.lines(partition, &numbered(20, 40));
     }
     wait_committed(&address, &group, &topic, [40, 40]);
-    let (_, said) = end(second);
+    let (_, said) = second.end();
     assert!(said.contains("kafka: assigned"), "{said}");
 }
 
@@ -157,21 +172,21 @@ fn a_member_that_stood_still_loses_its_partitions_and_comes_back() {
         sender.lines(partition, &numbered(0, 20));
     }
     wait_committed(&address, &group, &topic, [20, 20]);
-    kill(&first, "-STOP");
+    kill(&first.child, "-STOP");
     let second = member(&topic, &group, &address, QUICK);
     for partition in [0, 1] {
         sender.lines(partition, &numbered(20, 40));
     }
     wait_committed(&address, &group, &topic, [40, 40]);
-    kill(&first, "-CONT");
+    kill(&first.child, "-CONT");
     std::thread::sleep(Duration::from_secs(3));
     for partition in [0, 1] {
         sender.lines(partition, &numbered(40, 60));
     }
     wait_committed(&address, &group, &topic, [60, 60]);
-    let (_, said) = end(first);
+    let (_, said) = first.end();
     assert!(said.contains("kafka: lost"), "{said}");
-    end(second);
+    second.end();
 }
 
 #[test]
@@ -187,7 +202,7 @@ fn a_broker_that_restarts_is_waited_for() {
     let broker = broker.restart(|| std::thread::sleep(Duration::from_secs(3)));
     sender(&address, "logs").lines(1, &attack("203.0.113.2"));
     wait_committed(&address, "g", "logs", [10, 10]);
-    let (printed, said) = end(run);
+    let (printed, said) = run.end();
     for ip in ["203.0.113.1", "203.0.113.2"] {
         let fits = |line: &&str| line.contains(ip) && line.contains("failed-logins-per-ip");
         assert_eq!(printed.lines().filter(fits).count(), 1, "{printed}");
@@ -206,7 +221,7 @@ fn what_retention_has_deleted_is_said_and_not_skipped() {
     sender.lines(0, &numbered(0, 10));
     let first = member(&topic, &group, &address, QUICK);
     wait_committed(&address, &group, &topic, [10, 0]);
-    end(first);
+    first.end();
     sender.lines(0, &numbered(10, 20));
     let change = AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("retention.ms", "1000");
     finish(admin(&address).alter_configs(&[change], &AdminOptions::new())).unwrap();
@@ -220,7 +235,7 @@ fn what_retention_has_deleted_is_said_and_not_skipped() {
         assert!(Instant::now() < deadline, "{found:?}");
         std::thread::sleep(Duration::from_millis(200));
     }
-    let output = member(&topic, &group, &address, QUICK).wait_with_output().unwrap();
+    let output = member(&topic, &group, &address, QUICK).output();
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(2), "{said}");
     for part in ["offset 10", "the log holds 20 to 20", "10 of its records", "--from earliest"] {
@@ -275,7 +290,7 @@ fn tls_and_scram_let_in_whoever_has_the_password() {
         );
         member(&topic, &group, &format!("127.0.0.1:{}", broker.ports[2]), &properties)
     };
-    let refused = with("wrong-secret").wait_with_output().unwrap();
+    let refused = with("wrong-secret").output();
     let said = stderr(&refused);
     assert_eq!(refused.status.code(), Some(2), "{said}");
     assert!(!said.contains("wrong-secret"), "{said}");
@@ -283,7 +298,7 @@ fn tls_and_scram_let_in_whoever_has_the_password() {
         assert!(said.contains("refuse this client") && said.contains("uthentication"), "{said}");
         let member = with("tester-secret");
         wait_committed(&broker.address(), &group, &topic, [10, 0]);
-        end(member);
+        member.end();
     } else {
         assert!(said.contains("--features kafka-tls"), "{said}");
     }

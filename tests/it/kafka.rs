@@ -257,9 +257,17 @@ pub fn committed(broker: &str, group: &str, topic: &str, partition: i32) -> Opti
         .set("group.id", group)
         .create()
         .unwrap();
-    let mut list = TopicPartitionList::new();
-    list.add_partition(topic, partition);
-    let found = consumer.committed_offsets(list, DEADLINE).unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    let found = loop {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(topic, partition);
+        match consumer.committed_offsets(list, DEADLINE) {
+            Ok(found) => break found,
+            // A broker that has just started knows the group a little later.
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
     let one = found.elements().into_iter().next().unwrap();
     match one.offset() {
         Offset::Offset(offset) => Some((offset, one.metadata().to_owned())),
