@@ -87,7 +87,7 @@ fn replay(core: &mut Core, journal: &Journal, by: Option<&Translation>) -> Vec<S
     let mut from = Reader::new(&journal.bytes);
     let mut entries = 0;
     while !from.is_empty() {
-        core.apply(take_entry(&mut from, by).expect("entries are read as they were written"));
+        core.apply(take_entry(&mut from, by).unwrap());
         entries += 1;
     }
     assert_eq!(entries, journal.entries);
@@ -96,7 +96,7 @@ fn replay(core: &mut Core, journal: &Journal, by: Option<&Translation>) -> Vec<S
 
 fn restored(house: &House, bytes: &[u8], names: &Dictionary) -> Engine {
     let mut engine = house.assembly.engine();
-    engine.core.restore(bytes, names).expect("what was captured can be read");
+    engine.core.restore(bytes, names).unwrap();
     engine
 }
 

@@ -12,6 +12,8 @@
 //! * [`follow`]: files that are followed through rotation
 //! * [`lasting`]: what outlives the process: captured, written down, read again
 //! * [`kafka`]: the Kafka source and sink, against brokers inside the test
+//! * [`broker`]: the same with a real Apache Kafka, where only that tells the truth; needs Java 17
+//!   and Maven
 //! * [`memory`]: ceilings that hold under floods and monsters
 //! * [`state`]: what lasts: errors, damage, faults of the disk at every single write
 //! * [`mixes`]: the streams that the benches measure are what they are said to be
@@ -27,6 +29,8 @@
 
 mod accounting;
 mod binary;
+#[cfg(feature = "kafka")]
+mod broker;
 mod carriers;
 mod determinism;
 mod follow;

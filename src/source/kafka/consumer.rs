@@ -29,8 +29,9 @@ use tracing::debug;
 
 /// How long one poll waits for the first record.
 const POLL: Duration = Duration::from_millis(50);
-/// Records, and bytes of one partition, after which a round hands over what it has.
+/// Records and bytes after which a round hands over what it has, and bytes of one batch.
 const ROUND_RECORDS: usize = 8192;
+const ROUND_BYTES: usize = 1 << 20;
 const BATCH_MAX: usize = 256 << 10;
 /// How long one question to the brokers may take before it is asked again.
 const ASK: Duration = Duration::from_secs(5);
@@ -38,8 +39,12 @@ const ASK: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How often offsets are committed.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
-/// How long a commit may be under way before another is sent.
-const COMMIT_MAX: Duration = Duration::from_secs(10);
+/// How long a commit may be under way before it is sent again.
+const COMMIT_MAX: Duration = Duration::from_secs(5);
+/// How long commits may fail before that is said.
+const UNCONFIRMED_MAX: Duration = Duration::from_secs(20);
+/// How long the last commit of a partition waits for its answer.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Without any statistics for so long, the client is dead.
 const SILENT_MAX: Duration = Duration::from_secs(30);
 /// The longest pause between two new clients.
@@ -55,7 +60,8 @@ struct Heard {
     rebalances: VecDeque<Rebalance>,
     errors: VecDeque<(Code, String)>,
     statistics: Option<Box<Statistics>>,
-    commits: VecDeque<(Option<Code>, Vec<(Partition, i64)>)>,
+    /// Why the last commit failed.
+    commit_failed: Option<String>,
     /// From now on rebalances are carried out in the callback: nobody looks any more.
     closing: bool,
     /// The last thing that it logged as an error.
@@ -96,6 +102,9 @@ impl ClientContext for Ear {
             // The text begins with the name of a thread, which nobody knows.
             let message = message.rsplit_once("]: ").map_or(message, |(_, rest)| rest);
             self.heard().complaint = Some(message.to_owned());
+        }
+        if facility == "COMMITFAIL" {
+            self.heard().commit_failed = Some(message.to_owned());
         }
     }
 
@@ -140,17 +149,6 @@ impl ConsumerContext for Ear {
             (false, false) => consumer.unassign(),
         };
     }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let mut done = Vec::new();
-        for one in offsets.elements() {
-            if let (Offset::Offset(offset), Ok(())) = (one.offset(), one.error()) {
-                done.push(((one.topic().to_owned(), one.partition()), offset));
-            }
-        }
-        let failed = result.err().and_then(|error| error.rdkafka_error_code());
-        keep(&mut self.heard().commits, (failed, done));
-    }
 }
 
 fn partitions(list: &TopicPartitionList) -> Vec<Partition> {
@@ -167,8 +165,12 @@ struct Part {
     next: i64,
     /// Where to end.
     until: Option<i64>,
-    /// What the group has committed.
+    /// What the group has committed, as far as we know.
     committed: Option<i64>,
+    /// The last commit that was sent, and when.
+    asked: Option<(i64, Instant)>,
+    /// Since when something was done that is not known to be committed.
+    unconfirmed: Option<Instant>,
     paused: bool,
     /// Everything that is there was handed over.
     ended: bool,
@@ -278,7 +280,6 @@ struct Reader<'a> {
     /// Failures that were said and are not over, by their code.
     said: BTreeSet<String>,
     committed_at: Instant,
-    committing: Option<Instant>,
     heard_at: Instant,
     /// The partition that the last record came from.
     last: usize,
@@ -311,7 +312,6 @@ pub(super) fn consume(
         down: None,
         said: BTreeSet::new(),
         committed_at: now,
-        committing: None,
         heard_at: now,
         last: 0,
         stalled_after: settings.stalled_after,
@@ -370,7 +370,6 @@ impl Reader<'_> {
             .create_with_context(Ear::default())
             .map_err(|error| KafkaError::Settings(explain(&error)))?;
         self.heard_at = Instant::now();
-        self.committing = None;
         self.pending = None;
         self.parts.clear();
         Ok(consumer)
@@ -502,13 +501,25 @@ impl Reader<'_> {
         Ok(Some(read.into_iter().collect()))
     }
 
+    /// The part of the buffer that each partition may fill.
+    fn share(&self) -> usize {
+        (self.settings.buffer / self.parts.len().max(1)).max(1)
+    }
+
     /// Takes what is there, and hands it over.
     fn round(&mut self, consumer: &BaseConsumer<Ear>) -> Result<(), KafkaError> {
         let mut wait = POLL;
-        for _ in 0..ROUND_RECORDS {
+        // Between two rounds full partitions are paused, so a round is not longer than a share.
+        let (mut records, mut bytes) = (0, 0);
+        let bytes_max = self.share().min(ROUND_BYTES);
+        while records < ROUND_RECORDS && bytes < bytes_max {
             match consumer.poll(std::mem::replace(&mut wait, Duration::ZERO)) {
                 None => break,
-                Some(Ok(message)) => self.take(&message),
+                Some(Ok(message)) => {
+                    records += 1;
+                    bytes += message.payload_len() + size_of::<RecordOrigin>();
+                    self.take(&message);
+                }
                 Some(Err(ClientError::PartitionEOF(partition))) => self.end_of(partition),
                 Some(Err(ClientError::MessageConsumptionFatal(code))) => {
                     return Err(match code {
@@ -592,22 +603,17 @@ impl Reader<'_> {
 
     /// Looks at what the library told.
     fn attend(&mut self, consumer: &BaseConsumer<Ear>) -> Result<(), KafkaError> {
-        let (rebalances, errors, statistics, commits) = {
+        let (rebalances, errors, statistics) = {
             let mut heard = consumer.context().heard();
-            (
-                std::mem::take(&mut heard.rebalances),
-                std::mem::take(&mut heard.errors),
-                heard.statistics.take(),
-                std::mem::take(&mut heard.commits),
-            )
+            let rebalances = std::mem::take(&mut heard.rebalances);
+            (rebalances, std::mem::take(&mut heard.errors), heard.statistics.take())
         };
-        for (failed, offsets) in commits {
-            self.committed(failed, &offsets);
-        }
         for rebalance in rebalances {
             match rebalance {
                 Rebalance::Assign(partitions) => self.assign(consumer, partitions)?,
-                Rebalance::Revoke { partitions, lost } => self.revoke(consumer, &partitions, lost),
+                Rebalance::Revoke { partitions, lost } => {
+                    self.revoke(consumer, &partitions, lost)?;
+                }
             }
         }
         if self.pending.as_ref().is_some_and(|(_, again)| *again <= Instant::now())
@@ -621,6 +627,7 @@ impl Reader<'_> {
         if let Some(statistics) = statistics {
             self.heard_at = Instant::now();
             self.survey(&statistics);
+            self.check_commits(consumer);
         }
         Ok(())
     }
@@ -758,6 +765,8 @@ impl Reader<'_> {
                 next: start.next,
                 until: start.until,
                 committed: start.committed,
+                asked: None,
+                unconfirmed: None,
                 paused: false,
                 ended: false,
                 moved: Instant::now(),
@@ -842,7 +851,12 @@ impl Reader<'_> {
     }
 
     /// Partitions go to somebody else.
-    fn revoke(&mut self, consumer: &BaseConsumer<Ear>, partitions: &[Partition], lost: bool) {
+    fn revoke(
+        &mut self,
+        consumer: &BaseConsumer<Ear>,
+        partitions: &[Partition],
+        lost: bool,
+    ) -> Result<(), KafkaError> {
         self.hand_over();
         if self.pending.take().is_some() {
             // It was never carried out; the library waits for an answer all the same.
@@ -866,7 +880,7 @@ impl Reader<'_> {
         }
         if !lost && !leaving.is_empty() {
             self.wait_applied(&leaving, REVOKE_MAX);
-            self.commit(consumer, &leaving);
+            self.commit_for_good(consumer, &leaving, true)?;
         }
         let done = match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_unassign(&list),
@@ -883,6 +897,69 @@ impl Reader<'_> {
                 partitions.iter().map(|(topic, p)| format!("{topic} [{p}]")).collect();
             self.note(format!("kafka: {how} {}", names.join(", ")));
         }
+        Ok(())
+    }
+
+    /// Commits what is done of these sources and asks the group whether it has it, for a limited
+    /// time; what fails because the group is busy is sent again. `goes_on`: records that come
+    /// meanwhile count.
+    fn commit_for_good(
+        &mut self,
+        consumer: &BaseConsumer<Ear>,
+        sources: &[u32],
+        goes_on: bool,
+    ) -> Result<(), KafkaError> {
+        let until = Instant::now() + ANSWER_MAX;
+        for part in self.parts.iter_mut().filter(|part| sources.contains(&part.source)) {
+            part.asked = None;
+        }
+        while self.commit(consumer, sources) && Instant::now() < until {
+            let mut list = TopicPartitionList::new();
+            for part in self.parts.iter().filter(|part| part.asked.is_some()) {
+                list.add_partition(&part.topic, part.partition);
+            }
+            // The question goes the same way as the commit, behind it.
+            let rest = until.saturating_duration_since(Instant::now()).max(POLL);
+            if let Ok(found) = consumer.committed_offsets(list, rest) {
+                for one in found.elements() {
+                    if let (Offset::Offset(offset), Ok(())) = (one.offset(), one.error()) {
+                        self.committed(one.topic(), one.partition(), offset);
+                    }
+                }
+            }
+            for part in self.parts.iter_mut().filter(|part| sources.contains(&part.source)) {
+                part.asked = None;
+            }
+            if goes_on {
+                self.round(consumer)?;
+            } else {
+                let _late = consumer.poll(Duration::from_millis(10));
+            }
+        }
+        Ok(())
+    }
+
+    /// The group has committed this of a partition.
+    fn committed(&mut self, topic: &str, partition: i32, offset: i64) {
+        if let Some(part) = self.parts.iter_mut().find(|part| part.is(topic, partition)) {
+            part.committed = Some(offset);
+        }
+    }
+
+    /// Says if commits do not arrive. The library tells of none of its own accord: its callback is
+    /// never called for those that are not waited for.
+    fn check_commits(&mut self, consumer: &BaseConsumer<Ear>) {
+        let late = self
+            .parts
+            .iter()
+            .any(|part| part.unconfirmed.is_some_and(|since| since.elapsed() > UNCONFIRMED_MAX));
+        if !late {
+            self.said.remove("commit");
+        } else if self.down.is_none() {
+            let why = consumer.context().heard().commit_failed.clone();
+            let why = why.map_or_else(String::new, |why| format!(": {why}"));
+            self.fail("commit", format!("kafka: offsets cannot be committed{why}; trying on"));
+        }
     }
 
     /// Waits until nothing of these sources is held any more.
@@ -895,21 +972,26 @@ impl Reader<'_> {
     }
 
     fn commit_due(&mut self, consumer: &BaseConsumer<Ear>) {
-        let underway = self.committing.is_some_and(|since| since.elapsed() < COMMIT_MAX);
-        if underway || self.committed_at.elapsed() < COMMIT_EVERY {
-            return;
+        if self.committed_at.elapsed() >= COMMIT_EVERY {
+            let all: Vec<u32> = self.parts.iter().map(|part| part.source).collect();
+            let _new = self.commit(consumer, &all);
         }
-        let all: Vec<u32> = self.parts.iter().map(|part| part.source).collect();
-        self.commit(consumer, &all);
     }
 
-    /// Sends a commit of what is done of these sources, if anything is new.
-    fn commit(&mut self, consumer: &BaseConsumer<Ear>, sources: &[u32]) {
-        self.committed_at = Instant::now();
+    /// Sends a commit of what is done of these sources; false if nothing is new or it cannot.
+    fn commit(&mut self, consumer: &BaseConsumer<Ear>, sources: &[u32]) -> bool {
+        let now = Instant::now();
+        self.committed_at = now;
         let mut list = TopicPartitionList::new();
-        for part in self.parts.iter().filter(|part| sources.contains(&part.source)) {
+        for part in self.parts.iter_mut().filter(|part| sources.contains(&part.source)) {
             let Some(done) = self.progress.of(part.source) else { continue };
             if part.committed == Some(done.next) {
+                part.unconfirmed = None;
+                continue;
+            }
+            part.unconfirmed.get_or_insert(now);
+            let underway = |(next, at): (i64, Instant)| next == done.next && now < at + COMMIT_MAX;
+            if part.asked.is_some_and(underway) {
                 continue;
             }
             let mut one = list.add_partition(&part.topic, part.partition);
@@ -918,44 +1000,21 @@ impl Reader<'_> {
             {
                 one.set_metadata(format!("w={watermark}"));
             }
+            part.asked = Some((done.next, now));
         }
         if list.count() == 0 {
-            return;
+            return false;
         }
-        match consumer.commit(&list, CommitMode::Async) {
-            Ok(()) => self.committing = Some(Instant::now()),
-            Err(error) => debug!("kafka: commit: {error}"),
+        let sent = consumer.commit(&list, CommitMode::Async);
+        if let Err(error) = &sent {
+            debug!("kafka: commit: {error}");
         }
-    }
-
-    /// A commit has arrived, or has not.
-    fn committed(&mut self, failed: Option<Code>, offsets: &[(Partition, i64)]) {
-        self.committing = None;
-        match failed {
-            None => {
-                self.said.remove("commit");
-                for ((topic, partition), offset) in offsets {
-                    let ours = self.parts.iter_mut().find(|part| part.is(topic, *partition));
-                    if let Some(part) = ours {
-                        part.committed = Some(*offset);
-                    }
-                }
-            }
-            Some(code) => match consequence(code) {
-                Consequence::Wait | Consequence::Pass => debug!("kafka: commit: {code}"),
-                Consequence::Refused | Consequence::Say => self.fail(
-                    "commit",
-                    format!("kafka: offsets cannot be committed: {code}; trying on"),
-                ),
-            },
-        }
+        sent.is_ok()
     }
 
     /// Pauses partitions of which too much waits to be applied, and wakes those of which little does.
     fn balance(&mut self, consumer: &BaseConsumer<Ear>) {
-        let buffer = u64::try_from(self.settings.buffer).unwrap_or(u64::MAX);
-        let count = u64::try_from(self.parts.len()).unwrap_or(1).max(1);
-        let share = (buffer / count).max(1);
+        let share = u64::try_from(self.share()).unwrap_or(u64::MAX);
         let (mut pause, mut resume) = (TopicPartitionList::new(), TopicPartitionList::new());
         for part in &mut self.parts {
             let held = self.progress.of(part.source).map_or(0, |done| done.held);
@@ -1001,6 +1060,16 @@ impl Reader<'_> {
             else {
                 continue;
             };
+            if now.committed_offset >= 0 {
+                if part.committed < Some(now.committed_offset) {
+                    part.committed = Some(now.committed_offset);
+                    part.unconfirmed = None;
+                }
+                let done = self.progress.of(part.source).map(|done| done.next);
+                if part.committed >= done {
+                    part.unconfirmed = None;
+                }
+            }
             let end = if committed_only { now.ls_offset } else { now.hi_offset };
             if end < 0 {
                 continue;
@@ -1095,15 +1164,8 @@ impl Reader<'_> {
         if orderly && self.settings.until.is_none() {
             self.hand_over();
             self.wait_applied(&all, REVOKE_MAX);
-            self.commit(&consumer, &all);
-            let answer = Instant::now() + Duration::from_secs(2);
-            while self.committing.is_some() && self.down.is_none() && Instant::now() < answer {
-                let _late = consumer.poll(Duration::from_millis(10));
-                let commits = std::mem::take(&mut consumer.context().heard().commits);
-                for (failed, offsets) in commits {
-                    self.committed(failed, &offsets);
-                }
-            }
+            // Without `goes_on` nothing in it can fail.
+            let _done = self.commit_for_good(&consumer, &all, false);
         }
         self.parts.clear();
         consumer.context().heard().closing = true;
