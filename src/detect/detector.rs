@@ -416,9 +416,14 @@ impl Detector {
         self.addresses.capture(out);
     }
 
-    /// Writes the keys of a shard.
-    pub fn capture_shard(&self, shard: usize, out: &mut Vec<u8>) {
-        self.store.capture_shard(shard, out);
+    /// Whether the keys are being captured.
+    pub fn is_capturing(&self) -> bool {
+        self.store.is_capturing()
+    }
+
+    /// The keys, to be captured while events go on.
+    pub fn store_mut(&mut self) -> &mut Store {
+        &mut self.store
     }
 
     /// Reads what [`Detector::capture`] wrote into a new detector.
@@ -436,7 +441,7 @@ impl Detector {
         Some(())
     }
 
-    /// Reads what [`Detector::capture_shard`] wrote.
+    /// Reads what [`Store::capture_next`] wrote.
     pub fn restore_shard(
         &mut self,
         shard: usize,

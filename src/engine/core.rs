@@ -101,6 +101,8 @@ pub struct Core {
     countries_seen: bool,
     /// Keys were given up that windows can still reach.
     degraded: bool,
+    /// The head of a capture that is under way.
+    captured_head: Vec<u8>,
 }
 
 impl Core {
@@ -130,6 +132,7 @@ impl Core {
             by_pattern: Vec::new(),
             countries_seen: false,
             degraded: false,
+            captured_head: Vec::new(),
         }
     }
 
@@ -535,9 +538,8 @@ impl Core {
         }
     }
 
-    /// Writes all that its state is, but for the keys: those follow, [shard](Core::capture_shard)
-    /// by shard.
-    pub fn capture(&self, out: &mut Vec<u8>) {
+    /// Writes all that its state is, but for the keys: those follow, shard by shard.
+    fn capture(&self, out: &mut Vec<u8>) {
         put_number(out, FORMAT);
         self.clock.capture(out);
         self.detector.capture(out);
@@ -576,34 +578,56 @@ impl Core {
         out.push(u8::from(self.degraded));
     }
 
-    /// Writes the keys of one shard, of which there are [`Core::shards`].
-    pub fn capture_shard(&self, shard: usize, out: &mut Vec<u8>) {
-        self.detector.capture_shard(shard, out);
-    }
-
     /// Shards that keys lie in.
-    pub fn shards() -> usize {
+    fn shards() -> usize {
         crate::window::store::Store::shards()
     }
 
     /// Everything as one text of bytes, as [`Core::restore`] reads it: the head, then the shards,
-    /// each with its length before it. `room` is emptied and used again.
-    pub fn capture_all(&self, mut room: Vec<u8>) -> Vec<u8> {
-        fn part(out: &mut Vec<u8>, capture: impl FnOnce(&mut Vec<u8>)) {
-            let at = out.len();
-            out.extend_from_slice(&[0; 8]);
-            capture(out);
-            let len = number(out.len() - at - 8).to_le_bytes();
-            if let Some(place) = out.get_mut(at..at + 8) {
-                place.copy_from_slice(&len);
+    /// each with its length before it.
+    pub fn capture_all(&mut self) -> Vec<u8> {
+        self.begin_capture(Vec::new());
+        loop {
+            match self.take_captured() {
+                Some(pieces) => return pieces.concat(),
+                None => self.detector.store_mut().capture_next(),
             }
         }
-        room.clear();
-        part(&mut room, |out| self.capture(out));
-        for shard in 0..Self::shards() {
-            part(&mut room, |out| self.capture_shard(shard, out));
+    }
+
+    /// Captures the state as it is now while the stream goes on: the head at once, and each shard
+    /// of keys before the first change in it. `rooms` are buffers to be used.
+    pub fn begin_capture(&mut self, mut rooms: Vec<Vec<u8>>) {
+        let mut head = rooms.pop().unwrap_or_default();
+        head.clear();
+        self.capture(&mut head);
+        self.captured_head = head;
+        self.detector.store_mut().begin_capture(rooms);
+    }
+
+    /// Whether a capture is under way.
+    pub fn is_capturing(&self) -> bool {
+        self.detector.is_capturing()
+    }
+
+    /// Goes on with a capture for a moment; what was captured, once it is complete.
+    pub fn go_on_capturing(&mut self) -> Option<Vec<Vec<u8>>> {
+        let store = self.detector.store_mut();
+        if store.is_capturing() {
+            store.capture_next();
         }
-        room
+        self.take_captured()
+    }
+
+    fn take_captured(&mut self) -> Option<Vec<Vec<u8>>> {
+        let shards = self.detector.store_mut().take_captured()?;
+        let head = std::mem::take(&mut self.captured_head);
+        let mut pieces = Vec::with_capacity(2 * shards.len() + 2);
+        for piece in std::iter::once(head).chain(shards) {
+            pieces.push(number(piece.len()).to_le_bytes().to_vec());
+            pieces.push(piece);
+        }
+        Some(pieces)
     }
 
     /// Brings the state back that was captured; this one must be at its beginning. `names` are what

@@ -76,7 +76,9 @@ impl std::fmt::Debug for Step {
 
 enum Message {
     Step(Step),
-    /// The state after all steps before.
+    /// The state is captured as it is after all steps before.
+    CaptureBegins,
+    /// It was.
     Captured(Capture),
     /// What numbers mean from here on.
     Dictionary(String),
@@ -87,8 +89,8 @@ enum Message {
 /// A captured state.
 #[derive(Debug)]
 pub struct Capture {
-    /// Its bytes.
-    pub bytes: Vec<u8>,
+    /// Its bytes, in pieces.
+    pub pieces: Vec<Vec<u8>>,
     /// Keys in it.
     pub keys: u64,
 }
@@ -117,8 +119,8 @@ struct Shared {
     writing: AtomicBool,
     /// The stream is to end: a disk that takes nothing is not waited for much longer.
     ending: AtomicBool,
-    /// The room of the last snapshot, to be used again.
-    room: Mutex<Vec<u8>>,
+    /// The buffers of the last snapshot, to be used again.
+    rooms: Mutex<Vec<Vec<u8>>>,
 }
 
 /// What was found in a state directory.
@@ -259,6 +261,7 @@ impl Keeper {
             dir: dir.to_owned(),
             dictionary,
             journal,
+            capture_at: (journal, dictionary),
             outlets,
             shared: Arc::clone(&shared),
             writer: Some(Writer::start(snapshots, &shared)),
@@ -306,16 +309,21 @@ impl Keeper {
             || since >= self.checkpoint && (worth || since >= self.checkpoint * 12)
     }
 
-    /// Room for a capture.
-    pub fn room(&self) -> Vec<u8> {
-        std::mem::take(&mut *self.shared.room.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Hands the state over as it is after all steps before.
-    pub fn captured(&mut self, capture: Capture) {
+    /// The state is captured as it is after all steps before; buffers for it.
+    pub fn capture_begins(&mut self) -> Vec<Vec<u8>> {
         self.captured = Instant::now();
         (self.records, self.bytes) = (0, 0);
         self.shared.writing.store(true, Ordering::Release);
+        self.send(Message::CaptureBegins);
+        let mut rooms =
+            std::mem::take(&mut *self.shared.rooms.lock().unwrap_or_else(PoisonError::into_inner));
+        // The lengths between the pieces are none.
+        rooms.retain(|room| room.capacity() > 8);
+        rooms
+    }
+
+    /// Hands over what was captured.
+    pub fn captured(&mut self, capture: Capture) {
         self.send(Message::Captured(capture));
     }
 
@@ -406,6 +414,8 @@ struct Worker {
     dictionary: i64,
     /// The last row of the journal.
     journal: i64,
+    /// That and the dictionary when a capture began.
+    capture_at: (i64, i64),
     outlets: Vec<Outlet>,
     shared: Arc<Shared>,
     writer: Option<Writer>,
@@ -479,9 +489,11 @@ impl Worker {
     fn handle(&mut self, message: Message) -> Result<(), StateError> {
         match message {
             Message::Step(_) => {}
+            Message::CaptureBegins => self.capture_at = (self.journal, self.dictionary),
             Message::Captured(capture) => {
+                let (journal, dictionary) = self.capture_at;
                 if let Some(writer) = &self.writer {
-                    writer.write(self.journal, self.dictionary, capture);
+                    writer.write(journal, dictionary, capture);
                 }
             }
             Message::Dictionary(text) => self.dictionary = self.db.dictionary(&text)?,
@@ -744,11 +756,11 @@ impl Writer {
             while let Ok(work) = work.recv() {
                 let done = match work {
                     Work::Snapshot { journal, dictionary, capture } => {
-                        let Capture { bytes, keys } = capture;
+                        let Capture { pieces, keys } = capture;
                         let new =
-                            NewSnapshot { journal, dictionary, events: 0, keys, bytes: &bytes };
+                            NewSnapshot { journal, dictionary, events: 0, keys, pieces: &pieces };
                         let done = snapshots.write(&new).and_then(|_| snapshots.prune());
-                        *shared.room.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+                        *shared.rooms.lock().unwrap_or_else(PoisonError::into_inner) = pieces;
                         shared.writing.store(false, Ordering::Release);
                         done.map(|_| ())
                     }

@@ -416,7 +416,12 @@ impl LiveStream {
                     keeper.step(Step { journal, actions, positions, gone, done });
                 }
                 if keeper.is_due(self.engine.core.keys()) {
-                    capture(&self.engine.core, keeper);
+                    self.engine.core.begin_capture(keeper.capture_begins());
+                }
+                // A moment of it at a time.
+                if let Some(pieces) = self.engine.core.go_on_capturing() {
+                    let keys = u64::try_from(self.engine.core.keys()).unwrap_or(0);
+                    keeper.captured(Capture { pieces, keys });
                 }
             }
         }
@@ -524,7 +529,9 @@ impl LiveStream {
             }
         };
         let mut next = assembly.engine();
-        let bytes = self.engine.core.capture_all(Vec::new());
+        // One that is under way is for the rules of before.
+        self.finish_capture();
+        let bytes = self.engine.core.capture_all();
         if let Err(why) = next.core.restore(&bytes, &self.engine.core.dictionary()) {
             fail(
                 &mut self.engine,
@@ -541,11 +548,17 @@ impl LiveStream {
             keeper.dictionary(&self.engine.core.dictionary());
             keeper.reopen();
             // From here a restart need not know the rules of before.
-            capture(&self.engine.core, keeper);
+            self.engine.core.begin_capture(keeper.capture_begins());
         } else if let Out::Direct(delivery) = &mut self.out {
             delivery.reopen(&mut self.engine.core.summary);
         }
         info!("reloaded: {} rules", assembly.rules.len());
+    }
+
+    fn finish_capture(&mut self) {
+        if let Out::Kept(keeper) = &mut self.out {
+            finish_capture(&mut self.engine.core, keeper);
+        }
     }
 
     /// Waits for the consumer to commit and to leave; gives what kept it from beginning.
@@ -596,12 +609,14 @@ impl LiveStream {
         self.engine.finish();
         self.hand_on();
         tell(&mut self.engine);
+        self.finish_capture();
         let (closed, errors) = match self.out {
             Out::Direct(delivery) => (delivery.closed, Vec::new()),
             Out::Kept(mut keeper) => {
                 // A restart then has nothing to apply again.
                 if !keeper.is_over() {
-                    capture(&self.engine.core, &mut keeper);
+                    self.engine.core.begin_capture(keeper.capture_begins());
+                    finish_capture(&mut self.engine.core, &mut keeper);
                 }
                 let (errors, closed) = keeper.finish();
                 (closed, errors)
@@ -614,9 +629,13 @@ impl LiveStream {
     }
 }
 
-fn capture(core: &Core, keeper: &mut Keeper) {
-    let bytes = core.capture_all(keeper.room());
-    keeper.captured(Capture { bytes, keys: u64::try_from(core.keys()).unwrap_or(0) });
+/// Brings a capture that is under way to its end.
+fn finish_capture(core: &mut Core, keeper: &mut Keeper) {
+    while core.is_capturing() {
+        if let Some(pieces) = core.go_on_capturing() {
+            keeper.captured(Capture { pieces, keys: u64::try_from(core.keys()).unwrap_or(0) });
+        }
+    }
 }
 
 /// Whether the first lines of standard input look as the Railway CLI prints them: flat objects

@@ -828,7 +828,13 @@ mod tests {
         })
         .take(9 << 20)
         .collect();
-        let new = NewSnapshot { journal: 0, dictionary, events: 1, keys: 1, bytes: &bytes };
+        let new = NewSnapshot {
+            journal: 0,
+            dictionary,
+            events: 1,
+            keys: 1,
+            pieces: std::slice::from_ref(&bytes),
+        };
         let commit = Commit { entries: b"x", count: 1, dictionary, ..Commit::default() };
 
         let mut draft = snapshots.begin(&new).unwrap();
@@ -855,7 +861,9 @@ mod tests {
             conn.query_row("SELECT count(*) FROM snapshot_parts", (), |row| row.get(0)).unwrap()
         };
         let bytes = vec![7; 3 << 20];
-        let new = |journal| NewSnapshot { journal, dictionary, events: 1, keys: 2, bytes: &bytes };
+        let pieces = [bytes];
+        let new =
+            |journal| NewSnapshot { journal, dictionary, events: 1, keys: 2, pieces: &pieces };
 
         let mut snapshots = Snapshots::open(dir.path()).unwrap();
         let mut draft = snapshots.begin(&new(0)).unwrap();

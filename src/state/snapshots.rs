@@ -47,8 +47,8 @@ pub struct NewSnapshot<'s> {
     pub events: u64,
     /// Keys in it.
     pub keys: u64,
-    /// The content.
-    pub bytes: &'s [u8],
+    /// The content, which is the pieces one behind the other.
+    pub pieces: &'s [Vec<u8>],
 }
 
 /// What was let go.
@@ -141,21 +141,21 @@ impl Snapshots {
             path: file,
             why: format!("cannot compress: {error}"),
         })?;
-        Ok(Draft { id, new: *new, rest: new.bytes, pack, hash: Sha256::new(), parts: 0, stored: 0 })
+        let rest = Rest { piece: &[], pieces: new.pieces.iter() };
+        Ok(Draft { id, new: *new, rest, pack, hash: Sha256::new(), parts: 0, stored: 0 })
     }
 
     /// Writes the next few parts; false if there are none left.
     pub(super) fn step(&mut self, draft: &mut Draft<'_>) -> Result<bool, StateError> {
         let mut batch: Vec<Vec<u8>> = Vec::new();
         let mut size = 0;
-        while !draft.rest.is_empty() && batch.len() < BATCH_PARTS && size < BATCH_BYTES {
-            let (part, rest) = draft.rest.split_at(draft.rest.len().min(PART));
+        while batch.len() < BATCH_PARTS && size < BATCH_BYTES {
+            let Some(part) = draft.rest.next() else { break };
             let packed = draft.pack.compress(part).map_err(|error| StateError::Io {
                 path: self.file.clone(),
                 why: format!("cannot compress: {error}"),
             })?;
             draft.hash.update(part);
-            draft.rest = rest;
             size += packed.len();
             batch.push(packed);
         }
@@ -178,10 +178,10 @@ impl Snapshots {
 
     /// Makes the snapshot count.
     pub(super) fn finish(&mut self, draft: &Draft<'_>) -> Result<i64, StateError> {
-        let NewSnapshot { journal, dictionary, events, keys, bytes } = draft.new;
+        let NewSnapshot { journal, dictionary, events, keys, pieces } = draft.new;
         let (id, parts, stored) = (draft.id, draft.parts, draft.stored);
         let sha256 = hex(&draft.hash.clone().finalize());
-        let bytes = bytes.len() as u64;
+        let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
         self.change(|tx, file| {
             let made = now(tx).at(file)?;
             let info =
@@ -376,11 +376,30 @@ impl Snapshots {
     }
 }
 
+/// What of a content is not written yet.
+struct Rest<'s> {
+    piece: &'s [u8],
+    pieces: std::slice::Iter<'s, Vec<u8>>,
+}
+
+impl<'s> Iterator for Rest<'s> {
+    type Item = &'s [u8];
+
+    fn next(&mut self) -> Option<&'s [u8]> {
+        while self.piece.is_empty() {
+            self.piece = self.pieces.next()?;
+        }
+        let (part, rest) = self.piece.split_at(self.piece.len().min(PART));
+        self.piece = rest;
+        Some(part)
+    }
+}
+
 /// A snapshot that is being written.
 pub(super) struct Draft<'s> {
     id: i64,
     new: NewSnapshot<'s>,
-    rest: &'s [u8],
+    rest: Rest<'s>,
     pack: zstd::bulk::Compressor<'static>,
     hash: Sha256,
     parts: i64,

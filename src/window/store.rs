@@ -18,7 +18,7 @@ use super::marks::{self, Fired, Marks};
 use super::ring::{self, Crossing, Timeline};
 use super::sketch::Sketch;
 use super::small;
-use super::table::{Aim, LEARNT, Place, SHARDS, Slot, State, Table, seconds};
+use super::table::{Aim, LEARNT, Place, SHARDS, Slot, State, Table, seconds, shard_of};
 use super::{Cut, Fresh, Group, Span, What, summarize};
 use crate::decode::time::Micros;
 
@@ -90,6 +90,7 @@ pub struct Store {
     room: Vec<u8>,
     /// Keys given up so far because of the ceiling.
     pub evicted: u64,
+    capturing: Option<Box<capture::Capturing>>,
 }
 
 impl Store {
@@ -135,12 +136,16 @@ impl Store {
             written: Vec::new(),
             room: Vec::new(),
             evicted: 0,
+            capturing: None,
         }
     }
 
     /// Where a key's state is; it is made if there is none. Other places are then good no more if
     /// `true` comes with it and they are [near](Table::near).
     pub fn place(&mut self, key: Key<'_>) -> (Place, bool) {
+        if self.capturing.is_some() {
+            self.capture_before(shard_of(key));
+        }
         let (place, new) = self.table.place(key);
         if new && let Some(slot) = self.table.get(place) {
             self.bytes += slot.state.bytes();
@@ -540,6 +545,7 @@ impl Store {
     }
 
     fn sweep_shard(&mut self, shard: usize, clock: Micros) {
+        self.capture_before(shard);
         let horizon = clock.saturating_sub(self.limits.lateness);
         let lengths = &self.lengths;
         let expired = |slot: &Slot| {
@@ -628,6 +634,7 @@ impl Store {
     }
 
     fn give_up(&mut self, shard: usize, order: &GivingUp, clock: Option<Micros>) {
+        self.capture_before(shard);
         let Self { table, specs, sketches, bytes, .. } = self;
         let mut given_up: Vec<(Micros, u64, Micros, u32)> = Vec::new();
         table.retain(shard, |slot| {

@@ -353,6 +353,11 @@ impl Table {
         self.bytes = with_growth(&self.shards);
     }
 
+    /// Keys in a shard.
+    pub fn shard_len(&self, shard: usize) -> usize {
+        self.shards.get(shard).map_or(0, |shard| shard.len)
+    }
+
     /// Places that a shard has: it grows, and shrinks late.
     pub fn capacity(&self, shard: usize) -> usize {
         self.shards.get(shard).map_or(0, |shard| shard.capacity)

@@ -135,10 +135,21 @@ proptest! {
 
         let mut first = house.assembly.engine();
         let mut out = feed(&mut first, &house, &all[..captured]);
-        let bytes = first.core.capture_all(Vec::new());
         let names = first.core.dictionary();
+        // It is captured while the stream goes on.
+        first.core.begin_capture(Vec::new());
         first.core.journal = Some(Journal::default());
-        let since = feed(&mut first, &house, &all[captured..stopped]);
+        let mut since = Vec::new();
+        let mut pieces = None;
+        for some in all[captured..stopped].chunks(5) {
+            since.extend(feed(&mut first, &house, some));
+            pieces = pieces.or(first.core.go_on_capturing());
+        }
+        let bytes = loop {
+            if let Some(pieces) = pieces.take().or(first.core.go_on_capturing()) {
+                break pieces.concat();
+            }
+        };
         let journal = first.core.journal.take().unwrap();
         drop(first);
 
@@ -162,7 +173,7 @@ fn what_is_captured_is_read_whole_or_not_at_all() {
     let house = House::new(RULES, "");
     let mut engine = house.assembly.engine();
     feed(&mut engine, &house, &batches(&stream(600)));
-    let bytes = engine.core.capture_all(Vec::new());
+    let bytes = engine.core.capture_all();
     let names = engine.core.dictionary();
     for end in (0..bytes.len()).step_by(bytes.len() / 300 + 1) {
         assert!(house.core().restore(&bytes[..end], &names).is_err(), "{end}");
@@ -220,7 +231,7 @@ fn rules_that_stay_keep_their_windows_and_those_that_go_keep_their_decisions() {
     let lines: Vec<String> = (0..3).map(|n| login(n, "203.0.113.7", "a")).collect();
     let first = ours(feed(&mut engine, &before, &batches(&lines)));
     assert_eq!(first.len(), 1, "{first:#?}");
-    let bytes = engine.core.capture_all(Vec::new());
+    let bytes = engine.core.capture_all();
     let mut engine = restored(&after, &bytes, &engine.core.dictionary());
     let mut lines: Vec<String> = (3..5).map(|n| login(n, "203.0.113.7", "b")).collect();
     lines.extend((20..25).map(|n| login(n, "198.51.100.9", "c")));

@@ -93,7 +93,13 @@ fn fill(db: &mut Db, dir: &Path, from: i64, to: i64) {
         db.commit(&part(n).commit(dictionary)).unwrap();
         if n % 4 == 0 {
             let bytes = snapshot_bytes(n);
-            let new = NewSnapshot { journal: n, dictionary, events: 1, keys: 1, bytes: &bytes };
+            let new = NewSnapshot {
+                journal: n,
+                dictionary,
+                events: 1,
+                keys: 1,
+                pieces: std::slice::from_ref(&bytes),
+            };
             let mut snapshots = Snapshots::open(dir).unwrap();
             snapshots.write(&new).unwrap();
             snapshots.prune().unwrap();
@@ -581,7 +587,13 @@ fn writer_under_faults() {
         assert_eq!(committed.actions_from, actions_before(n) + 1);
         println!("acknowledged {n}");
         let bytes = snapshot_bytes(n);
-        let new = NewSnapshot { journal: n, dictionary, events: 1, keys: 1, bytes: &bytes };
+        let new = NewSnapshot {
+            journal: n,
+            dictionary,
+            events: 1,
+            keys: 1,
+            pieces: std::slice::from_ref(&bytes),
+        };
         if n % 2 == 0 {
             let mut open = None;
             persist(&mut || {

@@ -43,6 +43,31 @@ const BYTES: u8 = 1;
 const ONCE: u8 = 2;
 const MARKS: u8 = 3;
 
+/// Keys that are brought near together.
+const NEAR: usize = 48;
+/// Bytes that a key takes as a rule when it is captured.
+const SLOT_BYTES: usize = 112;
+
+/// A capture under way.
+#[derive(Debug)]
+pub(super) struct Capturing {
+    /// Buffers to be used.
+    rooms: Vec<Vec<u8>>,
+    pieces: Vec<Option<Vec<u8>>>,
+    left: usize,
+}
+
+fn touch(slot: &Slot) -> u8 {
+    match &slot.state {
+        State::Small(block) => {
+            let last = block.len().saturating_sub(1);
+            let at = |at: usize| block.get(at).copied().unwrap_or(0);
+            at(0) ^ at(last) ^ at(last.min(64))
+        }
+        State::Large(large) => large.key.first().copied().unwrap_or(0),
+    }
+}
+
 // The form of a state.
 const SMALL: u8 = 0;
 const LARGE: u8 = 1;
@@ -66,9 +91,57 @@ impl Store {
     pub fn capture_shard(&self, shard: usize, out: &mut Vec<u8>) {
         put_number(out, number(self.table.capacity(shard)));
         put_number(out, number(self.table.shard(shard).count()));
-        for slot in self.table.shard(shard) {
-            capture_slot(slot, out);
+        let mut slots = self.table.shard(shard).peekable();
+        let mut near: Vec<&Slot> = Vec::with_capacity(NEAR);
+        while slots.peek().is_some() {
+            near.clear();
+            near.extend(slots.by_ref().take(NEAR));
+            // States lie far apart; ways to them that do not depend on one another are gone together.
+            let touched = near.iter().fold(0, |sum, slot| sum ^ touch(slot));
+            std::hint::black_box(touched);
+            near.iter().for_each(|slot| capture_slot(slot, out));
         }
+    }
+
+    /// From now on, every shard is captured as it is now before anything in it changes; `rooms` are
+    /// buffers to be used. [`Store::capture_next`] goes on with the others.
+    pub fn begin_capture(&mut self, rooms: Vec<Vec<u8>>) {
+        self.capturing =
+            Some(Box::new(Capturing { rooms, pieces: vec![None; SHARDS], left: SHARDS }));
+    }
+
+    /// Captures one more shard, if any is left.
+    pub fn capture_next(&mut self) {
+        let next =
+            self.capturing.as_ref().and_then(|all| all.pieces.iter().position(Option::is_none));
+        if let Some(shard) = next {
+            self.capture_before(shard);
+        }
+    }
+
+    /// Whether a capture is under way.
+    pub fn is_capturing(&self) -> bool {
+        self.capturing.is_some()
+    }
+
+    /// What was captured, once it is complete: the shards in their order.
+    pub fn take_captured(&mut self) -> Option<Vec<Vec<u8>>> {
+        let all = self.capturing.take_if(|all| all.left == 0)?;
+        Some(all.pieces.into_iter().map(Option::unwrap_or_default).collect())
+    }
+
+    /// Captures a shard that is about to change, if it has to be and was not.
+    pub(super) fn capture_before(&mut self, shard: usize) {
+        let Some(mut all) = self.capturing.take() else { return };
+        if let Some(piece @ None) = all.pieces.get_mut(shard) {
+            let mut out = all.rooms.pop().unwrap_or_default();
+            out.clear();
+            out.reserve(self.table.shard_len(shard) * SLOT_BYTES);
+            self.capture_shard(shard, &mut out);
+            *piece = Some(out);
+            all.left -= 1;
+        }
+        self.capturing = Some(all);
     }
 
     /// Number of shards.
