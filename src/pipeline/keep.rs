@@ -241,8 +241,13 @@ impl Keeper {
             let name = sink.name();
             // A sink that was not there before is told what happens from now on.
             let cursor = cursors.get(&name).copied().unwrap_or(last);
-            let noted = cursors.get(&name).copied();
-            outlets.push(Outlet { sink, name, cursor, noted, failing: None });
+            outlets.push(Outlet { sink, name, cursor, noted: cursor, failing: None });
+        }
+        let new = outlets.iter().filter(|outlet| !cursors.contains_key(&outlet.name));
+        let new: Vec<_> = new.map(|outlet| (outlet.name.clone(), outlet.cursor)).collect();
+        if !new.is_empty() {
+            // After a kill it must not be new again: what then waits is for it too.
+            db.commit(&Commit { cursors: &new, ..Commit::default() })?;
         }
         for gone in cursors.keys().filter(|name| !outlets.iter().any(|o| o.name == **name)) {
             warn!("the sink {gone} is no longer configured: what still waited for it is let go");
@@ -403,7 +408,7 @@ struct Outlet {
     /// The last action that it has finished.
     cursor: i64,
     /// That which the database knows.
-    noted: Option<i64>,
+    noted: i64,
     /// It failed, and was last tried then.
     failing: Option<Instant>,
 }
@@ -634,7 +639,7 @@ impl Worker {
 
     /// What sinks have finished and the database does not know yet.
     fn finished(&self) -> Vec<(String, i64)> {
-        let new = self.outlets.iter().filter(|outlet| outlet.noted != Some(outlet.cursor));
+        let new = self.outlets.iter().filter(|outlet| outlet.noted != outlet.cursor);
         // Only what has reached the disk is finished: the others are asked at the next tidying.
         new.filter(|outlet| !outlet.sink.needs_sync())
             .map(|outlet| (outlet.name.clone(), outlet.cursor))
@@ -644,7 +649,7 @@ impl Worker {
     fn noted(&mut self, cursors: &[(String, i64)]) {
         for (name, cursor) in cursors {
             for outlet in self.outlets.iter_mut().filter(|outlet| outlet.name == *name) {
-                outlet.noted = Some(*cursor);
+                outlet.noted = *cursor;
             }
         }
     }
@@ -668,7 +673,7 @@ impl Worker {
         }
         let mut cursors = Vec::new();
         for outlet in &mut self.outlets {
-            if outlet.noted == Some(outlet.cursor) {
+            if outlet.noted == outlet.cursor {
                 continue;
             }
             match outlet.sink.sync() {

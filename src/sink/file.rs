@@ -12,7 +12,7 @@ pub struct FileSink {
     path: String,
     out: BufWriter<File>,
     output: Output,
-    /// Lines were flushed and not synced.
+    /// Lines were flushed and may not be synced.
     unsynced: bool,
 }
 
@@ -24,20 +24,23 @@ impl FileSink {
     /// When it cannot be opened for writing.
     pub fn open(path: &str, output: Output) -> std::io::Result<Self> {
         let file = open(path)?;
-        Ok(Self { path: path.to_owned(), out: BufWriter::new(file), output, unsynced: false })
+        // Whoever wrote what is there may have been killed before it was synced.
+        Ok(Self { path: path.to_owned(), out: BufWriter::new(file), output, unsynced: true })
     }
 
     /// Opens the file of this name anew. What could not be written before is let go; it is given
     /// again.
     ///
     /// # Errors
-    /// When it cannot be opened for writing.
+    /// When it cannot be opened for writing, or what was in the file before cannot be made to last;
+    /// then the new one is open all the same.
     pub fn reopen(&mut self) -> std::io::Result<()> {
         // A rotated file keeps what it was given.
         let _lost = self.out.flush();
         let old = std::mem::replace(&mut self.out, BufWriter::new(open(&self.path)?));
-        let (_file, _unwritten) = old.into_parts();
-        Ok(())
+        let (file, _unwritten) = old.into_parts();
+        let unsynced = std::mem::replace(&mut self.unsynced, true);
+        if unsynced { file.sync_data() } else { Ok(()) }
     }
 
     /// The ids among the last `count` lines, and a few before them.
@@ -177,5 +180,20 @@ mod tests {
         sink.flush().unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text, format!("one\ntwo\n{}\n", note.json()));
+    }
+
+    #[test]
+    fn what_another_process_wrote_is_synced_before_it_counts_as_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("actions.jsonl");
+        std::fs::write(&path, "one\n").unwrap();
+        let mut sink = FileSink::open(path.to_str().unwrap(), Output::Json).unwrap();
+        assert!(sink.needs_sync());
+        sink.sync().unwrap();
+        assert!(!sink.needs_sync());
+        std::fs::rename(&path, dir.path().join("actions.jsonl.1")).unwrap();
+        std::fs::write(&path, "two\n").unwrap();
+        sink.reopen().unwrap();
+        assert!(sink.needs_sync());
     }
 }
