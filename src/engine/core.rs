@@ -201,15 +201,18 @@ impl Core {
         best
     }
 
-    /// Takes anything in that was written down.
+    /// Takes anything in that was written down, and counts records as whoever wrote it did: what
+    /// becomes of one that waits or is held is a correction of that count.
     pub fn apply(&mut self, entry: Entry) {
         match entry {
             Entry::Record(record) => {
                 self.begin_line();
-                self.record(&record.input());
+                let outcome = self.record(&record.input());
+                self.summary.records.add(outcome, 1);
             }
             Entry::Wait { record, time, rank } => {
-                self.wait(record, time, rank, false);
+                let outcome = self.wait(record, time, rank, false);
+                self.summary.records.add(outcome, 1);
             }
             Entry::Oversized { source } => self.oversized(source),
             Entry::Idle { clock } => self.idle_until(clock),
@@ -304,11 +307,12 @@ impl Core {
             }
             if carries_line {
                 self.summary.lines.change(Outcome::Matched, outcome);
-                if outcome == Outcome::Future
-                    && let Some(held) = self.held.back_mut()
-                {
-                    held.carries_line = true;
-                }
+            }
+            if outcome == Outcome::Future
+                && let Some(held) = self.held.back_mut()
+            {
+                // What was not counted when it came in is not to be corrected either.
+                (held.counted, held.carries_line) = (counted, carries_line);
             }
         }
         self.journal = journal;
@@ -524,6 +528,13 @@ impl Core {
         self.messages.clear();
         self.by_pattern.clear();
         self.detector.keyless.fill(0);
+        // There is no count left that could be corrected.
+        for held in &mut self.held {
+            (held.counted, held.carries_line) = (false, false);
+        }
+        for waiting in self.waiting.values_mut() {
+            (waiting.counted, waiting.carries_line) = (false, false);
+        }
     }
 
     /// What numbers in captured states and in journals mean.
