@@ -4,6 +4,29 @@
 //! [`Core::record`] takes without a copy of its own. So a [`Journal`] of what came in, applied to
 //! the state of an earlier moment, gives the state and the lines of a later one. A record that was
 //! applied before is told by its [`Origin`] and dropped: whoever brings records may bring them again.
+//!
+//! # What whoever brings records must hold
+//!
+//! Of a source one place is remembered, that of the last record that was taken in, and all up to it
+//! counts as taken in. That is exact if these hold, for a log that several machines write to as well
+//! as for a file that one reads:
+//!
+//! * What comes of a source for the first time comes in the order of its places, with nothing left
+//!   out. Whoever cannot hand a record over hands none over after it; whoever goes on for another
+//!   begins no later than at the first record that is not known to have arrived. Then all that a
+//!   predecessor still writes, or that is read again, lies at or before the place and is dropped.
+//! * A place names one record. What of it counts under several keys of one state comes as one record.
+//! * Records of one origin that come over several ways are several sources, or go to several states:
+//!   one way may be ahead of another.
+//! * "Nothing before this time can still come", by which records are [released](Core::release), is
+//!   said on the same way as the records and behind them.
+//! * A journal and captured states have one writer: one that was superseded may hand lines over, but
+//!   must not write.
+//!
+//! States that each see a part of the keys then say together what one says that sees everything, for
+//! rules whose windows lie within one key. What is judged by all records that a state has seen is
+//! not the same: how far ahead a record may be, what the whole stream knows (`new`), how long
+//! learning lasts, the brakes, and what `memory_limit` gives up.
 
 use super::clock::{Arrival, Clock};
 use super::entry::{Entry, Input, Journal, Origin, Owned, Rank};
@@ -204,15 +227,18 @@ impl Core {
         best
     }
 
-    /// Takes anything in that was written down.
+    /// Takes anything in that was written down, and counts records as whoever wrote it did: what
+    /// becomes of one that waits or is held is a correction of that count.
     pub fn apply(&mut self, entry: Entry) {
         match entry {
             Entry::Record(record) => {
                 self.begin_line();
-                self.record(&record.input());
+                let outcome = self.record(&record.input());
+                self.summary.records.add(outcome, 1);
             }
             Entry::Wait { record, time, rank } => {
-                self.wait(record, time, rank, false);
+                let outcome = self.wait(record, time, rank, false);
+                self.summary.records.add(outcome, 1);
             }
             Entry::Oversized { source } => self.oversized(source),
             Entry::Idle { clock } => self.idle_until(clock),
@@ -307,11 +333,12 @@ impl Core {
             }
             if carries_line {
                 self.summary.lines.change(Outcome::Matched, outcome);
-                if outcome == Outcome::Future
-                    && let Some(held) = self.held.back_mut()
-                {
-                    held.carries_line = true;
-                }
+            }
+            if outcome == Outcome::Future
+                && let Some(held) = self.held.back_mut()
+            {
+                // What was not counted when it came in is not to be corrected either.
+                (held.counted, held.carries_line) = (counted, carries_line);
             }
         }
         self.journal = journal;
@@ -527,6 +554,13 @@ impl Core {
         self.messages.clear();
         self.by_pattern.clear();
         self.detector.keyless.fill(0);
+        // There is no count left that could be corrected.
+        for held in &mut self.held {
+            (held.counted, held.carries_line) = (false, false);
+        }
+        for waiting in self.waiting.values_mut() {
+            (waiting.counted, waiting.carries_line) = (false, false);
+        }
     }
 
     /// What numbers in captured states and in journals mean.

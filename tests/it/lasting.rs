@@ -7,7 +7,7 @@ use portcullis::assembly::Assembly;
 use portcullis::config::Settings;
 use portcullis::detect::dictionary::{Dictionary, Translation};
 use portcullis::engine::core::Core;
-use portcullis::engine::entry::{Journal, take_entry};
+use portcullis::engine::entry::{Journal, Origin, Owned, Rank, take_entry};
 use portcullis::engine::order::Engine;
 use portcullis::source::{Batch, Position, position::PartitionPosition};
 use portcullis::window::codec::Reader;
@@ -166,6 +166,47 @@ proptest! {
         prop_assert!(a.abs_diff(b) * 50 <= b, "{} {}", a, b);
         prop_assert!(second.core.summary.lines.closed() && second.core.summary.records.closed());
     }
+}
+
+#[test]
+fn what_waits_or_is_held_at_a_restart_is_counted_in_one_run_only() {
+    let house = House::new(RULES, "");
+    let scanned = house.assembly.scanner.scan(batches(&stream(1)).remove(0));
+    let at = |source: u32, at: u64, time: i64| Owned {
+        source,
+        origin: Some(Origin { at, index: 0 }),
+        time: Some(1_754_260_200_000_000 + time * 1_000_000),
+        arrival: None,
+        named: true,
+        events: scanned.findings.events.clone(),
+    };
+    let rank = Rank { topic: "t".into(), partition: 0 };
+    let count = |core: &mut Core, outcome| core.summary.records.add(outcome, 1);
+    let mut core = house.core();
+    core.journal = Some(Journal::default());
+    // Three make a clock, one lies too far ahead of it, one is late, and one is still to be applied.
+    for (place, second) in [0, 1, 2, 200_000, -1000].into_iter().zip(0..) {
+        let outcome = core.record(&at(0, second, place).input());
+        count(&mut core, outcome);
+    }
+    for (place, second) in [3, 4, 5, 200_001, 200_002, 200_003, 200_004].into_iter().zip(0..) {
+        let record = at(1, second, place);
+        let outcome =
+            core.wait(record, 1_754_260_200_000_000 + place * 1_000_000, rank.clone(), false);
+        count(&mut core, outcome);
+    }
+    core.release(1_754_260_200_000_000 + 5 * 1_000_000);
+    let journal = core.journal.take().unwrap();
+
+    let mut core = house.core();
+    replay(&mut core, &journal, None);
+    let records = &core.summary.records;
+    assert_eq!((records.matched, records.future, records.late), (10, 1, 1), "{records:?}");
+    core.forget_counts();
+    // The clock has moved on: those of before the restart belong to the run before.
+    core.release(i64::MAX);
+    let records = &core.summary.records;
+    assert!(records.closed() && records.parts().iter().all(|(_, n)| *n == 0), "{records:?}");
 }
 
 #[test]

@@ -15,6 +15,7 @@
 //! * [`kafka`]: the Kafka source and sink, against brokers inside the test
 //! * [`broker`]: the same with a real Apache Kafka, where only that tells the truth; needs Java 17
 //!   and Maven
+//! * [`simulation`]: many instances, crashes and restarts on a log in memory, against one machine
 //! * [`memory`]: ceilings that hold under floods and monsters
 //! * [`state`]: what lasts: errors, damage, faults of the disk at every single write
 //! * [`mixes`]: the streams that the benches measure are what they are said to be
@@ -48,6 +49,7 @@ mod output;
 mod readme;
 mod restart;
 mod service;
+mod simulation;
 mod state;
 mod stream;
 mod support;
