@@ -1,6 +1,6 @@
 //! Portcullis watches the logs of an application and closes the gate on attackers.
 //!
-//! Lines go in: structured JSON from standard input or from files. Action lines come out: block
+//! Lines go in: structured JSON from standard input, from files or from Kafka. Action lines come out: block
 //! this address, lock this account, ask for a second factor, tell somebody. Between the two,
 //! nothing is estimated and nothing depends on the machine: the same bytes with the same settings
 //! give the same actions, live or replayed, with one thread or sixteen.
@@ -37,6 +37,7 @@
 //! * [`state`] keeps in a state directory what a restart needs, whole or not at all.
 //! * [`pipeline`] starts threads, bounds queues, merges files by time and shuts down;
 //!   [`telemetry`] is what the program says about itself.
+//! * [`mod@kafka`] is what the source and the sink of that name share.
 //! * [`yaml`] reads everything that a user writes, with places; [`config`] checks the settings,
 //!   [`pack`] the files of patterns and rules;
 //!   [`assembly`] puts packs, rules and settings together; [`cli`] and [`command`] are the program.

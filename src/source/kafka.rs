@@ -249,9 +249,10 @@ pub fn weight(batch: &Batch) -> u64 {
 
 /// How long a revocation waits for what was handed over to be applied.
 pub const REVOKE_MAX: Duration = Duration::from_secs(2);
-/// How long the end waits for that, for the last commit and for leaving the group, in all.
+/// How long the end waits for that, for the last commit, for leaving the group, and for a question
+/// to the brokers that was under way, in all.
 /// [`consume`] returns within this time after it was told to stop, whatever the brokers do.
-pub const CLOSE_MAX: Duration = Duration::from_secs(8);
+pub const CLOSE_MAX: Duration = Duration::from_secs(12);
 
 /// Why reading cannot begin, or cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

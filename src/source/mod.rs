@@ -1,4 +1,4 @@
-//! Where lines come from: files, followed files and standard input, as blocks of whole lines.
+//! Where lines come from: files, followed files, standard input and Kafka, as blocks of whole lines.
 //!
 //! The contract of a source:
 //!

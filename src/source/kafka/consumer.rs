@@ -6,8 +6,7 @@
 //! be handed over and waited for. And nothing waits on the library without a deadline.
 
 use super::{
-    CLOSE_MAX, From, KafkaError, KafkaEvent, KafkaSettings, Lag, Progress, REVOKE_MAX, Until,
-    weight,
+    From, KafkaError, KafkaEvent, KafkaSettings, Lag, Progress, REVOKE_MAX, Until, weight,
 };
 use crate::decode::time::{self, Micros};
 use crate::kafka::{Consequence, client_config, consequence, explain};
@@ -34,7 +33,7 @@ const ROUND_RECORDS: usize = 8192;
 const ROUND_BYTES: usize = 1 << 20;
 const BATCH_MAX: usize = 256 << 10;
 /// How long one question to the brokers may take before it is asked again.
-const ASK: Duration = Duration::from_secs(5);
+const ASK: Duration = Duration::from_secs(3);
 /// Pause before a question that failed is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How often offsets are committed.
@@ -43,10 +42,14 @@ const COMMIT_EVERY: Duration = Duration::from_secs(1);
 const COMMIT_MAX: Duration = Duration::from_secs(5);
 /// How long commits may fail before that is said.
 const UNCONFIRMED_MAX: Duration = Duration::from_secs(20);
+/// How long leaving the group may take. With the other limits it stays within `CLOSE_MAX`.
+const LEAVE_MAX: Duration = Duration::from_secs(4);
 /// How long the last commit of a partition waits for its answer.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Without any statistics for so long, the client is dead.
 const SILENT_MAX: Duration = Duration::from_secs(30);
+/// A turn that took longer was stopped from outside; silence meanwhile says nothing.
+const TURN_MAX: Duration = Duration::from_secs(5);
 /// The longest pause between two new clients.
 const STALLED_MAX: Duration = Duration::from_secs(600);
 /// Things heard between two polls that are kept.
@@ -323,7 +326,8 @@ pub(super) fn consume(
         if matches!(ended, Ok(End::Anew)) {
             reader.handed = reader.parts.iter().map(|part| (part.source, part.next)).collect();
         }
-        reader.close(consumer, ended.is_ok());
+        // A fenced member has nothing to say in the group any more.
+        reader.close(consumer, !matches!(ended, Err(KafkaError::Fenced)));
         match ended? {
             End::Done => return Ok(()),
             End::Anew => {}
@@ -412,12 +416,17 @@ impl Reader<'_> {
             let names: Vec<&str> = self.settings.topics.iter().map(String::as_str).collect();
             consumer.subscribe(&names).map_err(|error| KafkaError::Client(explain(&error)))?;
         }
+        let mut turned = Instant::now();
         loop {
             if self.stopped() {
                 return Ok(End::Done);
             }
             self.round(consumer)?;
             self.attend(consumer)?;
+            if std::mem::replace(&mut turned, Instant::now()).elapsed() > TURN_MAX {
+                self.heard_at = turned;
+                self.parts.iter_mut().for_each(|part| part.moved = turned);
+            }
             if self.settings.until.is_some() {
                 if self.parts.iter().all(|part| part.ended) {
                     return Ok(End::Done);
@@ -1159,7 +1168,6 @@ impl Reader<'_> {
 
     /// Lets go of the client: hands over, waits for the rest to be applied, commits, leaves.
     fn close(&mut self, consumer: BaseConsumer<Ear>, orderly: bool) {
-        let until = Instant::now() + CLOSE_MAX;
         let all: Vec<u32> = self.parts.iter().map(|part| part.source).collect();
         if orderly && self.settings.until.is_none() {
             self.hand_over();
@@ -1170,6 +1178,7 @@ impl Reader<'_> {
         self.parts.clear();
         consumer.context().heard().closing = true;
         self.give_back(&consumer);
+        let until = Instant::now() + LEAVE_MAX;
         let left = consumer.close_queue().is_ok() && {
             while !consumer.closed() && Instant::now() < until {
                 let _late = consumer.poll(Duration::from_millis(20));
