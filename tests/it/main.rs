@@ -15,6 +15,7 @@
 //! * [`kafka`]: the Kafka source and sink, against brokers inside the test
 //! * [`broker`]: the same with a real Apache Kafka, where only that tells the truth; needs Java 17
 //!   and Maven
+//! * [`partitions`]: several partitions of a topic in one order, killed and fetched in any way
 //! * [`simulation`]: many instances, crashes and restarts on a log in memory, against one machine
 //! * [`memory`]: ceilings that hold under floods and monsters
 //! * [`state`]: what lasts: errors, damage, faults of the disk at every single write
@@ -46,6 +47,8 @@ mod memory;
 mod mix;
 mod mixes;
 mod output;
+#[cfg(feature = "kafka")]
+mod partitions;
 mod readme;
 mod restart;
 mod service;
