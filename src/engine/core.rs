@@ -4,6 +4,29 @@
 //! [`Core::record`] takes without a copy of its own. So a [`Journal`] of what came in, applied to
 //! the state of an earlier moment, gives the state and the lines of a later one. A record that was
 //! applied before is told by its [`Origin`] and dropped: whoever brings records may bring them again.
+//!
+//! # What whoever brings records must hold
+//!
+//! Of a source one place is remembered, that of the last record that was taken in, and all up to it
+//! counts as taken in. That is exact if these hold, for a log that several machines write to as well
+//! as for a file that one reads:
+//!
+//! * What comes of a source for the first time comes in the order of its places, with nothing left
+//!   out. Whoever cannot hand a record over hands none over after it; whoever goes on for another
+//!   begins no later than at the first record that is not known to have arrived. Then all that a
+//!   predecessor still writes, or that is read again, lies at or before the place and is dropped.
+//! * A place names one record. What of it counts under several keys of one state comes as one record.
+//! * Records of one origin that come over several ways are several sources, or go to several states:
+//!   one way may be ahead of another.
+//! * "Nothing before this time can still come", by which records are [released](Core::release), is
+//!   said on the same way as the records and behind them.
+//! * A journal and captured states have one writer: one that was superseded may hand lines over, but
+//!   must not write.
+//!
+//! States that each see a part of the keys then say together what one says that sees everything, for
+//! rules whose windows lie within one key. What is judged by all records that a state has seen is
+//! not the same: how far ahead a record may be, what the whole stream knows (`new`), how long
+//! learning lasts, the brakes, and what `memory_limit` gives up.
 
 use super::clock::{Arrival, Clock};
 use super::entry::{Entry, Input, Journal, Origin, Owned, Rank};

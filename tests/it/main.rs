@@ -12,6 +12,7 @@
 //! * [`follow`]: files that are followed through rotation
 //! * [`lasting`]: what outlives the process: captured, written down, read again
 //! * [`kafka`]: the Kafka source and sink, against brokers inside the test
+//! * [`simulation`]: many instances, crashes and restarts on a log in memory, against one machine
 //! * [`memory`]: ceilings that hold under floods and monsters
 //! * [`state`]: what lasts: errors, damage, faults of the disk at every single write
 //! * [`mixes`]: the streams that the benches measure are what they are said to be
@@ -41,6 +42,7 @@ mod mix;
 mod mixes;
 mod output;
 mod readme;
+mod simulation;
 mod state;
 mod stream;
 mod support;
