@@ -167,6 +167,6 @@ fn killed_at_any_moment_it_goes_on_at_its_places() {
         format!("{} of {} lines", service.lines("actions.jsonl").len(), wanted.len())
     });
     running.stop();
-    assert_same(&service.lines("actions.jsonl"), &wanted);
+    assert_same(&service.lines("actions.jsonl"), &wanted, "twelve partitions");
     service.verify();
 }
