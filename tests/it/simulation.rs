@@ -773,7 +773,7 @@ impl<'c> Fleet<'c> {
 
     fn capture(&mut self, at: usize) {
         self.commit(at);
-        let counter = &self.counters[at];
+        let counter = &mut self.counters[at];
         // It is written while others go on, and may never be finished.
         if counter.dead || self.rng.percent(20) {
             return;
