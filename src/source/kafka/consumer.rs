@@ -468,8 +468,10 @@ impl Reader<'_> {
                 }
                 Err(error) => debug!("kafka: metadata: {error}"),
             }
-            // Lets the library tell what is wrong; records cannot come yet.
-            let _none = consumer.poll(Duration::ZERO);
+            // Lets the library tell what is wrong, one thing at a call; records cannot come yet.
+            for _ in 0..HEARD_MAX {
+                let _none = consumer.poll(Duration::ZERO);
+            }
             self.attend(consumer)?;
             if first && started.elapsed() >= self.settings.start_max {
                 let why = consumer.context().heard().complaint.take();
