@@ -389,7 +389,7 @@ impl Reader<'_> {
         self.tell(KafkaEvent::Note(text));
     }
 
-    /// Says a failure once until [`Reader::over`].
+    /// Says a failure once, until reading has gone on.
     fn fail(&mut self, kind: &str, text: String) {
         if self.said.insert(kind.to_owned()) {
             self.tell(KafkaEvent::Failed(text));
