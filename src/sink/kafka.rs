@@ -154,7 +154,8 @@ impl Topic {
                     seen = None;
                 }
             }
-            self.producer.poll(Duration::ZERO);
+            // Long enough to hear what is wrong.
+            self.producer.poll(Duration::from_millis(50));
         }
         let complaint = self.producer.context().reports().complaint.take();
         Err(io::Error::other(seen.unwrap_or_else(|| {

@@ -389,7 +389,7 @@ impl Reader<'_> {
         self.tell(KafkaEvent::Note(text));
     }
 
-    /// Says a failure once until [`Reader::over`].
+    /// Says a failure once, until reading has gone on.
     fn fail(&mut self, kind: &str, text: String) {
         if self.said.insert(kind.to_owned()) {
             self.tell(KafkaEvent::Failed(text));
@@ -468,8 +468,10 @@ impl Reader<'_> {
                 }
                 Err(error) => debug!("kafka: metadata: {error}"),
             }
-            // Lets the library tell what is wrong; records cannot come yet.
-            let _none = consumer.poll(Duration::ZERO);
+            // Lets the library tell what is wrong, one thing at a call; records cannot come yet.
+            for _ in 0..HEARD_MAX {
+                let _none = consumer.poll(Duration::ZERO);
+            }
             self.attend(consumer)?;
             if first && started.elapsed() >= self.settings.start_max {
                 let why = consumer.context().heard().complaint.take();
