@@ -206,10 +206,12 @@ impl Core {
         match entry {
             Entry::Record(record) => {
                 self.begin_line();
-                self.record(&record.input());
+                let outcome = self.record(&record.input());
+                self.summary.records.add(outcome, 1);
             }
             Entry::Wait { record, time, rank } => {
-                self.wait(record, time, rank, false);
+                let outcome = self.wait(record, time, rank, false);
+                self.summary.records.add(outcome, 1);
             }
             Entry::Oversized { source } => self.oversized(source),
             Entry::Idle { clock } => self.idle_until(clock),
@@ -524,6 +526,12 @@ impl Core {
         self.messages.clear();
         self.by_pattern.clear();
         self.detector.keyless.fill(0);
+        for held in &mut self.held {
+            (held.counted, held.carries_line) = (false, false);
+        }
+        for waiting in self.waiting.values_mut() {
+            (waiting.counted, waiting.carries_line) = (false, false);
+        }
     }
 
     /// What numbers in captured states and in journals mean.
