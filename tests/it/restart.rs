@@ -262,7 +262,9 @@ fn of_standard_input_what_lasted_is_not_lost() {
         while last || start.elapsed() < time {
             let end = (sent + dice.below(30)).min(lines.len());
             let piece: String = lines[sent..end].iter().map(|line| format!("{line}\n")).collect();
-            pipe.write_all(piece.as_bytes()).unwrap();
+            if let Err(error) = pipe.write_all(piece.as_bytes()) {
+                panic!("{error}: {}", running.said());
+            }
             sent = end;
             if sent == lines.len() {
                 break;

@@ -260,6 +260,15 @@ impl Service {
     }
 }
 
+impl Drop for Service {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("what is left of it: {}", self.folder.path().display());
+            self.folder.disable_cleanup(true);
+        }
+    }
+}
+
 /// Waits for something that happens by itself.
 pub fn until(mut done: impl FnMut() -> bool, why: &dyn Fn() -> String) {
     let start = Instant::now();
