@@ -116,6 +116,23 @@ pub struct Engine {
     told: std::collections::HashSet<String>,
     /// Records of partitions wait for each other.
     pub merging: bool,
+    /// Records of partitions that cannot be read are kept here for whoever wants a copy.
+    pub dead: Option<Vec<DeadLetter>>,
+}
+
+/// A record of a partition that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its topic.
+    pub topic: Arc<str>,
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// Why it could not be read.
+    pub reason: String,
+    /// Its value.
+    pub value: Vec<u8>,
 }
 
 impl Engine {
@@ -139,6 +156,7 @@ impl Engine {
             sources: BTreeMap::new(),
             told: std::collections::HashSet::new(),
             merging: false,
+            dead: None,
         }
     }
 
@@ -442,6 +460,23 @@ impl Engine {
                 // An oversized line is counted as that, however its beginning reads.
                 if !scanned.batch.oversized {
                     *self.core.summary.unreadable.entry(why.to_string()).or_default() += 1;
+                }
+                let record = usize::try_from(item.line).ok();
+                let record = record.and_then(|line| scanned.batch.records.get(line));
+                let rank = self.sources.get(&source).and_then(|state| state.rank.as_ref());
+                if let (Some(dead), Some(record), Some(rank)) = (&mut self.dead, record, rank) {
+                    dead.push(DeadLetter {
+                        topic: Arc::clone(&rank.topic),
+                        partition: rank.partition,
+                        offset: record.offset,
+                        reason: why.to_string(),
+                        value: scanned
+                            .batch
+                            .bytes
+                            .get(item.bytes.clone())
+                            .unwrap_or_default()
+                            .to_vec(),
+                    });
                 }
                 if self.told.insert(format!("unreadable {why}")) {
                     let at = self.place(source, item.line);

@@ -13,9 +13,10 @@ use crate::config::Settings;
 use crate::decode::time::Micros;
 use crate::engine::core::Core;
 use crate::engine::entry::Journal;
-use crate::engine::order::Engine;
+use crate::engine::order::{DeadLetter, Engine};
 use crate::engine::scan::{Scanned, Scanner};
 use crate::sink::Sink;
+use crate::sink::kafka::{DeadLetters, Origin};
 use crate::source::file::InputError;
 use crate::source::follow::{FollowNote, FollowSettings, follow};
 use crate::source::kafka::{self, KafkaError, KafkaEvent, KafkaSettings};
@@ -43,6 +44,9 @@ pub enum RunError {
     /// Its state.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The topic for records that cannot be read.
+    #[error("`source.kafka.dead_letter`: {0}")]
+    DeadLetters(std::io::Error),
 }
 
 /// Where a stream comes from.
@@ -159,6 +163,8 @@ pub fn run(
             follow_files(settings, send, pool, Arc::clone(&stopping));
         }
     }
+    let dead = dead_letters(live)?;
+    engine.dead = dead.as_ref().map(|_| Vec::new());
     let reorder = match live {
         Live::Kafka(kafka) => kafka.reorder,
         _ => None,
@@ -181,6 +187,7 @@ pub fn run(
         done: Vec::new(),
         gone: Vec::new(),
         lag: None,
+        dead,
     };
     stream.serve(&incoming, stop, &stopping, reload);
     stopping.store(true, Ordering::Relaxed);
@@ -340,6 +347,18 @@ struct LiveStream {
     /// Sources whose places are no longer wanted.
     gone: Vec<u32>,
     lag: Option<u64>,
+    /// Where copies of records go that cannot be read.
+    dead: Option<DeadLetters>,
+}
+
+/// The topic for records that cannot be read, if there is to be one. A replay leaves no trace.
+fn dead_letters(live: &Live) -> Result<Option<DeadLetters>, RunError> {
+    match live {
+        Live::Kafka(KafkaSettings {
+            dead_letter: Some(topic), until: None, connection, ..
+        }) => DeadLetters::open(connection, topic).map(Some).map_err(RunError::DeadLetters),
+        _ => Ok(None),
+    }
 }
 
 impl LiveStream {
@@ -393,8 +412,26 @@ impl LiveStream {
         }
     }
 
+    /// Copies what could not be read, before the places behind it are kept.
+    fn bury(&mut self) {
+        let (Some(letters), Some(dead)) = (&mut self.dead, &mut self.engine.dead) else { return };
+        if dead.is_empty() {
+            return;
+        }
+        let mut sent = Ok(());
+        for letter in dead.drain(..) {
+            let DeadLetter { topic, partition, offset, reason, value } = letter;
+            let origin = Origin { topic: &topic, partition, offset };
+            sent = sent.and(letters.put(origin, &reason, &value));
+        }
+        if let Err(error) = sent.and_then(|()| letters.flush()) {
+            fail(&mut self.engine, format!("kafka: dead letters: {error}"));
+        }
+    }
+
     /// Hands on what has followed so far.
     fn hand_on(&mut self) {
+        self.bury();
         let actions = self.engine.take_actions();
         let done = std::mem::take(&mut self.done);
         match &mut self.out {

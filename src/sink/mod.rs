@@ -6,7 +6,7 @@
 //! failed is opened anew and given again what it may not have; it says what it has.
 
 pub mod file;
-#[cfg(feature = "kafka")]
+#[cfg_attr(not(feature = "kafka"), path = "kafka_absent.rs")]
 pub mod kafka;
 pub mod stdout;
 

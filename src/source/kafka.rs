@@ -126,7 +126,7 @@ impl Default for KafkaSettings {
             max_line: 1 << 20,
             buffer: 64 << 20,
             dead_letter: None,
-            idle_after: 30_000_000,
+            idle_after: 5_000_000,
             reorder: None,
             start_max: Duration::from_secs(30),
             stalled_after: Duration::from_secs(60),

@@ -937,7 +937,7 @@ fn a_deleted_topic_is_waited_for_and_the_others_go_on() {
 }
 
 /// All records of a topic: key, headers, value.
-fn records(
+pub fn records(
     broker: &str,
     topic: &str,
     count: usize,

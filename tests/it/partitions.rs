@@ -1,7 +1,7 @@
 //! Several partitions in one canonical order: whatever is fetched first, and whoever is killed when,
 //! the ids are those of the same lines in one file.
 
-use crate::kafka::{broker, create, producer, unique};
+use crate::kafka::{broker, create, producer, records, unique};
 use crate::service::{
     Dice, MINUTE, RULES, START, Service, assert_same, busy, config, number, until,
 };
@@ -183,4 +183,52 @@ fn killed_at_any_moment_it_goes_on_at_its_places() {
     running.stop();
     assert_same(&service.lines("actions.jsonl"), &wanted, "twelve partitions");
     service.verify();
+}
+
+#[test]
+fn what_cannot_be_read_is_copied_with_its_place_before_that_is_committed() {
+    let broker = broker();
+    create(&broker, "logs", 2);
+    create(&broker, "bad", 1);
+    let line = |partition: i32, line: &str| Placed { time: START, partition, line: line.into() };
+    let lines =
+        [line(0, r#"{"message":"FAILED_LOGIN: email=a"#), line(1, "{}"), line(1, r#"{"\u0061":"#)];
+    send_all(&broker, "logs", &lines);
+    let source = format!(
+        "source: {{ kafka: {{ brokers: ['{broker}'], topics: [logs], dead_letter: bad }} }}\nstate_dir: ./state\n"
+    );
+    let mut service = Service::new(&config(&source), RULES);
+    let mut running = service.start();
+    until(|| running.goes_on() && has_read_two(&service), &|| service.info().to_string());
+    running.stop();
+    let mut copies = records(&broker, "bad", 2);
+    copies.sort_by(|a, b| a.2.cmp(&b.2));
+    let told: Vec<(&str, &str, &str, &str)> = copies
+        .iter()
+        .map(|(_, headers, value)| {
+            (&*headers["topic"], &*headers["partition"], &*headers["offset"], value.as_str())
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("logs", "1", "1", r#"{"\u0061":"#),
+            ("logs", "0", "0", r#"{"message":"FAILED_LOGIN: email=a"#),
+        ]
+    );
+    assert!(copies.iter().all(|(_, headers, _)| !headers["reason"].is_empty()));
+}
+
+fn has_read_two(service: &Service) -> bool {
+    let Ok(db) = portcullis::state::Db::read_only(&service.state()) else { return false };
+    let read: i64 = db
+        .positions()
+        .unwrap_or_default()
+        .iter()
+        .map(|(_, position)| match position {
+            Position::Partition(place) => place.next,
+            Position::File(_) => 0,
+        })
+        .sum();
+    read == 3
 }
