@@ -31,11 +31,14 @@
 //! [`sink`] carries them out.
 //!
 //! * [`engine`] holds the two halves together: [`engine::scan`] decodes and matches on any thread,
-//!   [`engine::order`] is the single writer that applies events in canonical order to the stream's
+//!   [`engine::order`] is the single writer that takes lines in canonical order, and
+//!   [`engine::core`] the state machine behind it, which applies their records to the stream's
 //!   [clock](engine::clock), the detector and the ledger, and keeps the
-//!   [accounting](engine::summary).
+//!   [accounting](engine::summary). Everything that comes into it can be written down as an
+//!   [entry](engine::entry), and all that it knows can be captured and restored.
 //! * [`state`] keeps in a state directory what a restart needs, whole or not at all.
-//! * [`pipeline`] starts threads, bounds queues, merges files by time and shuts down;
+//! * [`pipeline`] starts threads, bounds queues, merges files and partitions by time, lets actions
+//!   leave only when they last, and shuts down;
 //!   [`telemetry`] is what the program says about itself.
 //! * [`mod@kafka`] is what the source and the sink of that name share.
 //! * [`yaml`] reads everything that a user writes, with places; [`config`] checks the settings,
