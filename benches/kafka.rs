@@ -277,14 +277,13 @@ mod with_kafka {
         let Ok(committed) = consumer.committed_offsets(list, Duration::from_secs(5)) else {
             return 0;
         };
-        let offsets = committed
+        committed
             .elements()
             .iter()
             .map(|one| match one.offset() {
                 Offset::Offset(offset) => u64::try_from(offset).unwrap_or(0),
                 _ => 0,
             })
-            .sum();
-        offsets
+            .sum()
     }
 }

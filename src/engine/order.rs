@@ -176,6 +176,11 @@ impl Engine {
         state.rank = Some(Rank { topic: topic.into(), partition });
     }
 
+    /// The name of a source.
+    pub fn name(&self, source: u32) -> &str {
+        self.sources.get(&source).map(|state| state.name.as_str()).unwrap_or_default()
+    }
+
     /// The newest time that a partition has shown.
     pub fn newest(&self, source: u32) -> Option<Micros> {
         self.sources.get(&source).and_then(|state| state.newest)

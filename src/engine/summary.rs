@@ -175,6 +175,15 @@ impl Kpi {
     }
 }
 
+/// Records of a topic that are still to be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Lag {
+    /// In all partitions.
+    pub total: i64,
+    /// By partition.
+    pub partitions: BTreeMap<String, i64>,
+}
+
 /// Everything that is said at the end.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Summary {
@@ -215,7 +224,7 @@ pub struct Summary {
     /// Of Kafka: records that the partitions held and that were not read at the end, as it was last
     /// known.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub lag: Option<u64>,
+    pub lag: Option<Lag>,
     /// Bytes of lines.
     pub bytes: u64,
     /// Seconds by the wall.
@@ -375,6 +384,13 @@ impl Summary {
         }
         for (rule, why) in &self.inactive_rules {
             line("inactive", format!("{rule}: {why}"));
+        }
+        if let Some(lag) = &self.lag {
+            let most = lag.partitions.iter().max_by_key(|(_, behind)| **behind);
+            let most = most.filter(|(_, behind)| **behind > 0);
+            let most =
+                most.map_or_else(String::new, |(name, n)| format!(", most of them {name}: {n}"));
+            line("behind", format!("{} records{most}", lag.total));
         }
         if let (Some(first), Some(last)) = (&self.first_event, &self.last_event) {
             line("time", format!("{first} to {last}"));

@@ -15,6 +15,7 @@ use crate::engine::core::Core;
 use crate::engine::entry::Journal;
 use crate::engine::order::{DeadLetter, Engine};
 use crate::engine::scan::{Scanned, Scanner};
+use crate::engine::summary::Lag;
 use crate::sink::Sink;
 use crate::sink::kafka::{DeadLetters, Origin};
 use crate::source::file::InputError;
@@ -95,7 +96,7 @@ enum Incoming {
     Lost(String),
     Failed(String),
     Partition(u32, Partition),
-    Lag(u64),
+    Lag(kafka::Lag),
 }
 
 /// What became of a partition.
@@ -290,10 +291,7 @@ fn consume(
                     info!("{note}");
                     return true;
                 }
-                KafkaEvent::Lag(lag) => {
-                    debug!("kafka: {} records behind: {:?}", lag.total, lag.sources);
-                    Incoming::Lag(u64::try_from(lag.total).unwrap_or(0))
-                }
+                KafkaEvent::Lag(lag) => Incoming::Lag(lag),
             };
             send.send(told).is_ok()
         };
@@ -346,7 +344,7 @@ struct LiveStream {
     done: Vec<keep::Done>,
     /// Sources whose places are no longer wanted.
     gone: Vec<u32>,
-    lag: Option<u64>,
+    lag: Option<Lag>,
     /// Where copies of records go that cannot be read.
     dead: Option<DeadLetters>,
 }
@@ -388,6 +386,9 @@ impl LiveStream {
             if told.elapsed() >= Duration::from_secs(60) {
                 told = Instant::now();
                 self.engine.forget_told();
+                if let Some(lag) = self.lag.as_ref().filter(|lag| lag.total > 0) {
+                    info!("kafka: {} records behind", lag.total);
+                }
             }
             if reload.asked.swap(false, Ordering::Relaxed) {
                 self.reload(reload);
@@ -532,7 +533,15 @@ impl LiveStream {
                     }
                 }
             },
-            Incoming::Lag(lag) => self.lag = Some(lag),
+            Incoming::Lag(lag) => {
+                let kafka::Lag { total, sources } = lag;
+                let name = |source| self.engine.name(source).to_owned();
+                let partitions =
+                    sources.into_iter().map(|(source, behind)| (name(source), behind)).collect();
+                let lag = Lag { total, partitions };
+                debug!("kafka: behind by {lag:?}");
+                self.lag = Some(lag);
+            }
         }
     }
 
