@@ -184,6 +184,15 @@ pub struct Lag {
     pub partitions: BTreeMap<String, i64>,
 }
 
+impl Lag {
+    fn text(&self) -> String {
+        let most = self.partitions.iter().max_by_key(|(_, behind)| **behind);
+        let most = most.filter(|(_, behind)| **behind > 0);
+        let most = most.map_or_else(String::new, |(name, n)| format!(", most of them {name}: {n}"));
+        format!("{} records{most}", self.total)
+    }
+}
+
 /// Everything that is said at the end.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Summary {
@@ -386,11 +395,7 @@ impl Summary {
             line("inactive", format!("{rule}: {why}"));
         }
         if let Some(lag) = &self.lag {
-            let most = lag.partitions.iter().max_by_key(|(_, behind)| **behind);
-            let most = most.filter(|(_, behind)| **behind > 0);
-            let most =
-                most.map_or_else(String::new, |(name, n)| format!(", most of them {name}: {n}"));
-            line("behind", format!("{} records{most}", lag.total));
+            line("behind", lag.text());
         }
         if let (Some(first), Some(last)) = (&self.first_event, &self.last_event) {
             line("time", format!("{first} to {last}"));
