@@ -59,6 +59,8 @@ pub(super) const TRACE_LEN: usize = 256;
 const COPY_HEAD_MIN: usize = 32;
 /// Scans for which a new file that has been, so far, a copy of a followed one waits for what comes.
 const COPY_SCANS: u32 = 5;
+/// Looks for what was followed before a restart while names go on moving.
+const LOOKS_MAX: usize = 20;
 
 /// What to follow, and how closely.
 #[derive(Debug, Clone)]
@@ -876,7 +878,15 @@ impl<'a> Follower<'a> {
             return;
         }
         stored.sort_by_key(|(source, _)| *source);
-        let (candidates, hidden) = self.candidates(&stored);
+        let (mut candidates, mut hidden) = self.candidates(&stored);
+        for _ in 0..LOOKS_MAX {
+            // While names move, a look can miss a file that goes from one to the other.
+            let again = self.candidates(&stored);
+            if resume::is_same(&candidates, &again.0) {
+                break;
+            }
+            (candidates, hidden) = again;
+        }
         let (findings, mut taken) = resume::find(&stored, &candidates);
         // Of the files that had a name one after the other, only behind the last one is the unknown.
         let holders: BTreeMap<PathBuf, u32> =
@@ -932,9 +942,19 @@ impl<'a> Follower<'a> {
         }
         for (position, path, time) in rotated {
             for one in resume::between(&position, &path, time, &candidates, &taken) {
-                if let Err(error) = self.open_between(&position.path, one) {
+                let stage = Stage::Leaving { deleted: false };
+                if let Err(error) = self.open_between(&position.path, one, stage) {
                     self.fail(&InputError::from_io(&one.path, error), &one.path);
                 }
+            }
+            // So is the one that has the name: it may lose it before it is looked for.
+            let current = candidates
+                .iter()
+                .find(|one| one.path == position.path && !taken.contains(&one.id()));
+            if let Some(one) = current.filter(|one| one.fits)
+                && let Err(error) = self.open_between(&position.path, one, Stage::Current)
+            {
+                self.fail(&InputError::from_io(&one.path, error), &one.path);
             }
             taken.extend(self.files.iter().map(|file| file.id));
         }
@@ -1011,8 +1031,8 @@ impl<'a> Follower<'a> {
         Ok(())
     }
 
-    /// Opens a file that got the name `path` and lost it again while nobody was reading.
-    fn open_between(&mut self, path: &Path, one: &Candidate) -> io::Result<()> {
+    /// Opens a file that got the name `path` while nobody was reading, and may have lost it again.
+    fn open_between(&mut self, path: &Path, one: &Candidate, stage: Stage) -> io::Result<()> {
         let handle = one.open()?;
         let mut magic = [0; file::MAGIC_LEN];
         let count = read_up_to(&handle, &mut magic, 0)?;
@@ -1027,7 +1047,7 @@ impl<'a> Follower<'a> {
             handle,
             trace: Trace::default(),
             inside: false,
-            stage: Stage::Leaving { deleted: false },
+            stage,
             skip_zeros: true,
         });
         Ok(())
