@@ -899,10 +899,11 @@ impl<'a> Follower<'a> {
                 Finding::Found(index) | Finding::Overwritten(index) => {
                     let Some(one) = candidates.get(index) else { continue };
                     time = one.meta.modified().ok();
-                    // When one was settled, its successor was known.
+                    // Also if it was settled: its successor may not have been known, or not yet
+                    // lastingly. Under a name that fits, its position has that name and no other.
                     if holders.get(&position.path) == Some(&source)
                         && one.path != position.path
-                        && !position.settled
+                        && (!position.settled || !one.fits)
                     {
                         rotated.push((position.clone(), one.path.clone(), time));
                     }
@@ -1196,9 +1197,17 @@ impl<'a> Follower<'a> {
 
     /// Drops files that are over; keeps the position of those that still exist somewhere.
     fn let_go(&mut self) {
+        let mut newest: BTreeMap<PathBuf, u32> = BTreeMap::new();
+        for file in self.files.iter().filter(|file| file.is_over()) {
+            newest.insert(file.last_name.clone(), 0);
+        }
+        for file in &self.files {
+            newest.entry(file.last_name.clone()).and_modify(|last| *last = file.source.max(*last));
+        }
         let over: Vec<Tracked> = self.files.extract_if(.., |file| file.is_over()).collect();
         for file in over {
-            if !file.ended {
+            // By the newest of a name a restart knows which files came after it.
+            if !file.ended && newest.get(&file.last_name) != Some(&file.source) {
                 let (path, source) = (file.last_name.clone(), file.source);
                 self.outlet.note(FollowNote::Closed { path, source });
             }
@@ -2148,6 +2157,21 @@ mod tests {
         let (lines, notes) = place.run();
         assert_eq!((lines, notes), (vec![], vec!["app.log: deleted, read to its end".into()]));
         assert_eq!(place.kept.marks.keys().collect::<Vec<_>>(), [&1]);
+    }
+
+    /// It was complete, and the program ended before it found the successor: there may be several.
+    #[test]
+    fn a_complete_file_does_not_prove_that_its_successor_was_known() {
+        let mut place = Place::new(&["app.log"]);
+        place.append("app.log", OLD);
+        place.run();
+        fs::rename(place.path("app.log"), place.path("app.log.2")).unwrap();
+        assert_eq!(place.run().0, [""; 0]);
+        assert!(place.kept.marks[&0].settled);
+        place.append("app.log", "one\n");
+        fs::rename(place.path("app.log"), place.path("app.log.1")).unwrap();
+        place.append("app.log", "two\n");
+        assert_eq!(place.run().0, ["one", "two"]);
     }
 
     #[test]
