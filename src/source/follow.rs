@@ -59,6 +59,8 @@ pub(super) const TRACE_LEN: usize = 256;
 const COPY_HEAD_MIN: usize = 32;
 /// Scans for which a new file that has been, so far, a copy of a followed one waits for what comes.
 const COPY_SCANS: u32 = 5;
+/// Looks for what was followed before a restart while names go on moving.
+const LOOKS_MAX: usize = 20;
 
 /// What to follow, and how closely.
 #[derive(Debug, Clone)]
@@ -876,7 +878,15 @@ impl<'a> Follower<'a> {
             return;
         }
         stored.sort_by_key(|(source, _)| *source);
-        let (candidates, hidden) = self.candidates(&stored);
+        let (mut candidates, mut hidden) = self.candidates(&stored);
+        for _ in 0..LOOKS_MAX {
+            // While names move, a look can miss a file that goes from one to the other.
+            let again = self.candidates(&stored);
+            if resume::is_same(&candidates, &again.0) {
+                break;
+            }
+            (candidates, hidden) = again;
+        }
         let (findings, mut taken) = resume::find(&stored, &candidates);
         // Of the files that had a name one after the other, only behind the last one is the unknown.
         let holders: BTreeMap<PathBuf, u32> =
@@ -889,10 +899,11 @@ impl<'a> Follower<'a> {
                 Finding::Found(index) | Finding::Overwritten(index) => {
                     let Some(one) = candidates.get(index) else { continue };
                     time = one.meta.modified().ok();
-                    // When one was settled, its successor was known.
+                    // Also if it was settled: its successor may not have been known, or not yet
+                    // lastingly. Under a name that fits, its position has that name and no other.
                     if holders.get(&position.path) == Some(&source)
                         && one.path != position.path
-                        && !position.settled
+                        && (!position.settled || !one.fits)
                     {
                         rotated.push((position.clone(), one.path.clone(), time));
                     }
@@ -932,9 +943,19 @@ impl<'a> Follower<'a> {
         }
         for (position, path, time) in rotated {
             for one in resume::between(&position, &path, time, &candidates, &taken) {
-                if let Err(error) = self.open_between(&position.path, one) {
+                let stage = Stage::Leaving { deleted: false };
+                if let Err(error) = self.open_between(&position.path, one, stage) {
                     self.fail(&InputError::from_io(&one.path, error), &one.path);
                 }
+            }
+            // So is the one that has the name: it may lose it before it is looked for.
+            let current = candidates
+                .iter()
+                .find(|one| one.path == position.path && !taken.contains(&one.id()));
+            if let Some(one) = current.filter(|one| one.fits)
+                && let Err(error) = self.open_between(&position.path, one, Stage::Current)
+            {
+                self.fail(&InputError::from_io(&one.path, error), &one.path);
             }
             taken.extend(self.files.iter().map(|file| file.id));
         }
@@ -1011,8 +1032,8 @@ impl<'a> Follower<'a> {
         Ok(())
     }
 
-    /// Opens a file that got the name `path` and lost it again while nobody was reading.
-    fn open_between(&mut self, path: &Path, one: &Candidate) -> io::Result<()> {
+    /// Opens a file that got the name `path` while nobody was reading, and may have lost it again.
+    fn open_between(&mut self, path: &Path, one: &Candidate, stage: Stage) -> io::Result<()> {
         let handle = one.open()?;
         let mut magic = [0; file::MAGIC_LEN];
         let count = read_up_to(&handle, &mut magic, 0)?;
@@ -1027,7 +1048,7 @@ impl<'a> Follower<'a> {
             handle,
             trace: Trace::default(),
             inside: false,
-            stage: Stage::Leaving { deleted: false },
+            stage,
             skip_zeros: true,
         });
         Ok(())
@@ -1176,9 +1197,17 @@ impl<'a> Follower<'a> {
 
     /// Drops files that are over; keeps the position of those that still exist somewhere.
     fn let_go(&mut self) {
+        let mut newest: BTreeMap<PathBuf, u32> = BTreeMap::new();
+        for file in self.files.iter().filter(|file| file.is_over()) {
+            newest.insert(file.last_name.clone(), 0);
+        }
+        for file in &self.files {
+            newest.entry(file.last_name.clone()).and_modify(|last| *last = file.source.max(*last));
+        }
         let over: Vec<Tracked> = self.files.extract_if(.., |file| file.is_over()).collect();
         for file in over {
-            if !file.ended {
+            // By the newest of a name a restart knows which files came after it.
+            if !file.ended && newest.get(&file.last_name) != Some(&file.source) {
                 let (path, source) = (file.last_name.clone(), file.source);
                 self.outlet.note(FollowNote::Closed { path, source });
             }
@@ -2128,6 +2157,21 @@ mod tests {
         let (lines, notes) = place.run();
         assert_eq!((lines, notes), (vec![], vec!["app.log: deleted, read to its end".into()]));
         assert_eq!(place.kept.marks.keys().collect::<Vec<_>>(), [&1]);
+    }
+
+    /// It was complete, and the program ended before it found the successor: there may be several.
+    #[test]
+    fn a_complete_file_does_not_prove_that_its_successor_was_known() {
+        let mut place = Place::new(&["app.log"]);
+        place.append("app.log", OLD);
+        place.run();
+        fs::rename(place.path("app.log"), place.path("app.log.2")).unwrap();
+        assert_eq!(place.run().0, [""; 0]);
+        assert!(place.kept.marks[&0].settled);
+        place.append("app.log", "one\n");
+        fs::rename(place.path("app.log"), place.path("app.log.1")).unwrap();
+        place.append("app.log", "two\n");
+        assert_eq!(place.run().0, ["one", "two"]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -22,6 +23,8 @@ use super::position::{FilePosition, Print};
 
 /// A beginning shorter than this does not prove that a file with another inode is the same.
 const HEAD_MIN: usize = 16;
+/// How often a file is looked for that is renamed all the time.
+const OPEN_TRIES: usize = 20;
 
 impl Print {
     /// The print of the beginning of a file. It ends before the first zero byte: some file systems
@@ -85,15 +88,35 @@ impl Candidate {
         FileId::of(&self.meta)
     }
 
-    /// Opens it, if it still has its name: logs may be rotated at this very moment.
+    /// Opens it, whatever its name is by now: logs may be rotated at this very moment.
     pub(super) fn open(&self) -> io::Result<File> {
-        let file = File::open(&self.path)?;
-        if FileId::of(&file.metadata()?) == self.id() {
-            Ok(file)
-        } else {
-            Err(io::Error::other("it was replaced while it was looked at"))
+        let own = |file: &File| Ok::<_, io::Error>(FileId::of(&file.metadata()?) == self.id());
+        for _ in 0..OPEN_TRIES {
+            match File::open(&self.path) {
+                Ok(file) if own(&file)? => return Ok(file),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let folder = self.path.parent().filter(|folder| *folder != Path::new(""));
+            for entry in folder.unwrap_or(Path::new(".")).read_dir()?.flatten() {
+                if entry.ino() == self.id().inode
+                    && let Ok(file) = File::open(entry.path())
+                    && own(&file)?
+                {
+                    return Ok(file);
+                }
+            }
         }
+        Err(io::Error::other("it was replaced while it was looked at"))
     }
+}
+
+/// Whether two looks have found the same files under the same names.
+pub(super) fn is_same(one: &[Candidate], other: &[Candidate]) -> bool {
+    let named = |one: &[Candidate]| -> BTreeSet<(PathBuf, FileId)> {
+        one.iter().map(|one| (one.path.clone(), one.id())).collect()
+    };
+    named(one) == named(other)
 }
 
 /// What became of a file while nobody was reading.
@@ -225,4 +248,34 @@ fn last_number(path: &Path) -> Option<u64> {
     let name = path.file_name()?.to_str()?;
     let mut numbers = name.split(|c: char| !c.is_ascii_digit()).filter(|part| !part.is_empty());
     numbers.next_back()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_opened_whatever_its_name_is_by_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = |name: &str| dir.path().join(name);
+        std::fs::write(name("app.log"), "one\n").unwrap();
+        std::fs::write(name("app.log.1"), "none\n").unwrap();
+        let look = |path: PathBuf| {
+            let meta = std::fs::metadata(&path).unwrap();
+            Candidate { path, meta, fits: true }
+        };
+        let before = [look(name("app.log")), look(name("app.log.1"))];
+        std::fs::rename(name("app.log.1"), name("app.log.2")).unwrap();
+        std::fs::rename(name("app.log"), name("app.log.1")).unwrap();
+        std::fs::write(name("app.log"), "two\n").unwrap();
+        let contents = before.each_ref().map(|one| {
+            let mut text = String::new();
+            one.open().unwrap().read_to_string(&mut text).unwrap();
+            text
+        });
+        assert_eq!(contents, ["one\n", "none\n"]);
+        assert!(!is_same(&before, &[look(name("app.log")), look(name("app.log.1"))]));
+        std::fs::remove_file(name("app.log.2")).unwrap();
+        assert!(before[1].open().is_err());
+    }
 }
