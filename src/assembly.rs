@@ -101,6 +101,7 @@ impl Assembly {
             zone: self.settings.timezone.clone(),
             year: self.settings.year,
             max_line: self.settings.max_line,
+            waiting_max: self.settings.memory_limit / 16,
         };
         Engine::new(Arc::clone(&self.scanner), detector, self.decider(), order)
     }

@@ -45,8 +45,6 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// Records that may be held aside because they lie too far ahead.
 const HELD_MAX: usize = 1000;
-/// Records of partitions that may wait for the others.
-const WAITING_MAX: usize = 500_000;
 /// The version of what [`Core::capture`] writes and of the entries of a journal.
 pub const FORMAT: u64 = 1;
 /// What a limit or a message that is given once is called.
@@ -61,6 +59,8 @@ pub struct CoreConfig {
     pub max_ahead: Micros,
     /// Longest line, bytes; for messages.
     pub max_line: usize,
+    /// Bytes that records may take which wait for those of other partitions.
+    pub waiting_max: usize,
 }
 
 #[derive(Debug, Default)]
@@ -107,6 +107,7 @@ pub struct Core {
     sources: BTreeMap<u32, SourceState>,
     held: VecDeque<HeldBack>,
     waiting: BTreeMap<(Micros, Rank, Origin), Waiting>,
+    waiting_bytes: usize,
     /// Number of the line that is being applied, and whether one of its records was held and then
     /// applied while it was.
     line: u64,
@@ -146,6 +147,7 @@ impl Core {
             sources: BTreeMap::new(),
             held: VecDeque::new(),
             waiting: BTreeMap::new(),
+            waiting_bytes: 0,
             line: 0,
             line_released: false,
             summary: Summary::default(),
@@ -301,15 +303,16 @@ impl Core {
             journal.wait(&record.input(), time, &rank);
         }
         let origin = record.origin.unwrap_or_default();
+        self.waiting_bytes += record.bytes();
         self.waiting.insert((time, rank, origin), Waiting { record, counted: true, carries_line });
-        if self.waiting.len() > WAITING_MAX {
-            let half = self.waiting.keys().nth(WAITING_MAX / 2).map(|(time, ..)| *time);
-            let reason = format!(
-                "more than {WAITING_MAX} records wait for slower partitions: the earliest are \
-                 applied without them"
-            );
-            self.limit("reorder", time, reason);
-            self.release(half.unwrap_or(time));
+        if self.waiting_bytes > self.config.waiting_max {
+            let middle = self.waiting.keys().nth(self.waiting.len() / 2).map(|(time, ..)| *time);
+            let reason = "too many records wait for slower partitions: the earliest are applied \
+                          without them";
+            self.limit("reorder", time, reason.to_owned());
+            // The first goes in any case.
+            let first = self.waiting().1.unwrap_or(time).saturating_add(1);
+            self.release(middle.unwrap_or(time).max(first));
         }
         Outcome::Matched
     }
@@ -326,6 +329,7 @@ impl Core {
                 break;
             }
             let Waiting { record, counted, carries_line } = first.remove();
+            self.waiting_bytes = self.waiting_bytes.saturating_sub(record.bytes());
             self.begin_line();
             let outcome = self.put_in_order(&record.input());
             if counted {
@@ -733,6 +737,7 @@ impl Core {
             let (time, rank) = (from.time()?, Rank::take(from)?);
             let record = Owned::take(from, by)?;
             let origin = record.origin.unwrap_or_default();
+            self.waiting_bytes += record.bytes();
             let waiting = Waiting { record, counted: false, carries_line: false };
             self.waiting.insert((time, rank, origin), waiting);
         }

@@ -138,6 +138,10 @@ pub struct Owned {
     pub events: Events,
 }
 
+/// Bytes counted for a record that is kept, beside its events: itself, its place in a tree, and what
+/// lists hold in reserve.
+const OWNED_BYTES: usize = 2 * size_of::<Owned>() + 128;
+
 impl Owned {
     /// Reads a record.
     pub fn take(from: &mut Reader<'_>, by: Option<&Translation>) -> Option<Self> {
@@ -151,6 +155,15 @@ impl Owned {
             take_event(from, &mut events, by)?;
         }
         Some(Self { source, origin, time, arrival, named, events })
+    }
+
+    /// Bytes that it takes, about.
+    pub fn bytes(&self) -> usize {
+        let Events { list, texts, near_misses } = &self.events;
+        size_of_val(list.as_slice())
+            + texts.bytes()
+            + size_of_val(near_misses.as_slice())
+            + OWNED_BYTES
     }
 
     /// To be applied.

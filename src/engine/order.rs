@@ -32,6 +32,8 @@ pub struct OrderConfig {
     pub year: Option<i32>,
     /// Longest line, bytes; for messages.
     pub max_line: usize,
+    /// Bytes that records may take which wait for those of other partitions.
+    pub waiting_max: usize,
 }
 
 #[derive(Debug, Default)]
@@ -147,6 +149,7 @@ impl Engine {
             lateness: config.lateness,
             max_ahead: config.max_ahead,
             max_line: config.max_line,
+            waiting_max: config.waiting_max,
         };
         let patterns = scanner.set.names().map(str::to_owned).collect();
         Self {

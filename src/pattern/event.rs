@@ -92,6 +92,11 @@ pub struct Texts {
 }
 
 impl Texts {
+    /// Bytes that they take.
+    pub fn bytes(&self) -> usize {
+        self.text.len() + size_of_val(self.values.as_slice()) + size_of_val(self.rules.as_slice())
+    }
+
     /// Keeps a text; none if the texts of the batch are too long together.
     pub fn put(&mut self, text: &str) -> Option<Text> {
         let len = u32::try_from(text.len()).ok()?;

@@ -24,7 +24,7 @@ use crate::source::kafka::{self, KafkaError, KafkaEvent, KafkaSettings};
 use crate::source::lines::LineReader;
 use crate::source::{Batch, Position, stdin};
 use crate::state::StateError;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -321,6 +321,9 @@ enum Out {
 struct Reading {
     /// It was read to its end then, and nothing has come since.
     at_end: Option<Instant>,
+    /// What was applied of it and lies further on than another partition is: the newest time of each
+    /// batch, and its weight. As long as it counts as held, a partition that is ahead is not read on.
+    ahead: VecDeque<(Option<Micros>, u64)>,
 }
 
 struct LiveStream {
@@ -486,9 +489,12 @@ impl LiveStream {
         self.engine.apply_batch(scanned, arrival().filter(|_| !self.replayed));
         self.last = Instant::now();
         let Some(progress) = &self.progress else { return };
-        progress.released(source, weight);
-        if let Some(reading) = self.partitions.get_mut(&source) {
-            reading.at_end = None;
+        match self.partitions.get_mut(&source) {
+            Some(reading) if self.engine.merging => {
+                reading.at_end = None;
+                reading.ahead.push_back((self.engine.newest(source), weight));
+            }
+            _ => progress.released(source, weight),
         }
         if let Some(Position::Partition(place)) = behind.as_deref() {
             let (progress, next, clock) =
@@ -519,12 +525,17 @@ impl LiveStream {
             Incoming::Partition(source, word) => match word {
                 Partition::Assigned { topic, partition } => {
                     self.engine.name_partition(source, &topic, partition);
-                    self.partitions.insert(source, Reading::default());
+                    // It may be ours already: then its client was made anew.
+                    self.partitions.entry(source).or_default();
                     self.engine.merging =
                         self.reorder.map_or(self.partitions.len() > 1, |reorder| reorder > 0);
                 }
                 Partition::Left => {
-                    self.partitions.remove(&source);
+                    let left = self.partitions.remove(&source);
+                    if let (Some(left), Some(progress)) = (left, &self.progress) {
+                        let weight = left.ahead.iter().map(|(_, weight)| weight).sum();
+                        progress.released(source, weight);
+                    }
                     self.release();
                 }
                 Partition::ReachedEnd => {
@@ -545,12 +556,32 @@ impl LiveStream {
         }
     }
 
-    /// Applies the records that no partition can bring an earlier one for any more.
+    /// Applies the records that no partition can bring an earlier one for any more, and lets those
+    /// partitions be read on that are not ahead.
     fn release(&mut self) {
-        if self.engine.core.waiting().0 == 0 {
-            return;
+        let slowest = self.slowest();
+        if let Some(progress) = &self.progress {
+            for (source, reading) in &mut self.partitions {
+                // The slowest one itself is never held.
+                while let Some((_, weight)) = reading
+                    .ahead
+                    .pop_front_if(|(newest, _)| slowest.is_some() && *newest <= slowest)
+                {
+                    progress.released(*source, weight);
+                }
+            }
         }
-        let mut before = Micros::MAX;
+        if let Some(slowest) = slowest {
+            let reorder = self.reorder.unwrap_or(REORDER);
+            let before =
+                if slowest == Micros::MAX { slowest } else { slowest.saturating_sub(reorder) };
+            self.engine.core.release(before);
+        }
+    }
+
+    /// How far the slowest partition is; none if one has shown nothing yet.
+    fn slowest(&self) -> Option<Micros> {
+        let mut slowest = Micros::MAX;
         for (source, reading) in &self.partitions {
             // Of a replay every partition ends; then there is nothing to wait for.
             let wait = if self.replayed { Duration::ZERO } else { self.idle_after };
@@ -558,10 +589,9 @@ impl LiveStream {
                 continue;
             }
             // What it has not shown yet can be anything.
-            let Some(newest) = self.engine.newest(*source) else { return };
-            before = before.min(newest.saturating_sub(self.reorder.unwrap_or(REORDER)));
+            slowest = slowest.min(self.engine.newest(*source)?);
         }
-        self.engine.core.release(before);
+        Some(slowest)
     }
 
     /// Other rules and patterns: what stays keeps its windows.
