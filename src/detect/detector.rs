@@ -212,6 +212,8 @@ pub struct Detector {
     /// What the numbers in its state mean.
     dictionary: Dictionary,
     config: DetectConfig,
+    /// Events may name only some of the rules that share a list: they are those of other rules.
+    partial: bool,
     /// By rule: events that lack its key.
     pub keyless: Vec<u64>,
     scratch: Scratch,
@@ -398,8 +400,24 @@ impl Detector {
             key_names,
             dictionary,
             config,
+            partial: false,
             keyless: vec![0; rules.len()],
         }
+    }
+
+    /// Whether events come that were written down when other rules were loaded: what they do not
+    /// name does not count them, although it shares their list.
+    pub fn expect_partial(&mut self, partial: bool) {
+        self.partial = partial;
+    }
+
+    /// The bits of the rules that share the list of a part and do not count `event`.
+    fn not_named(&self, tag: u16, event: EventView<'_>) -> u32 {
+        let others = self.plans.iter().enumerate().filter(|(number, plan)| {
+            let named = u16::try_from(*number).is_ok_and(|number| event.rules().contains(&number));
+            plan.tag == tag && !named
+        });
+        others.fold(0, |bits, (_, plan)| bits | bit(plan.slot))
     }
 
     /// What the numbers in its state mean, all but those of patterns.
@@ -652,6 +670,7 @@ impl Detector {
             return;
         };
         let key = Key { kind, value: scratch.keys.get(range).unwrap_or_default() };
+        let used = if self.partial { self.not_named(plan.tag, event) } else { 0 };
         let horizon = stream.clock.map(|clock| clock.saturating_sub(self.config.lateness));
         let forgotten = horizon.map(|horizon| horizon.saturating_sub(plan.within));
         if let Some((field, tag)) = plan.once {
@@ -672,6 +691,7 @@ impl Detector {
             place,
             event,
             time,
+            used,
             horizon,
             store: &mut self.store,
             marks: self.marks,
@@ -784,6 +804,8 @@ struct Step<'s> {
     place: Place,
     event: EventView<'s>,
     time: Micros,
+    /// The bits of the rules that do not count it.
+    used: u32,
     /// No event before this can still come.
     horizon: Option<Micros>,
     store: &'s mut Store,
@@ -809,7 +831,7 @@ impl<'s> Step<'s> {
             0
         };
         let completes = completes.then_some(plan.slot);
-        let fresh = Fresh { time, weight, used: 0, completes, shown: &[] };
+        let fresh = Fresh { time, weight, used: self.used, completes, shown: &[] };
         let mask = self.store.insert(self.place, plan.tag, fresh, &evidence, clock, estimate);
         Inserted { tag: plan.tag, mask, estimate }
     }

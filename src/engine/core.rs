@@ -250,6 +250,11 @@ impl Core {
         }
     }
 
+    /// Whether entries come that were written down when other rules were loaded.
+    pub fn expect_partial(&mut self, partial: bool) {
+        self.detector.expect_partial(partial);
+    }
+
     fn write_down(&mut self, entry: impl FnOnce() -> Entry) {
         if let Some(journal) = &mut self.journal {
             journal.put(&entry());

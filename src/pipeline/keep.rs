@@ -20,7 +20,7 @@ use crate::state::{ActionRow, Commit, Db, NewSnapshot, Snapshots, StateError};
 use crate::window::codec::Reader;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -82,6 +82,8 @@ enum Message {
     Captured(Capture),
     /// What numbers mean from here on.
     Dictionary(String),
+    /// What follows is committed only when the snapshot before it has been written.
+    Settled,
     /// Files are opened anew: they may have been rotated.
     Reopen,
 }
@@ -115,8 +117,9 @@ struct Shared {
     closed: AtomicBool,
     /// It cannot go on: what it said is among the errors.
     failed: AtomicBool,
-    /// A snapshot is being written.
-    writing: AtomicBool,
+    /// Captures that were begun, and snapshots of them that were written or could not be.
+    begun: AtomicU64,
+    written: AtomicU64,
     /// The stream is to end: a disk that takes nothing is not waited for much longer.
     ending: AtomicBool,
     /// The buffers of the last snapshot, to be used again.
@@ -175,7 +178,9 @@ pub fn recover(dir: &Path, fresh: &dyn Fn() -> Core) -> Result<(Core, Recovered)
     db.journal_after(row, &mut |row| {
         if by.as_ref().is_none_or(|(id, _)| *id != row.dictionary) {
             let names = names(&beside, row.dictionary)?;
-            by = Some((row.dictionary, Translation::between(&names, &core.dictionary())));
+            let translation = Translation::between(&names, &core.dictionary());
+            core.expect_partial(translation.is_some());
+            by = Some((row.dictionary, translation));
         }
         let by = by.as_ref().and_then(|(_, by)| by.as_ref());
         let mut from = Reader::new(row.entries);
@@ -193,6 +198,7 @@ pub fn recover(dir: &Path, fresh: &dyn Fn() -> Core) -> Result<(Core, Recovered)
         }
         Ok(())
     })?;
+    core.expect_partial(false);
     core.forget_counts();
     if let Some(info) = &found {
         info!(
@@ -267,6 +273,7 @@ impl Keeper {
             dictionary,
             journal,
             capture_at: (journal, dictionary),
+            handed: 0,
             outlets,
             shared: Arc::clone(&shared),
             writer: Some(Writer::start(snapshots, &shared)),
@@ -305,7 +312,9 @@ impl Keeper {
     /// Whether the state is to be captured now: the journal has grown by as much as makes a restart
     /// slow, or by a part of what a snapshot takes.
     pub fn is_due(&self, keys: usize) -> bool {
-        if self.records == 0 || self.shared.writing.load(Ordering::Acquire) {
+        let Shared { begun, written, .. } = &*self.shared;
+        let busy = begun.load(Ordering::Acquire) != written.load(Ordering::Acquire);
+        if self.records == 0 || busy {
             return false;
         }
         let since = self.captured.elapsed();
@@ -318,7 +327,7 @@ impl Keeper {
     pub fn capture_begins(&mut self) -> Vec<Vec<u8>> {
         self.captured = Instant::now();
         (self.records, self.bytes) = (0, 0);
-        self.shared.writing.store(true, Ordering::Release);
+        self.shared.begun.fetch_add(1, Ordering::AcqRel);
         self.send(Message::CaptureBegins);
         let mut rooms =
             std::mem::take(&mut *self.shared.rooms.lock().unwrap_or_else(PoisonError::into_inner));
@@ -335,6 +344,11 @@ impl Keeper {
     /// Says what numbers mean from here on.
     pub fn dictionary(&self, names: &Dictionary) {
         self.send(Message::Dictionary(text(names)));
+    }
+
+    /// What follows is committed only when the last snapshot has been written.
+    pub fn settle(&self) {
+        self.send(Message::Settled);
     }
 
     /// Lets files be opened anew.
@@ -421,6 +435,8 @@ struct Worker {
     journal: i64,
     /// That and the dictionary when a capture began.
     capture_at: (i64, i64),
+    /// Captures handed to the writer.
+    handed: u64,
     outlets: Vec<Outlet>,
     shared: Arc<Shared>,
     writer: Option<Writer>,
@@ -497,12 +513,21 @@ impl Worker {
             Message::CaptureBegins => self.capture_at = (self.journal, self.dictionary),
             Message::Captured(capture) => {
                 let (journal, dictionary) = self.capture_at;
+                self.handed += 1;
                 if let Some(writer) = &self.writer {
                     writer.write(journal, dictionary, capture);
                 }
             }
             Message::Dictionary(text) => self.dictionary = self.db.dictionary(&text)?,
+            Message::Settled => {
+                // Others may have begun since that come behind this.
+                while self.shared.written.load(Ordering::Acquire) < self.handed {
+                    thread::sleep(Duration::from_millis(5));
+                }
+            }
             Message::Reopen => {
+                // What is in a file that was rotated need not be looked for in the next one.
+                self.note_cursors(false);
                 for outlet in &mut self.outlets {
                     if let Err(error) = outlet.sink.reopen() {
                         outlet.fail(&error, &mut self.errors);
@@ -766,7 +791,7 @@ impl Writer {
                             NewSnapshot { journal, dictionary, events: 0, keys, pieces: &pieces };
                         let done = snapshots.write(&new).and_then(|_| snapshots.prune());
                         *shared.rooms.lock().unwrap_or_else(PoisonError::into_inner) = pieces;
-                        shared.writing.store(false, Ordering::Release);
+                        shared.written.fetch_add(1, Ordering::AcqRel);
                         done.map(|_| ())
                     }
                     Work::Tidy => snapshots.checkpoint(),

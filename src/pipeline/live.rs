@@ -623,8 +623,11 @@ impl LiveStream {
         if let Out::Kept(keeper) = &mut self.out {
             keeper.dictionary(&self.engine.core.dictionary());
             keeper.reopen();
-            // From here a restart need not know the rules of before.
+            // From here a restart need not know the rules of before, and what those that have gone
+            // decided is not forgotten.
             self.engine.core.begin_capture(keeper.capture_begins());
+            finish_capture(&mut self.engine.core, keeper);
+            keeper.settle();
         } else if let Out::Direct(delivery) = &mut self.out {
             delivery.reopen(&mut self.engine.core.summary);
         }

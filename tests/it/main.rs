@@ -11,6 +11,7 @@
 //! * [`binary`]: the program as users run it: flags, exit codes, messages, signals
 //! * [`follow`]: files that are followed through rotation
 //! * [`lasting`]: what outlives the process: captured, written down, read again
+//! * [`reload`]: SIGHUP: other rules while the stream goes on
 //! * [`restart`]: killed at any moment, it says what an undisturbed run says
 //! * [`kafka`]: the Kafka source and sink, against brokers inside the test
 //! * [`broker`]: the same with a real Apache Kafka, where only that tells the truth; needs Java 17
@@ -50,6 +51,7 @@ mod output;
 #[cfg(feature = "kafka")]
 mod partitions;
 mod readme;
+mod reload;
 mod restart;
 mod service;
 mod simulation;
