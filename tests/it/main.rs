@@ -11,7 +11,9 @@
 //! * [`binary`]: the program as users run it: flags, exit codes, messages, signals
 //! * [`follow`]: files that are followed through rotation
 //! * [`lasting`]: what outlives the process: captured, written down, read again
+//! * [`disk`]: disks that fail or are full under the running program
 //! * [`restart`]: killed at any moment, it says what an undisturbed run says
+//! * [`service`]: the program as a service, for the tests that stop it
 //! * [`kafka`]: the Kafka source and sink, against brokers inside the test
 //! * [`memory`]: ceilings that hold under floods and monsters
 //! * [`state`]: what lasts: errors, damage, faults of the disk at every single write
@@ -30,6 +32,7 @@ mod accounting;
 mod binary;
 mod carriers;
 mod determinism;
+mod disk;
 mod follow;
 mod golden;
 mod hostile;

@@ -329,13 +329,43 @@ fn files_are_for_their_owner_only() {
     assert!(text.contains("others than its owner may write in the state directory"), "{text}");
 }
 
-/// A small file system of its own, if the system lets us.
-struct Small {
-    dir: TempDir,
+/// What says that this copy of the test binary runs where it may mount.
+const MOUNTS: &str = "TEST_MOUNTS";
+
+/// Whether this process may mount. If not, `test` runs again where it may, in a user namespace of its
+/// own, and there is nothing more to do here.
+pub fn may_mount(test: &str) -> bool {
+    if let Some(small) = Small::mounted("size=1m") {
+        drop(small);
+        return true;
+    }
+    let inside = std::env::var_os(MOUNTS).is_some();
+    let mut command = Command::new("unshare");
+    command.arg("-rm").arg(std::env::current_exe().unwrap());
+    command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(MOUNTS, "1");
+    let output = if inside { None } else { command.output().ok() };
+    let done = output.as_ref().is_some_and(|output| {
+        output.status.success() && stdout(output).contains("test result: ok. 1 passed")
+    });
+    assert!(
+        done,
+        "{test} mounts a small file system: it must run as root, or where `unshare -rm` is allowed\n{}",
+        output.map_or_else(String::new, |output| stdout(&output) + &stderr(&output))
+    );
+    false
+}
+
+/// A small file system of its own.
+pub struct Small {
+    pub dir: TempDir,
 }
 
 impl Small {
-    fn new(options: &str) -> Option<Self> {
+    pub fn new(options: &str) -> Self {
+        Self::mounted(options).expect("it was mounted a moment ago")
+    }
+
+    fn mounted(options: &str) -> Option<Self> {
         let small = Self { dir: folder() };
         if small.mount(options) { Some(small) } else { None }
     }
@@ -348,7 +378,13 @@ impl Small {
         mount.is_ok_and(|output| output.status.success())
     }
 
-    fn read_only(&self) {
+    /// Takes away what filled it.
+    pub fn give_room(&self, ballast: &Path) {
+        assert!(ballast.starts_with(self.dir.path()));
+        fs::remove_file(ballast).unwrap();
+    }
+
+    pub fn read_only(&self) {
         let remount =
             Command::new("mount").args(["-o", "remount,ro"]).arg(self.dir.path()).status();
         assert!(remount.unwrap().success());
@@ -363,10 +399,10 @@ impl Drop for Small {
 
 #[test]
 fn a_full_disk_holds_back_and_goes_on_by_itself() {
-    let Some(small) = Small::new("size=1m") else {
-        println!("skipped: this system lets the tests mount nothing");
+    if !may_mount("state::a_full_disk_holds_back_and_goes_on_by_itself") {
         return;
-    };
+    }
+    let small = Small::new("size=1m");
     let ballast = small.dir.path().join("ballast");
     fs::write(&ballast, vec![1; 400_000]).unwrap();
     let dir = small.dir.path().join("state");
@@ -407,7 +443,10 @@ fn what_may_not_be_written_is_said() {
         refused(dir.path(), &["cannot be written: permission denied", "must own"]);
     }
     set_mode(dir.path(), 0o700);
-    let Some(small) = Small::new("size=8m") else { return };
+    if !may_mount("state::what_may_not_be_written_is_said") {
+        return;
+    }
+    let small = Small::new("size=8m");
     fill(&mut Db::open(small.dir.path()).unwrap(), small.dir.path(), 1, 2);
     small.read_only();
     refused(small.dir.path(), &["cannot be written: the file system is read-only"]);
@@ -596,8 +635,8 @@ fn writer_under_faults() {
     println!("finished");
 }
 
-struct Faults {
-    shim: PathBuf,
+pub struct Faults {
+    pub shim: PathBuf,
     _built: TempDir,
 }
 
@@ -660,7 +699,7 @@ const ENOSPC: u32 = 28;
 const EIO: u32 = 5;
 
 /// Lets every call fail in turn, until one is past the end; gives how many there were.
-fn at_every_call(each: &(dyn Fn(&Faults, u32, &Path) -> bool + Sync)) -> u32 {
+pub fn at_every_call(each: &(dyn Fn(&Faults, u32, &Path) -> bool + Sync)) -> u32 {
     let faults = Faults::new();
     let next = std::sync::atomic::AtomicU32::new(1);
     let past = std::sync::atomic::AtomicBool::new(false);
