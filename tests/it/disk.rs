@@ -4,7 +4,7 @@ use crate::service::{
     Dice, MINUTE, RULES, Running, SECOND, START, Service, assert_same, busy, config, id, login,
     replayed, until,
 };
-use crate::state::{Small, at_every_call, may_mount};
+use crate::state::{Faults, Small, at_every_call, may_mount};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -47,7 +47,7 @@ fn whatever_call_fails_it_goes_on_or_says_why_it_ends() {
     let want = replayed(&plain, &lines);
     assert!(want.len() > 30, "{}", want.len());
     let ways = Mutex::new(BTreeMap::<String, u32>::new());
-    let calls = at_every_call(&|faults, at, _| {
+    let calls = at_every_call(6, &|faults, at, _| {
         let mut service = Service::new(&settings(Path::new("./state")), RULES);
         service.append(LOG, &text(&lines[..100]));
         let mark = service.path("mark");
@@ -110,6 +110,51 @@ fn whatever_call_fails_it_goes_on_or_says_why_it_ends() {
     });
     println!("{calls} calls: {:?}", ways.lock().unwrap());
     assert!(calls > 60, "{calls}");
+}
+
+/// What a sink has finished is noted by a commit of its own when nothing else comes. That one fails,
+/// and may have been made all the same; it must not be in the way of those that follow.
+#[test]
+fn a_cursor_that_cannot_be_noted_stops_nothing() {
+    let faults = Faults::new();
+    std::thread::scope(|scope| {
+        for at in 1..33_u32 {
+            let faults = &faults;
+            scope.spawn(move || {
+                let settings = settings(Path::new("./state")) + "checkpoint: 1s\n";
+                let mut service = Service::new(&settings, RULES);
+                let (when, mark) = (service.path("when"), service.path("mark"));
+                let (mut command, out, said) = service.command();
+                command
+                    .env("LD_PRELOAD", &faults.shim)
+                    .env("FAULT_PATH", service.state())
+                    .env("FAULT_AT", (1 + at % 8).to_string())
+                    .env(
+                        "FAULT_COUNT",
+                        [1, 4, 16, 64][usize::try_from(at / 8 % 4).unwrap()].to_string(),
+                    )
+                    .env("FAULT_WHEN", &when)
+                    .env("FAULT_MARK", &mark);
+                let mut running = Running::new(command.spawn().unwrap(), out, said);
+                running.wait_until_it_says("state in");
+                service.append(LOG, &text(&attacks(0, 2)));
+                until(|| running.goes_on() && !service.lines(ACTIONS).is_empty(), &String::new);
+                fs::write(&when, "").unwrap();
+                let noted = || {
+                    let db = service.db();
+                    let last = db.last_action().unwrap();
+                    db.cursors().unwrap().iter().all(|(_, cursor)| *cursor == last)
+                };
+                until(|| running.goes_on() && (mark.exists() || noted()), &String::new);
+                service.append(LOG, &text(&attacks(2, 4)));
+                let want = replayed(&service, &attacks(0, 4));
+                let all = || service.lines(ACTIONS).len() >= want.len();
+                until(|| running.goes_on() && all(), &String::new);
+                let said = running.stop();
+                assert_same(&service.lines(ACTIONS), &want, &format!("{at}: {said}"));
+            });
+        }
+    });
 }
 
 /// Fills the file system of `path` to its last byte.

@@ -649,7 +649,7 @@ struct Fault {
 }
 
 impl Faults {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let built = folder();
         let shim = built.path().join("io.so");
         let compiled = Command::new("cc")
@@ -699,13 +699,13 @@ const ENOSPC: u32 = 28;
 const EIO: u32 = 5;
 
 /// Lets every call fail in turn, until one is past the end; gives how many there were.
-pub fn at_every_call(each: &(dyn Fn(&Faults, u32, &Path) -> bool + Sync)) -> u32 {
+pub fn at_every_call(workers: u32, each: &(dyn Fn(&Faults, u32, &Path) -> bool + Sync)) -> u32 {
     let faults = Faults::new();
     let next = std::sync::atomic::AtomicU32::new(1);
     let past = std::sync::atomic::AtomicBool::new(false);
     let parent = folder();
     std::thread::scope(|scope| {
-        for worker in 0..2 {
+        for worker in 0..workers {
             let (faults, next, past, parent) = (&faults, &next, &past, &parent);
             scope.spawn(move || {
                 use std::sync::atomic::Ordering::SeqCst;
@@ -725,7 +725,7 @@ pub fn at_every_call(each: &(dyn Fn(&Faults, u32, &Path) -> bool + Sync)) -> u32
 
 #[test]
 fn a_crash_after_any_failed_call_loses_nothing_that_was_acknowledged() {
-    let calls = at_every_call(&|faults, at, dir| {
+    let calls = at_every_call(2, &|faults, at, dir| {
         // Disks fail in more ways than one; each call meets one of them.
         let errno = if at % 2 == 0 { ENOSPC } else { EIO };
         let fault = Fault { at, count: 1, errno, short: at % 3 == 0 };
@@ -750,7 +750,7 @@ fn a_crash_after_any_failed_call_loses_nothing_that_was_acknowledged() {
 
 #[test]
 fn whoever_tries_again_after_any_failed_call_comes_to_the_same_end() {
-    let calls = at_every_call(&|faults, at, dir| {
+    let calls = at_every_call(2, &|faults, at, dir| {
         let errno = if at % 2 == 0 { EIO } else { ENOSPC };
         let count = [1, 2, 7][usize::try_from(at % 3).unwrap()];
         let fault = Fault { at, count, errno, short: at % 5 == 0 };
