@@ -673,6 +673,13 @@ impl Core {
         Some(pieces)
     }
 
+    /// The format in which a state was captured, if that can be read.
+    pub fn format_of(bytes: &[u8]) -> Option<u64> {
+        let mut from = Reader::new(bytes);
+        let len = usize::try_from(from.time()?).ok()?;
+        Reader::new(from.take(len)?).number()
+    }
+
     /// Brings the state back that was captured; this one must be at its beginning. `names` are what
     /// the captured numbers mean.
     ///

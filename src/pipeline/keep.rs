@@ -12,7 +12,7 @@
 use super::Stop;
 use crate::action::Action;
 use crate::detect::dictionary::{Dictionary, Translation};
-use crate::engine::core::Core;
+use crate::engine::core::{Core, FORMAT};
 use crate::engine::entry::{Journal, take_entry};
 use crate::sink::{Delivered, Sink};
 use crate::source::Position;
@@ -153,7 +153,15 @@ pub fn recover(dir: &Path, fresh: &dyn Fn() -> Core) -> Result<(Core, Recovered)
     for info in db.snapshots()? {
         let names = names(&db, info.dictionary)?;
         let restored = match db.snapshot(info.id) {
-            Ok(bytes) => core.restore(&bytes, &names),
+            Ok(bytes) => {
+                let found = Core::format_of(&bytes).unwrap_or_default();
+                if found > FORMAT {
+                    // To fall back would be to forget what a newer version knew.
+                    let (path, found) = (db.file().to_owned(), found.cast_signed());
+                    return Err(StateError::Newer { path, found, known: FORMAT.cast_signed() });
+                }
+                core.restore(&bytes, &names)
+            }
             Err(error @ StateError::Damaged { .. }) => Err(error.to_string()),
             Err(error) => return Err(error),
         };

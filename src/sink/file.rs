@@ -14,18 +14,30 @@ pub struct FileSink {
     output: Output,
     /// Lines were flushed and may not be synced.
     unsynced: bool,
+    /// A torn last line was looked for.
+    whole: bool,
 }
 
 impl FileSink {
     /// Opens the file, made with mode 0600 if it is new. A last line without its newline, left by a
-    /// crash in the middle of a write, is cut.
+    /// crash in the middle of a write, is cut before the first use, not yet: somebody else may be
+    /// writing it, and whoever cannot start must leave it as it is.
     ///
     /// # Errors
     /// When it cannot be opened for writing.
     pub fn open(path: &str, output: Output) -> std::io::Result<Self> {
         let file = open(path)?;
         // Whoever wrote what is there may have been killed before it was synced.
-        Ok(Self { path: path.to_owned(), out: BufWriter::new(file), output, unsynced: true })
+        let (path, out) = (path.to_owned(), BufWriter::new(file));
+        Ok(Self { path, out, output, unsynced: true, whole: false })
+    }
+
+    fn make_whole(&mut self) -> std::io::Result<()> {
+        if !self.whole {
+            cut_torn_line(self.out.get_mut())?;
+            self.whole = true;
+        }
+        Ok(())
     }
 
     /// Opens the file of this name anew. What could not be written before is let go; it is given
@@ -40,6 +52,7 @@ impl FileSink {
         let old = std::mem::replace(&mut self.out, BufWriter::new(open(&self.path)?));
         let (file, _unwritten) = old.into_parts();
         let unsynced = std::mem::replace(&mut self.unsynced, true);
+        self.whole = false;
         if unsynced { file.sync_data() } else { Ok(()) }
     }
 
@@ -47,7 +60,8 @@ impl FileSink {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn known(&self, count: usize) -> std::io::Result<HashSet<String>> {
+    pub fn known(&mut self, count: usize) -> std::io::Result<HashSet<String>> {
+        self.make_whole()?;
         let mut ids = HashSet::new();
         if count == 0 {
             return Ok(ids);
@@ -103,6 +117,7 @@ impl FileSink {
     /// # Errors
     /// When it cannot be written.
     pub fn deliver(&mut self, action: &Action) -> std::io::Result<Delivered> {
+        self.make_whole()?;
         self.unsynced = true;
         writeln!(self.out, "{}", self.output.render(action, false)).map(|()| Delivered::Yes)
     }
@@ -116,15 +131,13 @@ impl FileSink {
     }
 }
 
-/// Opens a file to append to, made with mode 0600 if it is new, without a torn last line.
+/// Opens a file to append to, made with mode 0600 if it is new.
 fn open(path: &str) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.create(true).read(true).append(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
-    cut_torn_line(&mut file)?;
-    Ok(file)
+    options.open(path)
 }
 
 /// The id of a line in either of the forms that carry one.

@@ -204,7 +204,7 @@ impl Sink {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn known(&self, count: usize) -> std::io::Result<HashSet<String>> {
+    pub fn known(&mut self, count: usize) -> std::io::Result<HashSet<String>> {
         match self {
             Sink::Stdout(_) => Ok(HashSet::new()),
             Sink::File(sink) => sink.known(count),

@@ -1,6 +1,6 @@
 /* A disk that fails, for tests: preloaded into a process, it counts the calls that change files whose
  * path contains FAULT_PATH and lets the FAULT_AT-th fail (and the FAULT_COUNT - 1 after it) with
- * FAULT_ERRNO. With FAULT_SHORT, a write that fails has written half of its bytes before. FAULT_MARK
+ * FAULT_ERRNO. Before the file FAULT_WHEN is there, if it is set, nothing counts. With FAULT_SHORT, a write that fails has written half of its bytes before. FAULT_MARK
  * names a file that is made when the first call fails. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -26,6 +26,8 @@ static int (*real_open)(const char *, int, ...);
 static int fails(const char *path) {
     const char *wanted = getenv("FAULT_PATH");
     if (!wanted || !strstr(path, wanted)) return 0;
+    const char *when = getenv("FAULT_WHEN");
+    if (when && access(when, F_OK) != 0) return 0;
     long at = number("FAULT_AT", 0);
     long call = atomic_fetch_add(&calls, 1) + 1;
     if (call < at || call >= at + number("FAULT_COUNT", 1)) return 0;

@@ -204,7 +204,7 @@ fn case(case: &Path) -> Result<(), String> {
 fn every_case_says_what_is_expected() {
     let cases: Vec<PathBuf> = folders(&root().join("fixtures"))
         .into_iter()
-        .filter(|case| name(case) != "shapes")
+        .filter(|case| name(case) != "shapes" && !name(case).starts_with("state-"))
         .collect();
     assert!(!cases.is_empty(), "no cases");
     let wrong: Vec<String> = cases.iter().filter_map(|path| case(path).err()).collect();

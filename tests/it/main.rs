@@ -12,7 +12,9 @@
 //! * [`follow`]: files that are followed through rotation
 //! * [`lasting`]: what outlives the process: captured, written down, read again
 //! * [`reload`]: SIGHUP: other rules while the stream goes on
+//! * [`disk`]: disks that fail or are full under the running program
 //! * [`restart`]: killed at any moment, it says what an undisturbed run says
+//! * [`service`]: the program as a service, for the tests that stop it
 //! * [`kafka`]: the Kafka source and sink, against brokers inside the test
 //! * [`broker`]: the same with a real Apache Kafka, where only that tells the truth; needs Java 17
 //!   and Maven
@@ -37,6 +39,7 @@ mod binary;
 mod broker;
 mod carriers;
 mod determinism;
+mod disk;
 mod follow;
 mod golden;
 mod hostile;

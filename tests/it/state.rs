@@ -335,13 +335,43 @@ fn files_are_for_their_owner_only() {
     assert!(text.contains("others than its owner may write in the state directory"), "{text}");
 }
 
-/// A small file system of its own, if the system lets us.
-struct Small {
-    dir: TempDir,
+/// What says that this copy of the test binary runs where it may mount.
+const MOUNTS: &str = "TEST_MOUNTS";
+
+/// Whether this process may mount. If not, `test` runs again where it may, in a user namespace of its
+/// own, and there is nothing more to do here.
+pub fn may_mount(test: &str) -> bool {
+    if let Some(small) = Small::mounted("size=1m") {
+        drop(small);
+        return true;
+    }
+    let inside = std::env::var_os(MOUNTS).is_some();
+    let mut command = Command::new("unshare");
+    command.arg("-rm").arg(std::env::current_exe().unwrap());
+    command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(MOUNTS, "1");
+    let output = if inside { None } else { command.output().ok() };
+    let done = output.as_ref().is_some_and(|output| {
+        output.status.success() && stdout(output).contains("test result: ok. 1 passed")
+    });
+    assert!(
+        done,
+        "{test} mounts a small file system: it must run as root, or where `unshare -rm` is allowed\n{}",
+        output.map_or_else(String::new, |output| stdout(&output) + &stderr(&output))
+    );
+    false
+}
+
+/// A small file system of its own.
+pub struct Small {
+    pub dir: TempDir,
 }
 
 impl Small {
-    fn new(options: &str) -> Option<Self> {
+    pub fn new(options: &str) -> Self {
+        Self::mounted(options).expect("it was mounted a moment ago")
+    }
+
+    fn mounted(options: &str) -> Option<Self> {
         let small = Self { dir: folder() };
         if small.mount(options) { Some(small) } else { None }
     }
@@ -354,7 +384,13 @@ impl Small {
         mount.is_ok_and(|output| output.status.success())
     }
 
-    fn read_only(&self) {
+    /// Takes away what filled it.
+    pub fn give_room(&self, ballast: &Path) {
+        assert!(ballast.starts_with(self.dir.path()));
+        fs::remove_file(ballast).unwrap();
+    }
+
+    pub fn read_only(&self) {
         let remount =
             Command::new("mount").args(["-o", "remount,ro"]).arg(self.dir.path()).status();
         assert!(remount.unwrap().success());
@@ -369,10 +405,10 @@ impl Drop for Small {
 
 #[test]
 fn a_full_disk_holds_back_and_goes_on_by_itself() {
-    let Some(small) = Small::new("size=1m") else {
-        println!("skipped: this system lets the tests mount nothing");
+    if !may_mount("state::a_full_disk_holds_back_and_goes_on_by_itself") {
         return;
-    };
+    }
+    let small = Small::new("size=1m");
     let ballast = small.dir.path().join("ballast");
     fs::write(&ballast, vec![1; 400_000]).unwrap();
     let dir = small.dir.path().join("state");
@@ -413,7 +449,10 @@ fn what_may_not_be_written_is_said() {
         refused(dir.path(), &["cannot be written: permission denied", "must own"]);
     }
     set_mode(dir.path(), 0o700);
-    let Some(small) = Small::new("size=8m") else { return };
+    if !may_mount("state::what_may_not_be_written_is_said") {
+        return;
+    }
+    let small = Small::new("size=8m");
     fill(&mut Db::open(small.dir.path()).unwrap(), small.dir.path(), 1, 2);
     small.read_only();
     refused(small.dir.path(), &["cannot be written: the file system is read-only"]);
@@ -608,8 +647,8 @@ fn writer_under_faults() {
     println!("finished");
 }
 
-struct Faults {
-    shim: PathBuf,
+pub struct Faults {
+    pub shim: PathBuf,
     _built: TempDir,
 }
 
@@ -622,7 +661,7 @@ struct Fault {
 }
 
 impl Faults {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let built = folder();
         let shim = built.path().join("io.so");
         let compiled = Command::new("cc")
@@ -672,13 +711,13 @@ const ENOSPC: u32 = 28;
 const EIO: u32 = 5;
 
 /// Lets every call fail in turn, until one is past the end; gives how many there were.
-fn at_every_call(each: &(dyn Fn(&Faults, u32, &Path) -> bool + Sync)) -> u32 {
+pub fn at_every_call(workers: u32, each: &(dyn Fn(&Faults, u32, &Path) -> bool + Sync)) -> u32 {
     let faults = Faults::new();
     let next = std::sync::atomic::AtomicU32::new(1);
     let past = std::sync::atomic::AtomicBool::new(false);
     let parent = folder();
     std::thread::scope(|scope| {
-        for worker in 0..2 {
+        for worker in 0..workers {
             let (faults, next, past, parent) = (&faults, &next, &past, &parent);
             scope.spawn(move || {
                 use std::sync::atomic::Ordering::SeqCst;
@@ -698,7 +737,7 @@ fn at_every_call(each: &(dyn Fn(&Faults, u32, &Path) -> bool + Sync)) -> u32 {
 
 #[test]
 fn a_crash_after_any_failed_call_loses_nothing_that_was_acknowledged() {
-    let calls = at_every_call(&|faults, at, dir| {
+    let calls = at_every_call(2, &|faults, at, dir| {
         // Disks fail in more ways than one; each call meets one of them.
         let errno = if at % 2 == 0 { ENOSPC } else { EIO };
         let fault = Fault { at, count: 1, errno, short: at % 3 == 0 };
@@ -723,7 +762,7 @@ fn a_crash_after_any_failed_call_loses_nothing_that_was_acknowledged() {
 
 #[test]
 fn whoever_tries_again_after_any_failed_call_comes_to_the_same_end() {
-    let calls = at_every_call(&|faults, at, dir| {
+    let calls = at_every_call(2, &|faults, at, dir| {
         let errno = if at % 2 == 0 { EIO } else { ENOSPC };
         let count = [1, 2, 7][usize::try_from(at % 3).unwrap()];
         let fault = Fault { at, count, errno, short: at % 5 == 0 };
