@@ -53,6 +53,8 @@ pub struct Override {
 /// Settings, checked.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// The configuration file, if there is one.
+    pub file: Option<String>,
     /// Packs by name or path.
     pub patterns: Vec<String>,
     /// Where lines come from.
@@ -113,6 +115,7 @@ impl Default for Settings {
     fn default() -> Self {
         const SECOND: Micros = 1_000_000;
         Self {
+            file: None,
             patterns: DEFAULT_PACKS.iter().map(|pack| (*pack).to_owned()).collect(),
             source: SourceSpec::default(),
             lateness: 60 * SECOND,

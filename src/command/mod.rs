@@ -69,7 +69,7 @@ fn config_document(common: &Common) -> Result<Option<Document>> {
     let (name, from) = match named {
         Some(name) if common.config.is_some() => (name, "--config"),
         Some(name) => (name, CONFIG_VARIABLE),
-        None if Path::new(DEFAULT).is_file() => (DEFAULT.to_owned(), "this folder"),
+        None if Path::new(DEFAULT).exists() => (DEFAULT.to_owned(), "this folder"),
         None => {
             info!("no configuration file: defaults apply");
             return Ok(None);
@@ -104,6 +104,7 @@ fn settings_and_problems(common: &Common) -> Result<(Settings, Vec<Problem>)> {
     let mut settings = Settings::default();
     let mut problems = Vec::new();
     if let Some(document) = config_document(common)? {
+        settings.file = Some(document.name.clone());
         problems.extend(settings.apply(&document));
     }
     // A variable that is no text cannot be one of ours, and is nobody's problem.

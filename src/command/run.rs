@@ -5,6 +5,7 @@ use crate::assembly::Assembly;
 use crate::cli::{Common, Run};
 use crate::config::{Settings, SourceSpec};
 use crate::pipeline::{self, Live, Reload};
+use crate::sink::{Output, SinkConfig};
 use crate::source::file;
 use crate::source::follow::FollowSettings;
 use anyhow::{Result, anyhow, bail};
@@ -47,6 +48,12 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
             follow(files.clone(), from_end.unwrap_or(*end))
         }
         SourceSpec::Files { files, follow: false, .. } => {
+            if settings.state_dir.is_some() {
+                warn!(
+                    "`state_dir` is not used: these files are read once, from their beginning; add `follow: true` to \
+                     go on where the last run ended"
+                );
+            }
             let inputs = file::expand(files).map_err(|error| anyhow!("error: {error}"))?;
             let mut progress = super::replay::progress(common, &inputs);
             let ended = pipeline::replay(&assembly, &settings, inputs, sinks, &stop, &mut progress);
@@ -66,6 +73,13 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
         ),
         (Some(dir), _) => info!("state in {}", dir.display()),
     }
+    let text = |sink: &SinkConfig| matches!(sink, SinkConfig::File { output: Output::Text, .. });
+    if settings.state_dir.is_some() && settings.sinks.iter().any(text) {
+        warn!(
+            "a file sink writes text, which carries no ids: after a crash its last lines may be there twice; \
+             `output: json` has every line once"
+        );
+    }
     let load = || load(common, &settings);
     let reload = Reload { asked: listen_for_reload()?, load: &load };
     let ended = pipeline::run(&assembly, &settings, &live, sinks, &stop, &reload);
@@ -84,8 +98,12 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
 
 /// Patterns, rules and settings as they are now, for a stream that goes on.
 fn load(common: &Common, before: &Settings) -> Result<Assembly, String> {
-    let settings = settings(common).map_err(|error| error.to_string())?;
-    let assembly = assemble(&settings, true).map_err(|error| error.to_string())?;
+    let settings = settings(common).map_err(|error| format!("{error:#}"))?;
+    if let (Some(file), None) = (&before.file, &settings.file) {
+        // An editor may be replacing it: the defaults are not what anybody asked for.
+        return Err(format!("error: the configuration {file} is gone"));
+    }
+    let assembly = assemble(&settings, true).map_err(|error| format!("{error:#}"))?;
     let fixed = [
         ("source", settings.source == before.source),
         ("sinks", settings.sinks == before.sinks),

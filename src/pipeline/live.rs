@@ -24,7 +24,7 @@ use crate::source::kafka::{self, KafkaError, KafkaEvent, KafkaSettings};
 use crate::source::lines::LineReader;
 use crate::source::{Batch, Position, stdin};
 use crate::state::StateError;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +32,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 use tracing::{debug, error, info, warn};
+
+/// Numbers of partitions begin here, and standard input has one of its own: a state directory may be
+/// used with one kind of source today and with another tomorrow, and places of one mean nothing to
+/// another.
+const PARTITIONS: u32 = 1 << 24;
+const STDIN: u32 = 1 << 25;
 
 /// How far out of order each of several partitions may be if nothing else is said, microseconds.
 const REORDER: Micros = 2_000_000;
@@ -101,7 +107,7 @@ enum Incoming {
 
 /// What became of a partition.
 enum Partition {
-    Assigned { topic: String, partition: i32 },
+    Assigned { topic: String, partition: i32, anew: bool },
     Left,
     ReachedEnd,
 }
@@ -143,17 +149,19 @@ pub fn run(
     match live {
         Live::Kafka(kafka_settings) => {
             let partitions = known.iter().filter_map(|(source, position)| match position {
-                Position::Partition(place) => Some((*source, place.clone())),
+                Position::Partition(place) => {
+                    Some((source.checked_sub(PARTITIONS)?, place.clone()))
+                }
                 Position::File(_) => None,
             });
             let consuming = (kafka_settings.clone(), partitions.collect());
             kafka = Some(consume(consuming, send, pool, Arc::clone(&stopping)));
         }
         Live::Stdin => {
-            engine.name_source(0, "standard input", arrival());
+            engine.name_source(STDIN, "standard input", arrival());
             // Its places mean nothing to another process.
-            engine.anew(0);
-            read_stdin(stdin::open_stdin(0, settings.max_line, settings.block)?, send, pool);
+            engine.anew(STDIN);
+            read_stdin(stdin::open_stdin(STDIN, settings.max_line, settings.block)?, send, pool);
         }
         Live::Follow(follow_settings) => {
             let files = known.iter().filter_map(|(source, position)| match position {
@@ -274,17 +282,27 @@ fn consume(
     let progress = Arc::new(kafka::Progress::default());
     let shared = Arc::clone(&progress);
     let thread = thread::spawn(move || {
+        let mut chosen = BTreeSet::new();
         let mut on_event = |event: KafkaEvent| {
             let told = match event {
-                KafkaEvent::Batch(batch) => return hand_over(&send, &pool, batch),
-                KafkaEvent::Assigned { source, topic, partition, .. } => {
-                    Incoming::Partition(source, Partition::Assigned { topic, partition })
+                KafkaEvent::Batch(mut batch) => {
+                    batch.source += PARTITIONS;
+                    return hand_over(&send, &pool, batch);
+                }
+                KafkaEvent::Assigned { source, topic, partition, from } => {
+                    // Where reading was told to begin elsewhere than where it ended, its places
+                    // may be those of a topic that was made anew.
+                    let known = known.iter().find(|(known, _)| *known == source);
+                    let elsewhere = known.is_some_and(|(_, place)| place.next != from);
+                    let anew = settings.from_chosen && elsewhere && chosen.insert(source);
+                    let word = Partition::Assigned { topic, partition, anew };
+                    Incoming::Partition(source + PARTITIONS, word)
                 }
                 KafkaEvent::Revoked { source } | KafkaEvent::Lost { source } => {
-                    Incoming::Partition(source, Partition::Left)
+                    Incoming::Partition(source + PARTITIONS, Partition::Left)
                 }
                 KafkaEvent::ReachedEnd { source } => {
-                    Incoming::Partition(source, Partition::ReachedEnd)
+                    Incoming::Partition(source + PARTITIONS, Partition::ReachedEnd)
                 }
                 KafkaEvent::Failed(error) => Incoming::Failed(error),
                 KafkaEvent::Note(note) => {
@@ -494,11 +512,12 @@ impl LiveStream {
                 reading.at_end = None;
                 reading.ahead.push_back((self.engine.newest(source), weight));
             }
-            _ => progress.released(source, weight),
+            _ => progress.released(source.wrapping_sub(PARTITIONS), weight),
         }
         if let Some(Position::Partition(place)) = behind.as_deref() {
             let (progress, next, clock) =
                 (Arc::clone(progress), place.next, self.engine.core.clock());
+            let source = source.wrapping_sub(PARTITIONS);
             self.done.push(Box::new(move || progress.applied(source, next, clock)));
         }
         self.release();
@@ -523,7 +542,10 @@ impl LiveStream {
             }
             Incoming::Failed(error) => fail(&mut self.engine, error),
             Incoming::Partition(source, word) => match word {
-                Partition::Assigned { topic, partition } => {
+                Partition::Assigned { topic, partition, anew } => {
+                    if anew {
+                        self.engine.anew(source);
+                    }
                     self.engine.name_partition(source, &topic, partition);
                     // It may be ours already: then its client was made anew.
                     self.partitions.entry(source).or_default();
@@ -534,7 +556,7 @@ impl LiveStream {
                     let left = self.partitions.remove(&source);
                     if let (Some(left), Some(progress)) = (left, &self.progress) {
                         let weight = left.ahead.iter().map(|(_, weight)| weight).sum();
-                        progress.released(source, weight);
+                        progress.released(source.wrapping_sub(PARTITIONS), weight);
                     }
                     self.release();
                 }
@@ -546,7 +568,7 @@ impl LiveStream {
             },
             Incoming::Lag(lag) => {
                 let kafka::Lag { total, sources } = lag;
-                let name = |source| self.engine.name(source).to_owned();
+                let name = |source: u32| self.engine.name(source + PARTITIONS).to_owned();
                 let partitions =
                     sources.into_iter().map(|(source, behind)| (name(source), behind)).collect();
                 let lag = Lag { total, partitions };
@@ -567,7 +589,7 @@ impl LiveStream {
                     .ahead
                     .pop_front_if(|(newest, _)| slowest.is_some() && *newest <= slowest)
                 {
-                    progress.released(*source, weight);
+                    progress.released(source.wrapping_sub(PARTITIONS), weight);
                 }
             }
         }
@@ -600,7 +622,7 @@ impl LiveStream {
             Ok(assembly) => assembly,
             Err(mistakes) => {
                 error!("{mistakes}\n\nnothing was changed: the rules of before go on");
-                fail(&mut self.engine, "a reload was refused: its rules have mistakes".to_owned());
+                fail(&mut self.engine, "a reload was refused, nothing was changed".to_owned());
                 return;
             }
         };
