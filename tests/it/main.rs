@@ -13,6 +13,8 @@
 //! * [`lasting`]: what outlives the process: captured, written down, read again
 //! * [`disk`]: disks that fail or are full under the running program
 //! * [`restart`]: killed at any moment, it says what an undisturbed run says
+//! * [`starting`]: what a start finds in its state directory, and says of it
+//! * [`reload`]: rules that change while a stream runs
 //! * [`service`]: the program as a service, for the tests that stop it
 //! * [`kafka`]: the Kafka source and sink, against brokers inside the test
 //! * [`memory`]: ceilings that hold under floods and monsters
@@ -45,8 +47,10 @@ mod mix;
 mod mixes;
 mod output;
 mod readme;
+mod reload;
 mod restart;
 mod service;
+mod starting;
 mod state;
 mod stream;
 mod support;
