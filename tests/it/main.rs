@@ -14,6 +14,8 @@
 //! * [`reload`]: SIGHUP: other rules while the stream goes on
 //! * [`disk`]: disks that fail or are full under the running program
 //! * [`restart`]: killed at any moment, it says what an undisturbed run says
+//! * [`starting`]: what a start finds in its state directory, and says of it
+//! * [`reload`]: rules that change while a stream runs
 //! * [`service`]: the program as a service, for the tests that stop it
 //! * [`kafka`]: the Kafka source and sink, against brokers inside the test
 //! * [`broker`]: the same with a real Apache Kafka, where only that tells the truth; needs Java 17
@@ -58,6 +60,7 @@ mod reload;
 mod restart;
 mod service;
 mod simulation;
+mod starting;
 mod state;
 mod stream;
 mod support;

@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! SIGHUP: rules are read again while a stream runs. What stays keeps its windows, what goes keeps its
 //! decisions, and a mistake changes nothing.
 
@@ -135,4 +136,267 @@ fn many_reloads_while_lines_pour_in_lose_and_repeat_nothing() {
         (0..40).map(|round| format!("start stays 203.0.113.{round}")).collect();
     assert_eq!(blocks(&service), expected);
     running.stop();
+=======
+//! SIGHUP: rules that change while a stream runs. What stays keeps its windows, what goes keeps its
+//! decisions until they end, mistakes change nothing, and no line is lost or counted twice, whatever is
+//! on its way at that moment.
+
+use crate::service::{
+    Dice, MINUTE, RULES, SECOND, START, Service, assert_same, busy, config, login, number,
+    replayed, until,
+};
+use std::fs;
+use std::time::{Duration, Instant};
+
+const LOG: &str = "app.log";
+const ACTIONS: &str = "actions.jsonl";
+
+/// With and without what lasts, with one thread and several.
+fn ways() -> Vec<String> {
+    let mut ways = Vec::new();
+    for state in ["", "state_dir: ./state\n"] {
+        for threads in ["threads: 1\n", "threads: 2\nblock: 512\n"] {
+            ways.push(format!("{state}{threads}"));
+        }
+    }
+    ways
+}
+
+fn service(way: &str, rules: &str) -> Service {
+    Service::new(
+        &config(&format!(
+            "source: {{ files: [{LOG}], follow: true }}\n{way}sinks:\n  - file: {{ path: {ACTIONS} }}\n"
+        )),
+        rules,
+    )
+}
+
+fn rules(rules: &[&str]) -> String {
+    let rules: String = rules
+        .iter()
+        .map(|rule| format!("  - {{ title: t, on: FAILED_LOGIN, {rule} }}\n"))
+        .collect();
+    format!("pack: p\nrules:\n{rules}")
+}
+
+const BLOCK: &str = "id: block, per: ip, when: count > 20 within 1h, then: block for 1h";
+const GONE: &str = "id: gone, per: user, when: count >= 2 within 1h, then: lock for 10m";
+const FRESH: &str = "id: fresh, per: ip, when: count >= 3 within 2h, then: alert for 1h";
+
+/// What happened, in short.
+fn short(lines: &[String]) -> Vec<String> {
+    let short = |line: &String| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        format!("{} {} {}", line["op"], line["rule"], line["target"]["value"]).replace('"', "")
+    };
+    lines.iter().map(short).collect()
+}
+
+/// `n` failed logins, a second apart from second `from` on, each of a user of its own.
+fn failures(from: i64, n: i64, ip: &str) -> String {
+    (from..from + n).map(|s| login(START + s * SECOND, ip, &format!("u{s}")) + "\n").collect()
+}
+
+#[test]
+fn what_stays_keeps_its_windows_and_what_goes_keeps_its_decisions() {
+    for way in ways() {
+        let mut service = service(&way, &rules(&[GONE, BLOCK]));
+        service.append(LOG, "");
+        let mut running = service.start();
+        running.wait_until_it_says(": following");
+        service.append(LOG, &failures(0, 15, "203.0.113.7"));
+        let anna = |second: i64| login(START + second * SECOND, "198.51.100.1", "anna") + "\n";
+        service.append(LOG, &(anna(16) + &anna(17)));
+        until(|| running.goes_on() && service.lines(ACTIONS).len() == 1, &|| way.clone());
+        // The rule that stays gets another number; another one comes before it.
+        service.write("rules.yaml", &rules(&[FRESH, BLOCK]));
+        running.signal("HUP");
+        running.wait_until_it_says("reloaded: 2 rules");
+        service.append(LOG, &failures(20, 5, "203.0.113.7"));
+        // Mistakes change nothing.
+        service
+            .write("rules.yaml", &rules(&["id: block, per: ip, when: count >> 20, then: block"]));
+        running.signal("HUP");
+        running.wait_until_it_says("nothing was changed: the rules of before go on");
+        assert!(running.said().contains("rules.yaml:3:"), "{}", running.said());
+        service.append(LOG, &failures(30, 1, "203.0.113.7"));
+        until(|| running.goes_on() && service.lines(ACTIONS).len() >= 3, &|| way.clone());
+        // The lock of the rule that is gone ends when it should.
+        service.append(LOG, &failures(17 + 600, 3, "192.0.2.1"));
+        until(|| running.goes_on() && service.lines(ACTIONS).len() >= 5, &|| way.clone());
+        let said = running.stop();
+        let got = service.lines(ACTIONS);
+        let want = [
+            "start gone anna@example.org",
+            "start fresh 203.0.113.7",
+            "start block 203.0.113.7",
+            "end gone anna@example.org",
+            "start fresh 192.0.2.1",
+        ];
+        let mut happened = short(&got);
+        // An end may stand elsewhere among the others.
+        happened.sort();
+        let mut want: Vec<String> = want.map(str::to_owned).into();
+        want.sort();
+        assert_eq!(happened, want, "{way}{said}");
+        let block = got.iter().find(|line| line.contains(r#""rule":"block""#)).unwrap();
+        assert!(block.contains(r#""count":21,"#), "{block}");
+        assert!(block.contains(r#""time":"2025-08-03T22:30:30.000000Z""#), "{block}");
+    }
+}
+
+#[test]
+fn the_file_of_a_sink_that_was_rotated_is_opened_anew() {
+    for way in ways() {
+        let mut service = service(&way, &rules(&[FRESH]));
+        service.append(LOG, "");
+        let mut running = service.start();
+        running.wait_until_it_says(": following");
+        for n in 0..4 {
+            service.append(LOG, &failures(n * 10, 3, &format!("203.0.113.{n}")));
+            until(|| running.goes_on() && service.lines(ACTIONS).len() == 1, &|| way.clone());
+            fs::rename(service.path(ACTIONS), service.path(&format!("{ACTIONS}.{n}"))).unwrap();
+            running.signal("HUP");
+            until(|| running.goes_on() && service.path(ACTIONS).exists(), &|| way.clone());
+        }
+        running.stop();
+        let mut got: Vec<String> = Vec::new();
+        for n in 0..4 {
+            got.extend(service.lines(&format!("{ACTIONS}.{n}")));
+        }
+        let starts: Vec<String> = (0..4).map(|n| format!("start fresh 203.0.113.{n}")).collect();
+        assert_eq!(short(&got), starts, "{way}");
+        assert_eq!(service.lines(ACTIONS), [""; 0]);
+    }
+}
+
+/// The rules that the lines are compared by, and among them, in either of two forms, some that never
+/// fire: all others get other numbers, share their windows with others, and need other fields.
+fn with_more(form: usize) -> String {
+    let (before, after) = RULES.split_once("rules:\n").unwrap();
+    let never = [
+        "  - { id: never, title: t, on: FAILED_LOGIN, per: ip, when: count > 9999 within 9h, then: alert for 50m }\n",
+        "  - { id: never, title: t, on: SUCCESSFUL_LOGIN, per: [ip, user], when: count > 9999 within 1h, then: alert for 50m }\n\
+        \x20 - { id: either, title: t, on: FAILED_LOGIN, per: [user, reason], when: distinct(ip) > 9999 within 5h, then: alert for 50m }\n",
+    ];
+    match form % 3 {
+        0 => RULES.to_owned(),
+        1 => format!("{before}rules:\n{}{after}", never[0]),
+        _ => format!("{before}rules:\n{}{}{}", after.trim_end(), "\n", never[1]),
+    }
+}
+
+/// Lines come all the time, rules change all the time, and in between it is killed: so journals are
+/// written by one set of rules and read by another.
+fn under_way(settings: &str, rounds: usize, kills: bool) {
+    let mut dice = Dice(rounds as u64);
+    let lines = busy(&mut dice, rounds * 100 + 1000);
+    let mut service = service(&format!("{settings}checkpoint: 1s\n"), RULES);
+    service.append(LOG, "");
+    let mut next = 0;
+    let mut form = 0;
+    let mut running = service.start();
+    running.wait_until_it_says(": following");
+    let mut reloads = 0;
+    for _ in 0..rounds {
+        let (start, time) = (Instant::now(), Duration::from_millis(dice.below(120) as u64));
+        while start.elapsed() < time {
+            let end = (next + dice.below(20)).min(lines.len() - 500);
+            let piece: String = lines[next..end].iter().map(|line| format!("{line}\n")).collect();
+            next = end;
+            service.append(LOG, &piece);
+            if dice.percent(12) {
+                form += 1 + dice.below(2);
+                service.write("rules.new", &with_more(form));
+                fs::rename(service.path("rules.new"), service.path("rules.yaml")).unwrap();
+                reloads += 1;
+                running.signal("HUP");
+            }
+            std::thread::sleep(Duration::from_micros(dice.below(9000) as u64));
+        }
+        if kills {
+            running.kill();
+            running = service.start();
+            // Before it listens, it would end by the signal; from then on it may come at any moment.
+            until(
+                || {
+                    let said = running.said();
+                    running.goes_on()
+                        && (said.contains("went on from") || said.contains(": following"))
+                },
+                &String::new,
+            );
+        }
+    }
+    let rest: String = lines[next..].iter().map(|line| format!("{line}\n")).collect();
+    service.append(LOG, &rest);
+    service.write("rules.yaml", RULES);
+    let want = replayed(&service, &lines);
+    until(|| running.goes_on() && service.lines(ACTIONS).len() >= want.len(), &|| {
+        format!("{} of {}", service.lines(ACTIONS).len(), want.len())
+    });
+    let said = running.stop();
+    assert!(!said.contains("ERROR"), "{said}");
+    println!("{reloads} reloads, {} actions", want.len());
+    assert_same(&service.lines(ACTIONS), &want, &format!("{settings}{said}"));
+}
+
+#[test]
+fn lines_that_are_on_their_way_are_counted_once_by_whatever_rules() {
+    for way in ways() {
+        under_way(&way, number("KILL_ROUNDS", 300) / 15, false);
+    }
+}
+
+#[test]
+fn a_kill_between_two_sets_of_rules_changes_nothing() {
+    for way in ways().iter().filter(|way| way.contains("state_dir")) {
+        under_way(way, number("KILL_ROUNDS", 300) / 5, true);
+    }
+}
+
+/// A decision that ended while the stream was idle is not ended again after a restart.
+#[test]
+fn an_end_that_was_said_in_idleness_is_said_once() {
+    let quick = "id: quick, per: ip, when: count >= 3 within 1h, then: alert for 1m";
+    let mut service = service("state_dir: ./state\n", &rules(&[quick]));
+    service.append(LOG, "");
+    let mut running = service.start();
+    running.wait_until_it_says(": following");
+    service.append(LOG, &failures(0, 3, "203.0.113.7"));
+    // The clock comes to within two seconds of the end; the rest passes by itself.
+    service.append(
+        LOG,
+        &failures(60, 3, "198.51.100.1").replace("FAILED_LOGIN: ", "FAILED_LOGIN: drifted "),
+    );
+    let near: String = (0..5)
+        .map(|n| {
+            let time = portcullis::decode::time::format(START + MINUTE + n);
+            format!(r#"{{"timestamp":"{time}","logger":"security","message":"SUCCESSFUL_LOGIN: user_id=u{n}, ip=192.0.2.{n}"}}"#) + "\n"
+        })
+        .collect();
+    service.append(LOG, &near);
+    let ends = |service: &Service| {
+        short(&service.lines(ACTIONS))
+            .iter()
+            .filter(|line| *line == "end quick 203.0.113.7")
+            .count()
+    };
+    until(|| running.goes_on() && ends(&service) == 1, &|| "no end".into());
+    for _ in 0..3 {
+        running.kill();
+        running = service.start();
+        running.wait_until_it_says(": following");
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(ends(&service), 1);
+    }
+    // Nor by the lines that come when its time has passed.
+    service.append(LOG, &failures(100, 6, "198.51.100.2"));
+    let more = |service: &Service| {
+        short(&service.lines(ACTIONS)).contains(&"start quick 198.51.100.2".to_owned())
+    };
+    until(|| running.goes_on() && more(&service), &|| "it does not go on".into());
+    running.stop();
+    assert_eq!(ends(&service), 1);
+>>>>>>> proof
 }

@@ -368,7 +368,7 @@ pub struct Small {
 
 impl Small {
     pub fn new(options: &str) -> Self {
-        Self::mounted(options).expect("it was mounted a moment ago")
+        Self::mounted(options).unwrap()
     }
 
     fn mounted(options: &str) -> Option<Self> {
