@@ -11,7 +11,6 @@
 //! * [`binary`]: the program as users run it: flags, exit codes, messages, signals
 //! * [`follow`]: files that are followed through rotation
 //! * [`lasting`]: what outlives the process: captured, written down, read again
-//! * [`reload`]: SIGHUP: other rules while the stream goes on
 //! * [`disk`]: disks that fail or are full under the running program
 //! * [`restart`]: killed at any moment, it says what an undisturbed run says
 //! * [`starting`]: what a start finds in its state directory, and says of it

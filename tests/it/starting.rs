@@ -187,8 +187,14 @@ fn what_a_newer_version_wrote_is_refused_and_left_as_it_is() {
     let journal = info["journal"]["last"].as_i64().unwrap();
     let dictionary = info["snapshots"][0]["dictionary"].as_i64().unwrap();
     // One part of one byte: the number of a format.
-    let bytes = [1, 0, 0, 0, 0, 0, 0, 0, 9];
-    let new = NewSnapshot { journal, dictionary, events: 0, keys: 0, bytes: &bytes };
+    let bytes = vec![1, 0, 0, 0, 0, 0, 0, 0, 9];
+    let new = NewSnapshot {
+        journal,
+        dictionary,
+        events: 0,
+        keys: 0,
+        pieces: std::slice::from_ref(&bytes),
+    };
     let newer = Snapshots::open(&service.state()).unwrap().write(&new).unwrap();
     for _ in 0..2 {
         service.refused(&["has format 9, and this version knows format 1", "a newer Portcullis"]);
