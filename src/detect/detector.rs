@@ -290,12 +290,18 @@ fn own_name(what: &str, rule: &Rule) -> String {
     let way = match &rule.condition {
         Condition::Count { .. } => "count".to_owned(),
         Condition::Distinct { field, .. } => format!("distinct({field})"),
-        Condition::Sequence { then, .. } => format!("then {then}"),
+        Condition::Sequence { first, then, .. } => format!("{first} then {then}"),
         Condition::FirstSeen { field } => format!("first_seen({field})"),
         Condition::New { field, .. } => format!("new({field})"),
         Condition::Unusual => "unusual(hour)".to_owned(),
     };
     format!("{what} {} {way} per {:?} {:?}", rule.id, rule.per, rule.once_per)
+}
+
+/// A rule with all that decides which events it counts and how. One of the same id that counts others
+/// is another rule: what was written down for the one must not reach the list of the other.
+fn full_name(rule: &Rule) -> String {
+    own_name(&format!("{:?} {:?} {:?}", rule.on, rule.filter, rule.unless), rule)
 }
 
 /// Rules that watch the same events per the same key share a list of them. A sequence watches the
@@ -376,7 +382,7 @@ impl Detector {
             patterns: Vec::new(),
             counted: counted.to_vec(),
             fields: key_names.clone(),
-            rules: rules.iter().map(|rule| rule.id.clone()).collect(),
+            rules: rules.iter().map(full_name).collect(),
             parts: planner.names,
             known: known_names,
         };

@@ -17,7 +17,7 @@ pub struct Dictionary {
     pub counted: Vec<String>,
     /// Fields that keys are made of.
     pub fields: Vec<String>,
-    /// Rules.
+    /// Rules: each with what it counts and how.
     pub rules: Vec<String>,
     /// Parts of states.
     pub parts: Vec<PartName>,

@@ -627,7 +627,8 @@ impl LiveStream {
             }
         };
         let mut next = assembly.engine();
-        // One that is under way is for the rules of before.
+        // What follows from the rules of before goes out first, also a capture that is under way.
+        self.hand_on();
         self.finish_capture();
         let bytes = self.engine.core.capture_all();
         if let Err(why) = next.core.restore(&bytes, &self.engine.core.dictionary()) {
@@ -638,7 +639,6 @@ impl LiveStream {
             return;
         }
         drop(bytes);
-        self.hand_on();
         self.engine.go_on_with(next);
         self.scanner = Arc::clone(&assembly.scanner);
         self.shared.set(&assembly.scanner);
