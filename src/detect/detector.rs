@@ -283,7 +283,8 @@ impl Planner {
     }
 }
 
-/// What a rule keeps of `what`, whatever its threshold and the length of its window are.
+/// What a rule keeps of `what`, whatever its threshold and the length of its window are. A rule of the
+/// same id that watches something else is another one.
 fn own_name(what: &str, rule: &Rule) -> String {
     let way = match &rule.condition {
         Condition::Count { .. } => "count".to_owned(),
@@ -293,7 +294,8 @@ fn own_name(what: &str, rule: &Rule) -> String {
         Condition::New { field, .. } => format!("new({field})"),
         Condition::Unusual => "unusual(hour)".to_owned(),
     };
-    format!("{what} {} {way} per {:?} {:?}", rule.id, rule.per, rule.once_per)
+    let Rule { id, on, per, once_per, filter, unless, .. } = rule;
+    format!("{what} {id} {way} of {on:?} per {per:?} {once_per:?} {filter:?} {unless:?}")
 }
 
 /// Rules that watch the same events per the same key share a list of them. A sequence watches the
@@ -374,7 +376,7 @@ impl Detector {
             patterns: Vec::new(),
             counted: counted.to_vec(),
             fields: key_names.clone(),
-            rules: rules.iter().map(|rule| rule.id.clone()).collect(),
+            rules: rules.iter().map(|rule| own_name("rule", rule)).collect(),
             parts: planner.names,
             known: known_names,
         };
