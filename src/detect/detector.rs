@@ -285,7 +285,8 @@ impl Planner {
     }
 }
 
-/// What a rule keeps of `what`, whatever its threshold and the length of its window are.
+/// What a rule keeps of `what`, whatever its threshold and the length of its window are. A rule of the
+/// same id that watches something else is another one.
 fn own_name(what: &str, rule: &Rule) -> String {
     let way = match &rule.condition {
         Condition::Count { .. } => "count".to_owned(),
@@ -295,13 +296,8 @@ fn own_name(what: &str, rule: &Rule) -> String {
         Condition::New { field, .. } => format!("new({field})"),
         Condition::Unusual => "unusual(hour)".to_owned(),
     };
-    format!("{what} {} {way} per {:?} {:?}", rule.id, rule.per, rule.once_per)
-}
-
-/// A rule with all that decides which events it counts and how. One of the same id that counts others
-/// is another rule: what was written down for the one must not reach the list of the other.
-fn full_name(rule: &Rule) -> String {
-    own_name(&format!("{:?} {:?} {:?}", rule.on, rule.filter, rule.unless), rule)
+    let Rule { id, on, per, once_per, filter, unless, .. } = rule;
+    format!("{what} {id} {way} of {on:?} per {per:?} {once_per:?} {filter:?} {unless:?}")
 }
 
 /// Rules that watch the same events per the same key share a list of them. A sequence watches the
@@ -382,7 +378,7 @@ impl Detector {
             patterns: Vec::new(),
             counted: counted.to_vec(),
             fields: key_names.clone(),
-            rules: rules.iter().map(full_name).collect(),
+            rules: rules.iter().map(|rule| own_name("rule", rule)).collect(),
             parts: planner.names,
             known: known_names,
         };

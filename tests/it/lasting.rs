@@ -347,3 +347,51 @@ fn the_accounting_of_a_run_is_its_own() {
         assert_eq!((lines.total, records.matched, records.future), (left, left, 0), "{stopped}");
     }
 }
+
+/// What was written down for a rule is nothing to another one of the same name, nor to those that share
+/// its list.
+#[test]
+fn a_rule_that_watches_something_else_is_another_rule() {
+    let house = |on: &str| {
+        let stays = "  - { id: stays, title: t, on: FAILED_LOGIN, per: ip, when: count >= 4 within 1h, then: block for 1h }\n";
+        let other = format!(
+            "  - {{ id: other, title: t, on: {on}, per: ip, when: count > 99 within 9h, then: alert }}\n"
+        );
+        let once = format!(
+            "  - {{ id: once, title: t, on: {on}, per: ip, when: count >= 4 within 1h, then: alert, once_per: request_id }}\n"
+        );
+        House::new(
+            &format!("pack: p\nrules:\n{stays}{other}{once}"),
+            "rules: { ip-blocking: off, failed-logins-per-ip: off }\n",
+        )
+    };
+    let (before, after) = (house("SUCCESSFUL_LOGIN"), house("FAILED_LOGIN"));
+    let start = 1_754_260_200_000_000;
+    let lines: Vec<String> = (0..6)
+        .map(|n| {
+            let line = crate::service::login(start + n * 1_000_000, "203.0.113.7", "a");
+            let line = line.replacen('{', &format!(r#"{{"request_id":"r-{n}","#), 1);
+            if n < 3 {
+                line.replace("FAILED_LOGIN: email=", "SUCCESSFUL_LOGIN: user_id=")
+                    .replace(", reason=bad", "")
+            } else {
+                line
+            }
+        })
+        .collect();
+    let all = batches(&lines);
+    let ours =
+        |actions: Vec<String>| actions.into_iter().filter(|l| l.contains(r#""pack":"p""#)).count();
+    // From a journal, and from a capture.
+    let mut first = before.assembly.engine();
+    first.core.journal = Some(Journal::default());
+    assert_eq!(ours(feed(&mut first, &before, &all[..3])), 0);
+    let names = first.core.dictionary();
+    let mut second = after.assembly.engine();
+    let by = Translation::between(&names, &second.core.dictionary());
+    let journal = first.core.journal.take().unwrap();
+    assert_eq!(replay(&mut second.core, &journal, by.as_ref()), [""; 0]);
+    assert_eq!(ours(feed(&mut second, &after, &all[3..])), 0);
+    let mut third = restored(&after, &first.core.capture_all(Vec::new()), &names);
+    assert_eq!(ours(feed(&mut third, &after, &all[3..])), 0);
+}

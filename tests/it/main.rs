@@ -28,6 +28,7 @@
 //! * [`tidy`]: the house rules: who may use whom, and that files say what they are
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
     clippy::allow_attributes,
