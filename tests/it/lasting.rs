@@ -392,6 +392,6 @@ fn a_rule_that_watches_something_else_is_another_rule() {
     let journal = first.core.journal.take().unwrap();
     assert_eq!(replay(&mut second.core, &journal, by.as_ref()), [""; 0]);
     assert_eq!(ours(feed(&mut second, &after, &all[3..])), 0);
-    let mut third = restored(&after, &first.core.capture_all(Vec::new()), &names);
+    let mut third = restored(&after, &first.core.capture_all(), &names);
     assert_eq!(ours(feed(&mut third, &after, &all[3..])), 0);
 }
