@@ -158,8 +158,11 @@ impl Service {
         self.folder.path().join(name)
     }
 
+    /// Writes a file as a whole: the program may be reading it just now.
     pub fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
+        let new = self.path(&format!("{name}.being-written"));
+        fs::write(&new, text).unwrap();
+        fs::rename(new, self.path(name)).unwrap();
     }
 
     pub fn append(&self, name: &str, text: &str) {
