@@ -3,7 +3,7 @@
 //! often, `KILL_SEED` with what.
 
 use crate::service::{
-    Dice, RULES, Running, Service, assert_same, busy, config, id, number, replayed,
+    Dice, RULES, Running, Service, assert_same, busy, config, id, number, replayed, until,
 };
 use portcullis::state::Db;
 use std::fs::{self, File, OpenOptions};
@@ -123,6 +123,12 @@ impl Ordeal {
         ));
         let mut service = Service::new(&settings, RULES);
         let mut writer = Writer::new(&service, &lines, self.names);
+        // A file that is rotated away before anything of it lasts is one that nobody has heard of.
+        let mut running = service.start();
+        writer.piece(&mut dice, 20);
+        writer.whole();
+        until(|| running.goes_on() && service.has_read(LOG), &|| "nothing lasts".into());
+        running.kill();
         let mut stopped = 0;
         for round in 0..self.rounds {
             let running = service.start();
