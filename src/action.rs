@@ -4,6 +4,10 @@
 //! are absent. Others parse these bytes, so `tests/it/output.rs` pins them. The id is derived from
 //! what was decided, never from when or where: the same crossing has the same id on every machine.
 
+pub mod decision;
+pub mod identity;
+pub mod order;
+
 use crate::decode::time::{self, Micros};
 use crate::detect::condition::{ACTIONS, ActionKind};
 use crate::detect::rule::{MODES, Mode, Rule, Severity, Urgency};
@@ -15,6 +19,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::net::IpAddr;
 
 /// The version of the line's shape.
 pub const SCHEMA: u8 = 1;
@@ -270,6 +275,9 @@ pub struct Action {
     pub guard: Option<Word>,
     /// One sentence for people.
     pub reason: String,
+    /// Of a range: the address whose record crossed. It is no part of the line.
+    #[serde(skip)]
+    pub hosts: Vec<IpAddr>,
 }
 
 /// What an id is derived from.
@@ -411,6 +419,7 @@ impl Action {
             users: None,
             ips: None,
             known_ips: Vec::new(),
+            hosts: Vec::new(),
             reasons: Vec::new(),
             request_ids: None,
             crossings: None,

@@ -13,6 +13,7 @@ use crate::detect::rule::{self, Mode, Rule};
 use crate::kafka::{self, Side};
 use crate::pack::DEFAULT_PACKS;
 use crate::pattern::filter::parse_net;
+use crate::serve::ServeConfig;
 use crate::sink::{Output, SinkConfig};
 use crate::source::kafka::{From, KafkaSettings};
 use crate::yaml::{Checker, Document, Key, Kind, Node, Problem, nearest};
@@ -109,6 +110,14 @@ pub struct Settings {
     pub state_dir: Option<PathBuf>,
     /// Time between two snapshots of it at least, microseconds.
     pub checkpoint: Micros,
+    /// `mode: enforce` is written somewhere: sinks that change the world may.
+    pub armed: bool,
+    /// The HTTP server.
+    pub serve: Option<ServeConfig>,
+    /// A file with the ids and e-mail addresses of accounts.
+    pub identities: Option<PathBuf>,
+    /// The names in `notify` and the sinks that they mean.
+    pub receivers: Vec<(String, Vec<String>)>,
 }
 
 impl Default for Settings {
@@ -143,6 +152,10 @@ impl Default for Settings {
             block: 1 << 18,
             state_dir: None,
             checkpoint: 5 * SECOND,
+            armed: false,
+            serve: None,
+            identities: None,
+            receivers: Vec::new(),
         }
     }
 }
@@ -151,7 +164,7 @@ impl Default for Settings {
 pub const THREADS_MAX: usize = 64;
 
 /// The keys that can be used.
-pub const KEYS: [&str; 25] = [
+pub const KEYS: [&str; 28] = [
     "patterns",
     "source",
     "lateness",
@@ -177,9 +190,10 @@ pub const KEYS: [&str; 25] = [
     "block",
     "state_dir",
     "checkpoint",
+    "serve",
+    "identities",
+    "receivers",
 ];
-/// Keys of the next versions: known, so that the message can say so, but nothing would obey them.
-const LATER: [&str; 2] = ["receivers", "serve"];
 
 /// The name of the variable that names the configuration file.
 pub const CONFIG_VARIABLE: &str = "PORTCULLIS_CONFIG";
@@ -229,15 +243,10 @@ impl Settings {
     }
 
     fn apply_root(&mut self, checker: &mut Checker<'_>, root: &Node) {
-        let known: Vec<&str> = KEYS.iter().chain(&LATER).copied().collect();
-        let members = checker.map(root, "the configuration", &known);
+        let members = checker.map(root, "the configuration", &KEYS);
         for (key, value) in members {
-            if LATER.contains(&key.name.as_str()) {
-                checker.key(
-                    key,
-                    format!("`{}` cannot be used yet in this version", key.name),
-                    Some("take it out; nothing would obey it".into()),
-                );
+            if key.name == "serve" {
+                self.serve = ServeConfig::parse(checker, key, value);
                 continue;
             }
             self.apply_key(checker, &key.name, value);
@@ -286,7 +295,18 @@ impl Settings {
             "checkpoint" => set(&mut self.checkpoint, checker.duration(value, &what, 1_000_000)),
             "geoip" => self.geoip = checker.text(value, &what).map(PathBuf::from),
             "fields" => self.field_names(checker, value),
-            "mode" => set(&mut self.mode, checker.word(value, &what, &rule::MODES)),
+            "mode" => {
+                set(&mut self.mode, checker.word(value, &what, &rule::MODES));
+                self.armed = self.mode == Mode::Enforce;
+            }
+            "identities" => self.identities = checker.text(value, &what).map(PathBuf::from),
+            "receivers" => {
+                self.receivers.clear();
+                for (key, value) in value.as_map().unwrap_or_default() {
+                    let what = format!("`receivers.{}`", key.name);
+                    self.receivers.push((key.name.clone(), checker.texts(value, &what)));
+                }
+            }
             "never_block" => {
                 for (key, value) in
                     checker.map(value, "`never_block`", &["private", "cgnat", "extra"])

@@ -78,6 +78,7 @@ pub mod decide;
 pub mod sink;
 pub mod state;
 pub mod engine;
+pub mod serve;
 pub mod pipeline;
 pub mod telemetry;
 pub mod yaml;

@@ -196,8 +196,9 @@ pub fn sinks(settings: &Settings) -> Result<Vec<Sink>> {
         }
         #[cfg(not(feature = "kafka"))]
         SinkConfig::Kafka { .. } => Err(anyhow!("error: sink kafka: {}", crate::kafka::NOT_BUILT)),
+        other => Err(anyhow!("error: sink {}: it works on a thread of its own", other.name())),
     };
-    settings.sinks.iter().map(open).collect()
+    settings.sinks.iter().filter(|sink| !sink.is_remote()).map(open).collect()
 }
 
 /// Listens for SIGINT and SIGTERM; a second one ends at once.

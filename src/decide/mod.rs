@@ -1,5 +1,6 @@
 //! From firing to decision: what is forbidden, what is active already, and what lines follow.
 
+pub mod board;
 pub mod guard;
 pub mod ledger;
 

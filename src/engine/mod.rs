@@ -5,6 +5,7 @@
 //! writer applies the items in canonical order to the clock, the detector and the ledger. What
 //! comes out depends on the input alone, not on how it was cut or by how many threads it was read.
 
+pub mod ask;
 pub mod clock;
 pub mod core;
 pub mod entry;

@@ -5,10 +5,21 @@
 //! process. A closed standard output is a normal end, not an error. With a state directory, a sink that
 //! failed is opened anew and given again what it may not have; it says what it has.
 
+pub mod alertmanager;
+pub mod command;
+pub mod crowdsec;
 pub mod file;
+pub mod http;
 #[cfg_attr(not(feature = "kafka"), path = "kafka_absent.rs")]
 pub mod kafka;
+pub mod mail;
+pub mod nftables;
+pub mod pagerduty;
+pub mod remote;
+pub mod secret;
 pub mod stdout;
+pub mod supabase;
+pub mod webhook;
 
 use crate::action::Action;
 use crate::kafka::{BUILT, Connection, NOT_BUILT, Side, check_topic};
@@ -61,12 +72,50 @@ pub enum SinkConfig {
         /// The form.
         output: Output,
     },
+    /// See [`mod@alertmanager`].
+    Alertmanager(alertmanager::Options),
+    /// See [`mod@command`].
+    Command(command::Options),
+    /// See [`mod@crowdsec`].
+    Crowdsec(crowdsec::Options),
+    /// See [`mod@mail`].
+    Mail(mail::Options),
+    /// See [`mod@nftables`].
+    Nftables(nftables::Options),
+    /// See [`mod@pagerduty`].
+    Pagerduty(pagerduty::Options),
+    /// See [`mod@supabase`].
+    Supabase(supabase::Options),
+    /// See [`mod@webhook`].
+    Webhook(webhook::Options),
 }
 
-const KINDS: [&str; 3] = ["stdout", "file", "kafka"];
+const KINDS: [&str; 11] = [
+    "stdout",
+    "file",
+    "kafka",
+    "alertmanager",
+    "command",
+    "crowdsec",
+    "mail",
+    "nftables",
+    "pagerduty",
+    "supabase",
+    "webhook",
+];
 /// Sinks of the next versions.
-const LATER: [&str; 8] =
-    ["webhook", "nftables", "supabase", "railway", "crowdsec", "command", "mail", "alertmanager"];
+const LATER: [&str; 1] = ["railway"];
+
+/// What a sink may need of the other settings to be opened.
+#[derive(Debug, Clone, Default)]
+pub struct Context {
+    /// Put before a rule's `#anchor`.
+    pub runbook_url: Option<String>,
+    /// The accounts by their ids: `identities`.
+    pub identities: std::sync::Arc<crate::action::identity::Identities>,
+    /// The names in `notify` for which this sink is a receiver (`receivers`); none: all lines.
+    pub receives: Option<Vec<String>>,
+}
 
 impl SinkConfig {
     /// Reads one entry of `sinks`.
@@ -89,6 +138,32 @@ impl SinkConfig {
                 Some("take it out; nothing would be sent".into()),
             );
             return None;
+        }
+        match key.name.as_str() {
+            "alertmanager" => {
+                return alertmanager::Options::parse(checker, key, value)
+                    .map(SinkConfig::Alertmanager);
+            }
+            "command" => {
+                return command::Options::parse(checker, key, value).map(SinkConfig::Command);
+            }
+            "crowdsec" => {
+                return crowdsec::Options::parse(checker, key, value).map(SinkConfig::Crowdsec);
+            }
+            "mail" => return mail::Options::parse(checker, key, value).map(SinkConfig::Mail),
+            "nftables" => {
+                return nftables::Options::parse(checker, key, value).map(SinkConfig::Nftables);
+            }
+            "pagerduty" => {
+                return pagerduty::Options::parse(checker, key, value).map(SinkConfig::Pagerduty);
+            }
+            "supabase" => {
+                return supabase::Options::parse(checker, key, value).map(SinkConfig::Supabase);
+            }
+            "webhook" => {
+                return webhook::Options::parse(checker, key, value).map(SinkConfig::Webhook);
+            }
+            _ => {}
         }
         let options = match key.name.as_str() {
             "file" => &["path", "output"][..],
@@ -136,6 +211,53 @@ impl SinkConfig {
                 }
                 Some(SinkConfig::File { path: path?, output: json })
             }
+        }
+    }
+}
+
+impl SinkConfig {
+    /// Its kind and what tells it from others of its kind.
+    pub fn name(&self) -> String {
+        match self {
+            SinkConfig::Stdout { .. } => "stdout".to_owned(),
+            SinkConfig::File { path, .. } => format!("file {path}"),
+            SinkConfig::Kafka { topic, .. } => format!("kafka {topic}"),
+            SinkConfig::Alertmanager(options) => options.name(),
+            SinkConfig::Command(options) => options.name(),
+            SinkConfig::Crowdsec(options) => options.name(),
+            SinkConfig::Mail(options) => options.name(),
+            SinkConfig::Nftables(options) => options.name(),
+            SinkConfig::Pagerduty(options) => options.name(),
+            SinkConfig::Supabase(options) => options.name(),
+            SinkConfig::Webhook(options) => options.name(),
+        }
+    }
+
+    /// Whether it works on a thread of its own: then it is [opened](Self::remote) as such.
+    pub fn is_remote(&self) -> bool {
+        !matches!(
+            self,
+            SinkConfig::Stdout { .. } | SinkConfig::File { .. } | SinkConfig::Kafka { .. }
+        )
+    }
+
+    /// Opens a sink that works on a thread of its own.
+    ///
+    /// # Errors
+    /// What is missing, or that it is none of those.
+    pub fn remote(&self, context: &Context) -> Result<Box<dyn remote::Remote>, String> {
+        match self {
+            SinkConfig::Stdout { .. } | SinkConfig::File { .. } | SinkConfig::Kafka { .. } => {
+                Err("it works on no thread of its own".to_owned())
+            }
+            SinkConfig::Alertmanager(options) => options.open(context),
+            SinkConfig::Command(options) => options.open(context),
+            SinkConfig::Crowdsec(options) => options.open(context),
+            SinkConfig::Mail(options) => options.open(context),
+            SinkConfig::Nftables(options) => options.open(context),
+            SinkConfig::Pagerduty(options) => options.open(context),
+            SinkConfig::Supabase(options) => options.open(context),
+            SinkConfig::Webhook(options) => options.open(context),
         }
     }
 }

@@ -1,0 +1,169 @@
+//! What others ask of the stream's thread while it runs, and what it answers.
+//!
+//! Questions wait until the batch in hand is applied; an order is answered when what follows from it
+//! lasts. Whoever asks may go away: nobody waits for that.
+
+use super::summary::Summary;
+use crate::action::Target;
+use crate::action::Word;
+use crate::action::decision::Decision;
+use crate::action::order::{Carried, Order};
+use serde::Serialize;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use tokio::sync::oneshot;
+
+/// Questions that wait; one more is refused as too many.
+const ASKS_MAX: usize = 64;
+
+/// A question.
+#[derive(Debug)]
+pub enum Ask {
+    /// Carry an order out.
+    Order(Order, oneshot::Sender<Carried>),
+    /// How a target stands.
+    Why(Target, oneshot::Sender<Why>),
+    /// How the stream is.
+    Status(oneshot::Sender<Arc<Status>>),
+}
+
+/// How a target stands.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Why {
+    /// What was counted for it, one per rule that has counted anything.
+    pub counters: Vec<Counter>,
+    /// The guard that holds actions against it back now, if one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Word>,
+    /// What is in force against it.
+    pub decisions: Vec<Decision>,
+}
+
+/// What one rule has counted for a target.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Counter {
+    /// The rule.
+    pub rule: String,
+    /// Its pack.
+    pub pack: String,
+    /// Its condition as written.
+    pub when: String,
+    /// The target that it counts per, if it is not the one that was asked for: the range of an address.
+    pub target: Option<Target>,
+    /// Events in the window that the rule has not used up.
+    pub count: u64,
+    /// How many it takes.
+    pub needed: u64,
+    /// The window, seconds.
+    pub window_s: i64,
+    /// Time of the first of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_seen: Option<String>,
+    /// Time of the last of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<String>,
+    /// Seconds of the stream's time until the first of them is too old to count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_expires_s: Option<i64>,
+    /// One sentence for people: `4 of 5 FAILED_LOGIN within 5m, the oldest expires in 3m12s`.
+    pub sentence: String,
+}
+
+/// How a sink is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct SinkStatus {
+    /// Its name.
+    pub name: String,
+    /// `working`, `failing`, `dry`, `disabled`.
+    pub state: Word,
+    /// Actions that wait for it.
+    pub waiting: u64,
+    /// Actions that are done.
+    pub delivered: u64,
+    /// Actions that it will never take.
+    pub refused: u64,
+    /// Actions that were lost to it because too many waited.
+    pub dropped: u64,
+    /// What it said last, while it does not work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// How the stream is.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// The accounting so far.
+    pub summary: Summary,
+    /// The names of the patterns that are loaded.
+    pub patterns: Vec<String>,
+    /// The rules that are loaded: id and pack.
+    pub rules: Vec<(String, String)>,
+    /// The stream's clock.
+    pub clock: Option<i64>,
+    /// Seconds that the newest matched record was behind the wall clock when it was applied.
+    pub delay_s: Option<f64>,
+    /// Bytes that the state is counted as.
+    pub state_bytes: u64,
+    /// Keys that are held.
+    pub keys: u64,
+    /// The sinks.
+    pub sinks: Vec<SinkStatus>,
+    /// Why it is not ready, if it is not.
+    pub unready: Option<String>,
+}
+
+/// Whoever asks.
+#[derive(Debug, Clone)]
+pub struct Asker(SyncSender<Ask>);
+
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unanswered {
+    /// Too many ask.
+    #[error("too many ask at the same time")]
+    Busy,
+    /// The stream has ended.
+    #[error("the stream has ended")]
+    Over,
+}
+
+/// Both ends.
+pub fn asking() -> (Asker, Receiver<Ask>) {
+    let (send, receive) = sync_channel(ASKS_MAX);
+    (Asker(send), receive)
+}
+
+impl Asker {
+    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Unanswered> {
+        let (send, answer) = oneshot::channel();
+        self.0.try_send(ask(send)).map_err(|error| match error {
+            std::sync::mpsc::TrySendError::Full(_) => Unanswered::Busy,
+            std::sync::mpsc::TrySendError::Disconnected(_) => Unanswered::Over,
+        })?;
+        answer.await.map_err(|_| Unanswered::Over)
+    }
+
+    /// Has an order carried out; answered when what follows lasts.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub async fn order(&self, order: Order) -> Result<Carried, Unanswered> {
+        self.ask(|reply| Ask::Order(order, reply)).await
+    }
+
+    /// How a target stands.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub async fn why(&self, target: Target) -> Result<Why, Unanswered> {
+        self.ask(|reply| Ask::Why(target, reply)).await
+    }
+
+    /// How the stream is.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub async fn status(&self) -> Result<Arc<Status>, Unanswered> {
+        self.ask(Ask::Status).await
+    }
+}

@@ -1,0 +1,1 @@
+//! Lists of blocked addresses for those who fetch a file.

@@ -1,0 +1,1 @@
+//! The Local API of CrowdSec, as bouncers need it.

@@ -1,0 +1,130 @@
+//! The HTTP client of the sinks: what an answer means, and nothing followed.
+
+use super::remote::Trouble;
+use std::time::Duration;
+
+/// How long a call may take.
+pub const TIMEOUT: Duration = Duration::from_secs(15);
+/// Bytes of an answer that are read.
+const ANSWER_MAX: u64 = 1 << 20;
+
+/// A client.
+#[derive(Debug, Clone)]
+pub struct Client {
+    agent: ureq::Agent,
+}
+
+/// An answer: its status and its body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The body, as far as it is text, at most 1 MiB.
+    pub body: String,
+    /// What `Retry-After` says, if it gives seconds.
+    pub retry_after: Option<Duration>,
+}
+
+/// A call's method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// GET
+    Get,
+    /// POST
+    Post,
+    /// PUT
+    Put,
+    /// DELETE
+    Delete,
+}
+
+impl Client {
+    /// A client that trusts the usual authorities or, with `ca`, only the certificates in that PEM
+    /// file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds no certificate.
+    pub fn new(ca: Option<&str>) -> Result<Self, String> {
+        let mut tls = ureq::tls::TlsConfig::builder();
+        if let Some(path) = ca {
+            let pem = std::fs::read(path).map_err(|error| format!("`ca` {path}: {error}"))?;
+            let certificates: Vec<_> = ureq::tls::parse_pem(&pem)
+                .filter_map(|item| match item {
+                    Ok(ureq::tls::PemItem::Certificate(certificate)) => Some(certificate),
+                    _ => None,
+                })
+                .collect();
+            if certificates.is_empty() {
+                return Err(format!("`ca` {path}: there is no certificate in it"));
+            }
+            tls = tls.root_certs(certificates.into());
+        }
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(TIMEOUT))
+            // Whoever sends us elsewhere might have us sign for somebody else.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .http_status_as_error(false)
+            .user_agent(concat!("portcullis/", env!("CARGO_PKG_VERSION")))
+            .tls_config(tls.build())
+            .build();
+        Ok(Self { agent: config.into() })
+    }
+
+    /// Makes one call.
+    ///
+    /// # Errors
+    /// [`Trouble::Later`] when there is no answer.
+    pub fn call(
+        &self,
+        method: Method,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> Result<Answer, Trouble> {
+        let method = match method {
+            Method::Get => "GET",
+            Method::Post => "POST",
+            Method::Put => "PUT",
+            Method::Delete => "DELETE",
+        };
+        let mut request = ureq::http::Request::builder().method(method).uri(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let wrong = |error: ureq::http::Error| Trouble::refused(format!("{error}"));
+        let sent = match body {
+            Some(body) => self.agent.run(request.body(body).map_err(wrong)?),
+            None => self.agent.run(request.body(()).map_err(wrong)?),
+        };
+        let mut answer = sent.map_err(|error| Trouble::later(error.to_string()))?;
+        let header = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
+        let retry_after = header.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+        let status = answer.status().as_u16();
+        let body = answer.body_mut().with_config().limit(ANSWER_MAX).lossy_utf8(true);
+        let body = body.read_to_string().unwrap_or_default();
+        Ok(Answer { status, body, retry_after })
+    }
+}
+
+impl Answer {
+    /// Whether it is 2xx.
+    pub fn is_ok(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// What an answer that is not 2xx means: 408, 425, 429 and 5xx may pass; any other is refused.
+    pub fn trouble(&self) -> Trouble {
+        let why = format!("the answer was {}{}", self.status, self.told());
+        match self.status {
+            408 | 425 | 429 | 500.. => Trouble::Later { why, after: self.retry_after },
+            _ => Trouble::Refused { why },
+        }
+    }
+
+    /// The beginning of the body, for a message.
+    fn told(&self) -> String {
+        let text: String = self.body.chars().filter(|c| !c.is_control()).take(200).collect();
+        if text.is_empty() { text } else { format!(": {text}") }
+    }
+}

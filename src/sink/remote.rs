@@ -1,0 +1,140 @@
+//! Sinks that act on the world or tell somebody: each on a thread of its own.
+//!
+//! The contract: whoever drives a [`Remote`] hands it actions in order, again from the first that is
+//! not done until it is, and keeps the place in the outbox. So an action may come twice, and what a
+//! sink does must be the same done twice. A sink waits for no more than its own time-out and
+//! tells what kind of [`Trouble`] it has; when to try again is not its business. It never sees an
+//! action that it does not [want](Remote::wants), and, as long as the settings do not say
+//! `mode: enforce`, one that [acts](Remote::acts) is not called at all: what it
+//! [would](Remote::would) do is said instead.
+
+use crate::action::Action;
+use crate::action::decision::Decision;
+use std::time::{Duration, SystemTime};
+
+/// How far a sink came.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Actions that are done, from the first on: confirmed by whoever received them.
+    pub done: usize,
+    /// What came in the way of the next.
+    pub trouble: Option<Trouble>,
+}
+
+impl Progress {
+    /// All of them are done.
+    pub fn all(actions: &[Action]) -> Self {
+        Self { done: actions.len(), trouble: None }
+    }
+
+    /// Some are, and then there was trouble.
+    pub fn until(done: usize, trouble: Trouble) -> Self {
+        Self { done, trouble: Some(trouble) }
+    }
+}
+
+/// Why an action is not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// It may work later: it is tried again, after growing pauses.
+    Later {
+        /// What happened.
+        why: String,
+        /// The receiver asked not to be tried before.
+        after: Option<Duration>,
+    },
+    /// This one never will: it is counted, said and passed over.
+    Refused {
+        /// What happened.
+        why: String,
+    },
+    /// The receiver wants nothing any more: the sink is off until the next start.
+    Disabled {
+        /// What happened.
+        why: String,
+    },
+}
+
+impl Trouble {
+    /// It may work later.
+    pub fn later(why: impl Into<String>) -> Self {
+        Self::Later { why: why.into(), after: None }
+    }
+
+    /// It never will.
+    pub fn refused(why: impl Into<String>) -> Self {
+        Self::Refused { why: why.into() }
+    }
+
+    /// What happened.
+    pub fn why(&self) -> &str {
+        match self {
+            Self::Later { why, .. } | Self::Refused { why } | Self::Disabled { why } => why,
+        }
+    }
+}
+
+/// A sink on a thread of its own.
+pub trait Remote: Send + std::fmt::Debug {
+    /// Its kind and what tells it from others of its kind, as in `webhook security`.
+    fn name(&self) -> String;
+
+    /// Whether it changes the world rather than telling somebody.
+    fn acts(&self) -> bool;
+
+    /// Whether it has anything to do with this action. Only then it is handed over.
+    fn wants(&self, action: &Action) -> bool;
+
+    /// Does what the actions say, from the first on. `now` is the wall clock.
+    fn deliver(&mut self, actions: &[Action], now: SystemTime) -> Progress;
+
+    /// What it would do, in one line; for one that stays dry.
+    fn would(&self, action: &Action) -> String {
+        format!("{} {} {}", action.op.name(), action.action, action.target.text())
+    }
+
+    /// Makes the world what `active` says, whatever was done to it meanwhile: at the start, and then
+    /// [every so often](Remote::reconcile_every). What it had to mend, if anything.
+    ///
+    /// # Errors
+    /// When it cannot; it is tried again.
+    fn reconcile(
+        &mut self,
+        _active: &[Decision],
+        _now: SystemTime,
+    ) -> Result<Option<String>, Trouble> {
+        Ok(None)
+    }
+
+    /// How often the world is compared with what is active; never, if it cannot be.
+    fn reconcile_every(&self) -> Option<Duration> {
+        None
+    }
+
+    /// How long until [`Remote::tick`] has something to do, if it ever has without an action.
+    fn due(&self, _now: SystemTime) -> Option<Duration> {
+        None
+    }
+
+    /// Does what is due by itself: a folded message, an unlocking.
+    ///
+    /// # Errors
+    /// When it cannot; it is tried again.
+    fn tick(&mut self, _now: SystemTime) -> Result<(), Trouble> {
+        Ok(())
+    }
+
+    /// `portcullis sink test NAME`: tries to reach what it acts on, without acting; what was found.
+    ///
+    /// # Errors
+    /// Why it would not work.
+    fn test(&mut self, now: SystemTime) -> Result<String, String>;
+
+    /// `portcullis sink clean NAME`: takes away all that it made; what that was.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    fn clean(&mut self) -> Result<String, String> {
+        Ok("there is nothing to take away".to_owned())
+    }
+}
