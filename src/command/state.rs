@@ -78,7 +78,7 @@ fn table(dir: &Path, info: &Info) -> String {
         line(
             if n == 0 { "snapshots" } else { "" },
             &format!(
-                "{}: {} keys, {} events, {} ({} stored), {} old, up to row {} of the journal",
+                "{}: {} keys, {} events since the one before, {} ({} stored), {} old, up to row {} of the journal",
                 snapshot.id,
                 grouped(snapshot.keys),
                 grouped(snapshot.events),

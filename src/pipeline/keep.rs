@@ -16,7 +16,7 @@ use crate::engine::core::{Core, FORMAT};
 use crate::engine::entry::{Journal, take_entry};
 use crate::sink::{Delivered, Sink};
 use crate::source::Position;
-use crate::state::{ActionRow, Commit, Db, NewSnapshot, Snapshots, StateError};
+use crate::state::{ActionRow, Commit, Db, JournalInfo, NewSnapshot, Snapshots, StateError};
 use crate::window::codec::Reader;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -267,12 +267,12 @@ impl Keeper {
             warn!("the sink {gone} is no longer configured: what still waited for it is let go");
             db.forget_cursor(gone)?;
         }
-        let journal = db.info()?.journal.last;
         let mut snapshots = Snapshots::open(dir)?;
         for id in refused {
             // It would be kept in place of a good one.
             snapshots.remove(id)?;
         }
+        let JournalInfo { last: journal, behind_snapshot, .. } = db.info()?.journal;
         let shared = Arc::new(Shared::default());
         let (send, queue) = sync_channel(QUEUE);
         let worker = Worker {
@@ -280,7 +280,8 @@ impl Keeper {
             dir: dir.to_owned(),
             dictionary,
             journal,
-            capture_at: (journal, dictionary),
+            behind: behind_snapshot,
+            capture_at: (journal, dictionary, behind_snapshot),
             handed: 0,
             outlets,
             shared: Arc::clone(&shared),
@@ -441,8 +442,10 @@ struct Worker {
     dictionary: i64,
     /// The last row of the journal.
     journal: i64,
-    /// That and the dictionary when a capture began.
-    capture_at: (i64, i64),
+    /// Records in the journal behind the snapshot that the start found.
+    behind: u64,
+    /// The last row, the dictionary and those records when a capture began.
+    capture_at: (i64, i64, u64),
     /// Captures handed to the writer.
     handed: u64,
     outlets: Vec<Outlet>,
@@ -518,12 +521,13 @@ impl Worker {
     fn handle(&mut self, message: Message) -> Result<(), StateError> {
         match message {
             Message::Step(_) => {}
-            Message::CaptureBegins => self.capture_at = (self.journal, self.dictionary),
+            Message::CaptureBegins => {
+                self.capture_at = (self.journal, self.dictionary, self.behind);
+            }
             Message::Captured(capture) => {
-                let (journal, dictionary) = self.capture_at;
                 self.handed += 1;
                 if let Some(writer) = &self.writer {
-                    writer.write(journal, dictionary, capture);
+                    writer.write(self.capture_at, capture);
                 }
             }
             Message::Dictionary(text) => self.dictionary = self.db.dictionary(&text)?,
@@ -596,6 +600,7 @@ impl Worker {
                         );
                     }
                     self.journal = committed.journal.unwrap_or(self.journal);
+                    self.behind += commit.count;
                     return Some(committed.actions_from);
                 }
                 Err(error) if error.is_retryable() => {
@@ -782,7 +787,7 @@ struct Writer {
 }
 
 enum Work {
-    Snapshot { journal: i64, dictionary: i64, capture: Capture },
+    Snapshot { at: (i64, i64, u64), capture: Capture },
     Tidy,
 }
 
@@ -791,13 +796,21 @@ impl Writer {
         let shared = Arc::clone(shared);
         let (send, work) = sync_channel(1);
         let thread = thread::spawn(move || {
+            // Records that snapshots written here contain: one that could not be written leaves its
+            // records to the next.
+            let mut contained = 0;
             while let Ok(work) = work.recv() {
                 let done = match work {
-                    Work::Snapshot { journal, dictionary, capture } => {
+                    Work::Snapshot { at: (journal, dictionary, behind), capture } => {
                         let Capture { pieces, keys } = capture;
+                        let events = behind - contained;
                         let new =
-                            NewSnapshot { journal, dictionary, events: 0, keys, pieces: &pieces };
-                        let done = snapshots.write(&new).and_then(|_| snapshots.prune());
+                            NewSnapshot { journal, dictionary, events, keys, pieces: &pieces };
+                        let written = snapshots.write(&new);
+                        if written.is_ok() {
+                            contained = behind;
+                        }
+                        let done = written.and_then(|_| snapshots.prune());
                         *shared.rooms.lock().unwrap_or_else(PoisonError::into_inner) = pieces;
                         shared.written.fetch_add(1, Ordering::AcqRel);
                         done.map(|_| ())
@@ -814,8 +827,8 @@ impl Writer {
         Self { send, thread }
     }
 
-    fn write(&self, journal: i64, dictionary: i64, capture: Capture) {
-        let _gone = self.send.send(Work::Snapshot { journal, dictionary, capture });
+    fn write(&self, at: (i64, i64, u64), capture: Capture) {
+        let _gone = self.send.send(Work::Snapshot { at, capture });
     }
 
     fn tidy(&self) {

@@ -59,13 +59,20 @@ fn lived() -> Service {
     crate::service::until(|| running.goes_on() && service.has_read(LOG), &String::new);
     running.kill();
     let info = service.info();
-    assert_eq!(info["snapshots"].as_array().unwrap().len(), 2, "{info}");
+    assert_eq!(stands_for(&service), [18, 18], "{info}");
     assert_eq!(info["journal"]["behind_snapshot"], 18, "{info}");
     service
 }
 
+/// How many events each snapshot has in place of the journal, the newest first.
+fn stands_for(service: &Service) -> Vec<u64> {
+    let info = service.info();
+    let snapshots = info["snapshots"].as_array().unwrap().iter();
+    snapshots.map(|snapshot| snapshot["events"].as_u64().unwrap()).collect()
+}
+
 /// Goes on and comes to what it would have come to undisturbed.
-fn goes_on(mut service: Service, said: &[&str]) {
+fn goes_on(mut service: Service, said: &[&str]) -> Service {
     service.append(LOG, &text(&attacks(9, 2)));
     let told = service.catch_up(LOG);
     for said in said {
@@ -73,6 +80,7 @@ fn goes_on(mut service: Service, said: &[&str]) {
     }
     service.verify();
     assert_same(&service.lines(ACTIONS), &replayed(&service, &attacks(0, 11)), &told);
+    service
 }
 
 /// Changes the database as no program of ours does.
@@ -143,8 +151,10 @@ fn without_the_newest_snapshot_the_one_before_does() {
         "UPDATE snapshot_parts SET content = zeroblob(length(content))
          WHERE snapshot = (SELECT max(id) FROM snapshots)",
     );
-    goes_on(service, &["cannot be used (", "the one before it is"]);
-    goes_on(lived(), &["went on from a snapshot", "and 18 records behind it"]);
+    let service = goes_on(service, &["cannot be used (", "the one before it is"]);
+    assert_eq!(stands_for(&service), [48, 18], "the new one has what the damaged one had");
+    let service = goes_on(lived(), &["went on from a snapshot", "and 18 records behind it"]);
+    assert_eq!(stands_for(&service), [30, 18]);
 }
 
 #[test]

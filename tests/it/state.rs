@@ -785,7 +785,7 @@ fn the_commands_say_what_a_directory_holds() {
     let text = stdout(&output);
     for said in [
         "commits     9",
-        "snapshots   2: 1 keys, 1 events, 60.0 KB",
+        "snapshots   2: 1 keys, 1 events since the one before, 60.0 KB",
         "up to row 8 of the journal",
         "actions     9 so far, 9 kept",
         "stdout has finished all",
