@@ -107,6 +107,8 @@ pub struct Settings {
     pub block: usize,
     /// Where state is kept that outlives the process.
     pub state_dir: Option<PathBuf>,
+    /// Where that was said, for what is found to be wrong with it at the start.
+    pub state_dir_at: Option<Problem>,
     /// Time between two snapshots of it at least, microseconds.
     pub checkpoint: Micros,
 }
@@ -142,6 +144,7 @@ impl Default for Settings {
             sinks: vec![SinkConfig::Stdout { output: None }],
             block: 1 << 18,
             state_dir: None,
+            state_dir_at: None,
             checkpoint: 5 * SECOND,
         }
     }
@@ -282,7 +285,7 @@ impl Settings {
                 &mut self.ipv6_prefix,
                 checker.int(value, &what, 16..=128).and_then(|n| u8::try_from(n).ok()),
             ),
-            "state_dir" => self.state_dir = checker.text(value, &what).map(PathBuf::from),
+            "state_dir" => self.state_dir(checker, value),
             "checkpoint" => set(&mut self.checkpoint, checker.duration(value, &what, 1_000_000)),
             "geoip" => self.geoip = checker.text(value, &what).map(PathBuf::from),
             "fields" => self.field_names(checker, value),
@@ -342,6 +345,17 @@ impl Settings {
             }
             _ => {}
         }
+    }
+
+    fn state_dir(&mut self, checker: &mut Checker<'_>, value: &Node) {
+        let text = value.scalar().filter(|text| !text.trim().is_empty());
+        if text.is_none() && !matches!(value.kind, Kind::List(_) | Kind::Map(_)) {
+            let help = "for example ./state; without it, everything is held in memory";
+            checker.node(value, "`state_dir` names no directory", Some(help.into()));
+            return;
+        }
+        self.state_dir = checker.text(value, "`state_dir`").map(PathBuf::from);
+        self.state_dir_at = Some(checker.later(value));
     }
 
     fn source(&mut self, checker: &mut Checker<'_>, value: &Node) {

@@ -113,6 +113,44 @@ fn a_directory_is_made_and_its_files_are_its_owners() {
     occupied.refused(&["is not a directory", "`state_dir` must name a directory"]);
 }
 
+/// What is wrong, in which line of which file, and what would be right.
+#[test]
+fn a_place_where_no_directory_can_be_is_told_with_where_it_was_said() {
+    let line = |told: &str, name: &str| {
+        let at = format!("state_dir: {name}\n");
+        assert!(told.contains("--> portcullis.yaml:5:1") && told.contains(&at), "{told}");
+    };
+    for name in ["\"\"", "\" \"", "~", ""] {
+        let told = service(name).refused(&["error: `state_dir` names no directory", "./state"]);
+        line(&told, name);
+    }
+    let mut linked = service("./state");
+    std::os::unix::fs::symlink("gone", linked.state()).unwrap();
+    let there = format!("is a link to `{}`, which is not there", linked.path("gone").display());
+    line(&linked.refused(&["error: `", &there, "make that directory first"]), "./state");
+    fs::create_dir(linked.path("gone")).unwrap();
+    linked.append(LOG, "");
+    linked.catch_up(LOG);
+    line(&service("./no/state").refused(&["there is no directory"]), "./no/state");
+    if Path::new("/proc/self").exists() {
+        let said = ["`/proc/x` cannot be made: no directory can be made in `/proc`", "./state"];
+        line(&service("/proc/x").refused(&said), "/proc/x");
+    }
+    for (value, said) in
+        [("", "`state_dir` names no directory"), ("no/state", "there is no directory")]
+    {
+        let mut service = service("./state");
+        let (mut command, out, told) = service.command();
+        let child = command.env("PORTCULLIS_STATE_DIR", value).spawn().unwrap();
+        let mut running = Running::new(child, out, told);
+        assert_eq!(running.wait().code(), Some(2));
+        let told = running.said();
+        let at = "--> environment variable PORTCULLIS_STATE_DIR:1:";
+        assert!(told.contains(said) && told.contains(at), "{told}");
+        assert!(!service.state().exists());
+    }
+}
+
 #[test]
 fn a_directory_that_cannot_be_written_is_refused() {
     if !may_mount("starting::a_directory_that_cannot_be_written_is_refused") {
