@@ -14,6 +14,7 @@ use crate::action::Action;
 use crate::detect::dictionary::{Dictionary, Translation};
 use crate::engine::core::{Core, FORMAT};
 use crate::engine::entry::{Journal, take_entry};
+use crate::engine::summary::grouped;
 use crate::sink::{Delivered, Sink};
 use crate::source::Position;
 use crate::state::{ActionRow, Commit, Db, JournalInfo, NewSnapshot, Snapshots, StateError};
@@ -263,8 +264,16 @@ impl Keeper {
             // After a kill it must not be new again: what then waits is for it too.
             db.commit(&Commit { cursors: &new, ..Commit::default() })?;
         }
-        for gone in cursors.keys().filter(|name| !outlets.iter().any(|o| o.name == **name)) {
-            warn!("the sink {gone} is no longer configured: what still waited for it is let go");
+        for (gone, cursor) in &cursors {
+            if outlets.iter().any(|outlet| outlet.name == *gone) {
+                continue;
+            }
+            let waited = match u64::try_from(last - cursor).unwrap_or(0) {
+                0 => "nothing waited for it".to_owned(),
+                1 => "1 line that waited for it is let go".to_owned(),
+                n => format!("{} lines that waited for it are let go", grouped(n)),
+            };
+            warn!("the sink {gone} is no longer configured: {waited}");
             db.forget_cursor(gone)?;
         }
         let mut snapshots = Snapshots::open(dir)?;
