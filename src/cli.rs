@@ -192,9 +192,9 @@ pub enum StateCommand {
 /// A state directory.
 #[derive(Debug, Args)]
 pub struct StateDir {
-    /// The directory that `state_dir` names
+    /// The directory; default: the `state_dir` of the configuration or of $PORTCULLIS_STATE_DIR
     #[arg(value_name = "DIR")]
-    pub dir: String,
+    pub dir: Option<String>,
 }
 
 /// Reads the arguments; on a mistake it prints what clap has to say and ends with exit code 2.
