@@ -85,9 +85,8 @@ fn brokers(hosts: &str) -> Result<Vec<String>> {
         bail!("error: --kafka names no broker; write it like kafka-1.example.org:9092");
     }
     for broker in &list {
-        kafka::check_broker(broker).map_err(|why| {
-            anyhow!("error: --kafka: {why}; write it like kafka-1.example.org:9092")
-        })?;
+        kafka::check_broker(broker)
+            .map_err(|(why, help)| anyhow!("error: --kafka: {why}; {help}"))?;
     }
     Ok(list)
 }

@@ -1079,6 +1079,9 @@ fn what_the_program_is_told_wrong_about_kafka_it_says() {
     says(&["run", "--kafka", &broker], &["no topic: say --topic"]);
     says(&["run", "--topic", "x"], &["say --kafka HOSTS"]);
     says(&["run", "--kafka", "a b:1", "--topic", "x"], &["--kafka", "names no host"]);
+    let no_port = ["--kafka: `host` has no port; did you mean `host:9092`?"];
+    says(&["run", "--kafka", "k:1,host", "--topic", "x"], &no_port);
+    says(&["replay", "--kafka", "host", "--topic", "x"], &no_port);
     says(
         &["run", "--kafka", &broker, "--topic", "a/b"],
         &["no name of a topic", "begins with `^`"],
@@ -1114,6 +1117,14 @@ fn what_the_program_is_told_wrong_about_kafka_it_says() {
         &["`enable.auto.commit` cannot be set", "only when the effect"],
     );
     config("source: { kafka: { topics: [x] } }", &["needs `brokers`"]);
+    config(
+        "source: { kafka: { brokers: [k:1, host], topics: [x] } }",
+        &["`source.kafka.brokers`: `host` has no port", ":1:35", "did you mean `host:9092`?"],
+    );
+    config(
+        "sinks: [{ kafka: { brokers: [\"[::1]\"], topic: x } }]",
+        &["`brokers`: `[::1]` has no port", "did you mean `[::1]:9092`?"],
+    );
     config("source: { kafka: { brokers: [k:1], topics: [x] }, follow: true }", &["both `kafka`"]);
     config("source: { kafka: { brokers: [k:1], topics: [\"^a(\"] } }", &["no regular expression"]);
     config(
