@@ -59,6 +59,8 @@ pub struct Settings {
     pub patterns: Vec<String>,
     /// Where lines come from.
     pub source: SourceSpec,
+    /// `source.kafka.from` as it was written: a time without a zone is one of `timezone`.
+    pub kafka_from: Option<String>,
     /// How late a record may be, microseconds.
     pub lateness: Micros,
     /// How far ahead of the clock a record may be, microseconds.
@@ -120,6 +122,7 @@ impl Default for Settings {
             file: None,
             patterns: DEFAULT_PACKS.iter().map(|pack| (*pack).to_owned()).collect(),
             source: SourceSpec::default(),
+            kafka_from: None,
             lateness: 60 * SECOND,
             max_ahead: 86_400 * SECOND,
             timezone: Zone::default(),
@@ -370,6 +373,7 @@ impl Settings {
                 );
             }
             let settings = kafka_source(checker, key, value);
+            self.kafka_from = value.get("from").and_then(Node::scalar);
             self.source = SourceSpec::Kafka(Box::new(settings));
             return;
         }
@@ -570,7 +574,8 @@ fn kafka_source(checker: &mut Checker<'_>, key: &Key, value: &Node) -> KafkaSett
                 let Some(text) = checker.text(value, &what) else { continue };
                 settings.from = From::read(&text, &Zone::default());
                 if settings.from.is_none() {
-                    let help = "earliest, latest or a time like 2026-11-24T08:00:00Z".into();
+                    let help = "earliest, latest, a time like 2026-11-24T08:00:00Z or a day like 2026-11-24";
+                    let help = help.into();
                     checker.node(value, format!("{what}: `{text}` is not known"), Some(help));
                 }
             }
