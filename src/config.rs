@@ -13,9 +13,10 @@ use crate::detect::rule::{self, Mode, Rule};
 use crate::kafka::{self, Side};
 use crate::pack::DEFAULT_PACKS;
 use crate::pattern::filter::parse_net;
+use crate::sink::file::SameFile;
 use crate::sink::{Output, SinkConfig};
 use crate::source::kafka::{From, KafkaSettings};
-use crate::yaml::{Checker, Document, Key, Kind, Node, Problem, nearest};
+use crate::yaml::{Checker, Document, Key, Kind, Node, Place, Problem, nearest};
 use ipnet::IpNet;
 use std::path::PathBuf;
 
@@ -47,7 +48,7 @@ pub struct Override {
     id: String,
     node: Node,
     document: Document,
-    place: crate::yaml::Place,
+    place: Place,
 }
 
 /// Settings, checked.
@@ -340,6 +341,7 @@ impl Settings {
                         Some("take it out for standard output, or write  - stdout: {}".into()),
                     );
                 }
+                refuse_one_file_twice(checker, &value.as_list());
                 self.sinks = value
                     .as_list()
                     .into_iter()
@@ -507,6 +509,31 @@ impl Settings {
             problems.append(&mut checker.problems);
         }
         problems
+    }
+}
+
+/// Refuses sinks that would write into each other's lines, by whatever names.
+fn refuse_one_file_twice(checker: &mut Checker<'_>, sinks: &[&Node]) {
+    let mut known: Vec<(SameFile, String, Place)> = Vec::new();
+    for sink in sinks {
+        let path = sink.get("file").and_then(|options| options.get("path"));
+        let Some((node, path)) = path.and_then(|node| Some((node, node.scalar()?))) else {
+            continue;
+        };
+        let file = SameFile::of(&path);
+        match known.iter().find(|(other, ..)| *other == file) {
+            Some((_, other, at)) => {
+                let Place { line, column } = at;
+                checker.node(
+                    node,
+                    format!(
+                        "`{path}` is the file of another sink: `{other}` in line {line}, column {column}"
+                    ),
+                    Some("each sink needs a file of its own; take one of them out".into()),
+                );
+            }
+            None => known.push((file, path, node.place)),
+        }
     }
 }
 
