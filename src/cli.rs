@@ -115,8 +115,9 @@ pub struct Run {
     /// The Kafka consumer group; default: portcullis
     #[arg(long, value_name = "NAME", conflicts_with = "follow")]
     pub group: Option<String>,
-    /// Where to begin: of followed files `beginning` or `end`; of Kafka topics `earliest`, `latest`
-    /// or a time, for partitions without a known place or whose place is gone
+    /// Where to begin: of followed files `beginning` or `end`; of Kafka topics `earliest`, `latest`,
+    /// a time or a day (its midnight in `timezone`), for partitions without a known place or whose
+    /// place is gone
     #[arg(long, value_name = "PLACE")]
     pub from: Option<String>,
 }
@@ -134,10 +135,11 @@ pub struct Replay {
     /// A Kafka topic, or a regular expression of names that begins with ^ (repeatable)
     #[arg(long, value_name = "TOPIC", requires = "kafka")]
     pub topic: Vec<String>,
-    /// Begin with the first record of this time; default: the oldest there is
+    /// Begin with the first record of this time, or day (from midnight in `timezone`); default: the
+    /// oldest there is
     #[arg(long, value_name = "TIME", requires = "kafka")]
     pub from: Option<String>,
-    /// End before the first record of this time; default: where each partition ends now
+    /// End before the first record of this time or day; default: where each partition ends now
     #[arg(long, value_name = "TIME", requires = "kafka")]
     pub to: Option<String>,
     /// Let sinks that change the world act; without it they stay dry. Standard output and file
@@ -192,9 +194,9 @@ pub enum StateCommand {
 /// A state directory.
 #[derive(Debug, Args)]
 pub struct StateDir {
-    /// The directory that `state_dir` names
+    /// The directory; default: the `state_dir` of the configuration or of $PORTCULLIS_STATE_DIR
     #[arg(value_name = "DIR")]
-    pub dir: String,
+    pub dir: Option<String>,
 }
 
 /// Reads the arguments; on a mistake it prints what clap has to say and ends with exit code 2.

@@ -14,9 +14,10 @@ use crate::kafka::{self, Side};
 use crate::pack::DEFAULT_PACKS;
 use crate::pattern::filter::parse_net;
 use crate::serve::ServeConfig;
+use crate::sink::file::SameFile;
 use crate::sink::{Output, SinkConfig};
 use crate::source::kafka::{From, KafkaSettings};
-use crate::yaml::{Checker, Document, Key, Kind, Node, Problem, nearest};
+use crate::yaml::{Checker, Document, Key, Kind, Node, Place, Problem, nearest};
 use ipnet::IpNet;
 use std::path::PathBuf;
 
@@ -48,7 +49,7 @@ pub struct Override {
     id: String,
     node: Node,
     document: Document,
-    place: crate::yaml::Place,
+    place: Place,
 }
 
 /// Settings, checked.
@@ -60,6 +61,8 @@ pub struct Settings {
     pub patterns: Vec<String>,
     /// Where lines come from.
     pub source: SourceSpec,
+    /// `source.kafka.from` as it was written: a time without a zone is one of `timezone`.
+    pub kafka_from: Option<String>,
     /// How late a record may be, microseconds.
     pub lateness: Micros,
     /// How far ahead of the clock a record may be, microseconds.
@@ -108,6 +111,8 @@ pub struct Settings {
     pub block: usize,
     /// Where state is kept that outlives the process.
     pub state_dir: Option<PathBuf>,
+    /// Where that was said, for what is found to be wrong with it at the start.
+    pub state_dir_at: Option<Problem>,
     /// Time between two snapshots of it at least, microseconds.
     pub checkpoint: Micros,
     /// `mode: enforce` is written somewhere: sinks that change the world may.
@@ -127,6 +132,7 @@ impl Default for Settings {
             file: None,
             patterns: DEFAULT_PACKS.iter().map(|pack| (*pack).to_owned()).collect(),
             source: SourceSpec::default(),
+            kafka_from: None,
             lateness: 60 * SECOND,
             max_ahead: 86_400 * SECOND,
             timezone: Zone::default(),
@@ -151,6 +157,7 @@ impl Default for Settings {
             sinks: vec![SinkConfig::Stdout { output: None }],
             block: 1 << 18,
             state_dir: None,
+            state_dir_at: None,
             checkpoint: 5 * SECOND,
             armed: false,
             serve: None,
@@ -291,7 +298,7 @@ impl Settings {
                 &mut self.ipv6_prefix,
                 checker.int(value, &what, 16..=128).and_then(|n| u8::try_from(n).ok()),
             ),
-            "state_dir" => self.state_dir = checker.text(value, &what).map(PathBuf::from),
+            "state_dir" => self.state_dir(checker, value),
             "checkpoint" => set(&mut self.checkpoint, checker.duration(value, &what, 1_000_000)),
             "geoip" => self.geoip = checker.text(value, &what).map(PathBuf::from),
             "fields" => self.field_names(checker, value),
@@ -354,6 +361,7 @@ impl Settings {
                         Some("take it out for standard output, or write  - stdout: {}".into()),
                     );
                 }
+                refuse_one_file_twice(checker, &value.as_list());
                 self.sinks = value
                     .as_list()
                     .into_iter()
@@ -362,6 +370,17 @@ impl Settings {
             }
             _ => {}
         }
+    }
+
+    fn state_dir(&mut self, checker: &mut Checker<'_>, value: &Node) {
+        let text = value.scalar().filter(|text| !text.trim().is_empty());
+        if text.is_none() && !matches!(value.kind, Kind::List(_) | Kind::Map(_)) {
+            let help = "for example ./state; without it, everything is held in memory";
+            checker.node(value, "`state_dir` names no directory", Some(help.into()));
+            return;
+        }
+        self.state_dir = checker.text(value, "`state_dir`").map(PathBuf::from);
+        self.state_dir_at = Some(checker.later(value));
     }
 
     fn source(&mut self, checker: &mut Checker<'_>, value: &Node) {
@@ -376,6 +395,7 @@ impl Settings {
                 );
             }
             let settings = kafka_source(checker, key, value);
+            self.kafka_from = value.get("from").and_then(Node::scalar);
             self.source = SourceSpec::Kafka(Box::new(settings));
             return;
         }
@@ -512,6 +532,31 @@ impl Settings {
     }
 }
 
+/// Refuses sinks that would write into each other's lines, by whatever names.
+fn refuse_one_file_twice(checker: &mut Checker<'_>, sinks: &[&Node]) {
+    let mut known: Vec<(SameFile, String, Place)> = Vec::new();
+    for sink in sinks {
+        let path = sink.get("file").and_then(|options| options.get("path"));
+        let Some((node, path)) = path.and_then(|node| Some((node, node.scalar()?))) else {
+            continue;
+        };
+        let file = SameFile::of(&path);
+        match known.iter().find(|(other, ..)| *other == file) {
+            Some((_, other, at)) => {
+                let Place { line, column } = at;
+                checker.node(
+                    node,
+                    format!(
+                        "`{path}` is the file of another sink: `{other}` in line {line}, column {column}"
+                    ),
+                    Some("each sink needs a file of its own; take one of them out".into()),
+                );
+            }
+            None => known.push((file, path, node.place)),
+        }
+    }
+}
+
 /// What Kubernetes puts into every container when a service is called portcullis.
 fn is_service_link(name: &str) -> bool {
     name.strip_prefix(PREFIX).is_some_and(|rest| {
@@ -576,7 +621,8 @@ fn kafka_source(checker: &mut Checker<'_>, key: &Key, value: &Node) -> KafkaSett
                 let Some(text) = checker.text(value, &what) else { continue };
                 settings.from = From::read(&text, &Zone::default());
                 if settings.from.is_none() {
-                    let help = "earliest, latest or a time like 2026-11-24T08:00:00Z".into();
+                    let help = "earliest, latest, a time like 2026-11-24T08:00:00Z or a day like 2026-11-24";
+                    let help = help.into();
                     checker.node(value, format!("{what}: `{text}` is not known"), Some(help));
                 }
             }

@@ -4,6 +4,7 @@
 use crate::yaml::{Checker, Kind, Node};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::Ipv6Addr;
 
 /// Said where Kafka is asked for and the program has none.
 pub const NOT_BUILT: &str = "this portcullis was built without kafka: build it with the default features, \
@@ -101,11 +102,9 @@ impl Connection {
             for broker in text.split(',').map(str::trim).filter(|broker| !broker.is_empty()) {
                 match check_broker(broker) {
                     Ok(()) => self.brokers.push(broker.to_owned()),
-                    Err(why) => checker.node(
-                        item,
-                        format!("{what}: {why}"),
-                        Some("write it like kafka-1.example.org:9092".into()),
-                    ),
+                    Err((why, help)) => {
+                        checker.node(item, format!("{what}: {why}"), Some(help));
+                    }
                 }
             }
         }
@@ -159,23 +158,32 @@ fn secret(checker: &mut Checker<'_>, value: &Node, what: &str) -> Option<String>
     read.map_err(|why| checker.node(node, format!("{what}: {why}"), None)).ok()
 }
 
-/// Whether a text can name a broker.
+/// Whether a text can name a broker. Its port is never guessed: a cluster that listens elsewhere
+/// would be looked for in vain.
 ///
 /// # Errors
-/// What is wrong with it.
-pub fn check_broker(text: &str) -> Result<(), String> {
-    let text = text.split_once("://").map_or(text, |(_, rest)| rest);
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !host.ends_with(':') => (host, Some(port)),
-        _ => (text, None),
+/// What is wrong with it, and what would be right.
+pub fn check_broker(text: &str) -> Result<(), (String, String)> {
+    let (scheme, address) = match text.find("://") {
+        Some(at) => text.split_at(at + 3),
+        None => ("", text),
+    };
+    let bare = address.parse::<Ipv6Addr>().is_ok();
+    let (host, port) = match address.rsplit_once(':') {
+        Some((host, port)) if !bare && !address.ends_with(']') => (host, Some(port)),
+        _ => (address, None),
     };
     if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c == '/') {
-        return Err(format!("`{text}` names no host"));
+        let help = "write it like kafka-1.example.org:9092";
+        return Err((format!("`{text}` names no host"), help.to_owned()));
     }
-    if port.is_some_and(|port| !matches!(port.parse::<u16>(), Ok(1..))) {
-        return Err(format!("`{text}` has no port between 1 and 65535"));
+    let host = if bare { format!("[{host}]") } else { host.to_owned() };
+    let help = format!("did you mean `{scheme}{host}:9092`?");
+    match port.map(str::parse::<u16>) {
+        Some(Ok(1..)) => Ok(()),
+        None => Err((format!("`{text}` has no port"), help)),
+        Some(_) => Err((format!("`{text}` has no port between 1 and 65535"), help)),
     }
-    Ok(())
 }
 
 /// Whether a text can name a topic.
@@ -300,11 +308,22 @@ mod tests {
 
     #[test]
     fn brokers_and_topics_are_checked() {
-        for good in ["kafka:9092", "10.0.0.1:9092", "[::1]:9092", "SSL://k.example.org:1", "host"] {
+        for good in ["kafka:9092", "10.0.0.1:9092", "[::1]:9092", "SSL://k.example.org:1"] {
             assert_eq!(check_broker(good), Ok(()), "{good}");
         }
         for bad in ["", ":9092", "a b:1", "host:", "host:0", "host:66000", "http://x/y"] {
             assert!(check_broker(bad).is_err(), "{bad}");
+        }
+        for (bad, near) in [
+            ("host", "host:9092"),
+            ("host:", "host:9092"),
+            ("10.0.0.1", "10.0.0.1:9092"),
+            ("[::1]", "[::1]:9092"),
+            ("2001:db8::5:9092", "[2001:db8::5:9092]:9092"),
+            ("SSL://k.example.org", "SSL://k.example.org:9092"),
+        ] {
+            let (_, help) = check_broker(bad).unwrap_err();
+            assert_eq!(help, format!("did you mean `{near}`?"));
         }
         assert!(check_topic("logs.app-1_x").is_ok());
         for bad in ["", ".", "a/b", "a b", "ü"] {

@@ -243,6 +243,11 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 }
 
+/// How many characters of a node a caret covers.
+fn width(node: &Node) -> usize {
+    node.scalar().map_or(1, |text| text.chars().count())
+}
+
 /// Collects the mistakes of one document while it is walked.
 #[derive(Debug)]
 pub struct Checker<'d> {
@@ -294,26 +299,41 @@ impl<'d> Checker<'d> {
         message: impl Into<String>,
         help: Option<String>,
     ) {
+        let problem = self.problem(place, width, message, help);
+        self.problems.push(problem);
+    }
+
+    /// A mistake in a node that is known only later, when it is used: to be told then.
+    pub fn later(&self, node: &Node) -> Problem {
+        self.problem(node.place, width(node), "", None)
+    }
+
+    fn problem(
+        &self,
+        place: Place,
+        width: usize,
+        message: impl Into<String>,
+        help: Option<String>,
+    ) -> Problem {
         let excerpt = place
             .line
             .checked_sub(1)
             .and_then(|n| self.document.text.lines().nth(n))
             .unwrap_or_default()
             .to_owned();
-        self.problems.push(Problem {
+        Problem {
             file: self.document.name.clone(),
             place,
             excerpt,
             width,
             message: message.into(),
             help,
-        });
+        }
     }
 
     /// Notes a mistake in a node.
     pub fn node(&mut self, node: &Node, message: impl Into<String>, help: Option<String>) {
-        let width = node.scalar().map_or(1, |text| text.chars().count());
-        self.at(node.place, width, message, help);
+        self.at(node.place, width(node), message, help);
     }
 
     /// Notes a mistake in a key.

@@ -2,7 +2,7 @@
 
 use crate::cli::{Replay, Run};
 use crate::config::{Settings, SourceSpec, topic_or_pattern};
-use crate::decode::time::{self, Micros, When};
+use crate::decode::time;
 use crate::kafka;
 use crate::source::kafka::{From, KafkaSettings, Until};
 use anyhow::{Result, anyhow, bail};
@@ -11,6 +11,8 @@ use anyhow::{Result, anyhow, bail};
 const BUFFER_PART: usize = 16;
 const BUFFER_MIN: usize = 1 << 20;
 const BUFFER_MAX: usize = 64 << 20;
+/// How a time is written on the command line.
+const EXAMPLE: &str = "2026-11-24T08:00:00Z or a day like 2026-11-24";
 
 /// What `run` reads from Kafka, if it does.
 ///
@@ -31,6 +33,10 @@ pub fn live(settings: &Settings, run: &Run) -> Result<Option<KafkaSettings>> {
         return Ok(None);
     }
     let mut kafka = configured.map_or_else(KafkaSettings::default, |kafka| (**kafka).clone());
+    if let (Some(_), Some(from)) = (configured, &settings.kafka_from) {
+        // Only now is it known which `timezone` holds, whether it was said before or behind.
+        kafka.from = From::read(from, &settings.timezone);
+    }
     if let Some(hosts) = &run.kafka {
         kafka.connection.brokers = brokers(hosts)?;
     }
@@ -65,9 +71,11 @@ pub fn replay(settings: &Settings, hosts: &str, replay: &Replay) -> Result<Kafka
         kafka.from = Some(beginning(from, settings)?);
     }
     kafka.until = Some(match &replay.to {
-        Some(to) => Until::Time(instant(to, settings).ok_or_else(|| {
-            anyhow!("error: --to: `{to}` is no time; write it like 2026-11-24T08:00:00Z")
-        })?),
+        Some(to) => {
+            Until::Time(time::parse_moment(to, &settings.timezone).ok_or_else(|| {
+                anyhow!("error: --to: `{to}` is no time; write it like {EXAMPLE}")
+            })?)
+        }
         None => Until::End,
     });
     if let (Some(From::Time(from)), Some(Until::Time(to))) = (kafka.from, kafka.until)
@@ -85,9 +93,8 @@ fn brokers(hosts: &str) -> Result<Vec<String>> {
         bail!("error: --kafka names no broker; write it like kafka-1.example.org:9092");
     }
     for broker in &list {
-        kafka::check_broker(broker).map_err(|why| {
-            anyhow!("error: --kafka: {why}; write it like kafka-1.example.org:9092")
-        })?;
+        kafka::check_broker(broker)
+            .map_err(|(why, help)| anyhow!("error: --kafka: {why}; {help}"))?;
     }
     Ok(list)
 }
@@ -96,16 +103,9 @@ fn beginning(text: &str, settings: &Settings) -> Result<From> {
     From::read(text, &settings.timezone).ok_or_else(|| {
         anyhow!(
             "error: --from: `{text}` is not known; of Kafka topics: earliest, latest or a time like \
-             2026-11-24T08:00:00Z"
+             {EXAMPLE}"
         )
     })
-}
-
-fn instant(text: &str, settings: &Settings) -> Option<Micros> {
-    match time::parse(text, &settings.timezone)? {
-        When::At(at) => Some(at),
-        When::Yearless(_) => None,
-    }
 }
 
 fn finish(settings: &Settings, mut kafka: KafkaSettings) -> Result<KafkaSettings> {
@@ -126,4 +126,26 @@ fn finish(settings: &Settings, mut kafka: KafkaSettings) -> Result<KafkaSettings
     kafka.max_line = settings.max_line;
     kafka.buffer = (settings.memory_limit / BUFFER_PART).clamp(BUFFER_MIN, BUFFER_MAX);
     Ok(kafka)
+}
+
+#[cfg(all(test, feature = "kafka"))]
+mod tests {
+    use super::*;
+    use crate::yaml::Document;
+
+    #[test]
+    fn a_day_in_the_configuration_begins_at_midnight_in_the_zone_that_holds() {
+        let kafka = "source: { kafka: { brokers: [k:1], topics: [x], from: 2025-08-03 } }\n";
+        let mut settings = Settings::default();
+        let mut apply = |text: &str| {
+            let document = Document { name: "c.yaml".into(), text: text.to_owned() };
+            assert_eq!(settings.apply(&document), []);
+            live(&settings, &Run::default()).unwrap().and_then(|kafka| kafka.from)
+        };
+        let from = |text: &str| {
+            Some(From::Time(time::parse_moment(text, &"UTC".parse().unwrap()).unwrap()))
+        };
+        assert_eq!(apply(kafka), from("2025-08-03"));
+        assert_eq!(apply("timezone: Europe/Berlin\n"), from("2025-08-02T22:00:00Z"));
+    }
 }

@@ -174,7 +174,11 @@ fn why(path: &str, error: &std::io::Error) -> String {
         Some(folder) if !folder.is_dir() => {
             format!("{path}: there is no folder `{}`; make it first", folder.display())
         }
-        _ => format!("{path}: {error}"),
+        _ => {
+            let said = error.to_string();
+            // Its number says nothing to people.
+            format!("{path}: {}", said.split(" (os error").next().unwrap_or(&said))
+        }
     }
 }
 

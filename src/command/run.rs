@@ -4,10 +4,11 @@ use super::{assemble, conclude, listen, listen_for_reload, settings, sinks};
 use crate::assembly::Assembly;
 use crate::cli::{Common, Run};
 use crate::config::{Settings, SourceSpec};
-use crate::pipeline::{self, Live, Reload};
+use crate::pipeline::{self, Live, Reload, RunError};
 use crate::sink::{Output, SinkConfig};
 use crate::source::file;
 use crate::source::follow::FollowSettings;
+use crate::yaml::Problem;
 use anyhow::{Result, anyhow, bail};
 use std::process::ExitCode;
 use tracing::{info, warn};
@@ -83,7 +84,7 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
     let load = || load(common, &settings);
     let reload = Reload { asked: listen_for_reload()?, load: &load };
     let ended = pipeline::run(&assembly, &settings, &live, sinks, &stop, &reload);
-    let ended = ended.map_err(|error| anyhow!("error: {error}"))?;
+    let ended = ended.map_err(|error| unstarted(&settings, &error))?;
     if let Some(why) = &ended.unstarted {
         bail!("error: {why}");
     }
@@ -94,6 +95,16 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
         );
     }
     conclude(common, &ended)
+}
+
+/// Why it could not start, with the place of the key that is wrong, if it is one.
+fn unstarted(settings: &Settings, error: &RunError) -> anyhow::Error {
+    match (error, &settings.state_dir_at) {
+        (RunError::State(error), Some(at)) if error.is_about_the_place() => {
+            anyhow!("{}", Problem { message: error.to_string(), ..at.clone() })
+        }
+        _ => anyhow!("error: {error}"),
+    }
 }
 
 /// Patterns, rules and settings as they are now, for a stream that goes on.

@@ -1,8 +1,8 @@
 //! `portcullis state`: what a state directory holds, whether it is sound, and giving room back.
 
-use super::print;
+use super::{print, settings};
 use crate::action::escape;
-use crate::cli::{Common, State, StateCommand};
+use crate::cli::{Common, State, StateCommand, StateDir};
 use crate::engine::summary::grouped;
 use crate::sink::Output;
 use crate::source::position::Position;
@@ -10,7 +10,7 @@ use crate::state::{Compacted, Db, Info, PositionInfo, StateError};
 use anyhow::{Result, anyhow, bail};
 use serde_json::json;
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Sources that are listed for people; `--output json` has all.
@@ -27,11 +27,29 @@ pub fn state(common: &Common, state: &State) -> Result<ExitCode> {
         Some(Output::Ecs) => bail!("error: `portcullis state` writes text or json, not ecs"),
     };
     let done = match &state.command {
-        StateCommand::Info(dir) => info(Path::new(&dir.dir), json),
-        StateCommand::Verify(dir) => verify(Path::new(&dir.dir), json),
-        StateCommand::Compact(dir) => compact(Path::new(&dir.dir), json),
+        StateCommand::Info(named) => info(&directory(common, named, "info")?, json),
+        StateCommand::Verify(named) => verify(&directory(common, named, "verify")?, json),
+        StateCommand::Compact(named) => compact(&directory(common, named, "compact")?, json),
     };
     done.map_err(|error| anyhow!("error: {error}"))
+}
+
+/// The directory that was named, else the one that `run` would use.
+fn directory(common: &Common, named: &StateDir, command: &str) -> Result<PathBuf> {
+    if let Some(dir) = &named.dir {
+        return Ok(PathBuf::from(dir));
+    }
+    let settings = settings(common)?;
+    settings.state_dir.ok_or_else(|| {
+        let names_none = match &settings.file {
+            Some(file) => format!("the configuration {file} has no `state_dir`"),
+            None => "there is no configuration that names one".to_owned(),
+        };
+        anyhow!(
+            "error: which state directory? {names_none}, and PORTCULLIS_STATE_DIR is not set; say \
+             `portcullis state {command} DIR`"
+        )
+    })
 }
 
 fn info(dir: &Path, json: bool) -> Result<ExitCode, StateError> {
@@ -78,7 +96,7 @@ fn table(dir: &Path, info: &Info) -> String {
         line(
             if n == 0 { "snapshots" } else { "" },
             &format!(
-                "{}: {} keys, {} events, {} ({} stored), {} old, up to row {} of the journal",
+                "{}: {} keys, {} events since the one before, {} ({} stored), {} old, up to row {} of the journal",
                 snapshot.id,
                 grouped(snapshot.keys),
                 grouped(snapshot.events),

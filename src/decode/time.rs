@@ -277,6 +277,22 @@ pub fn parse(text: &str, zone: &Zone) -> Option<When> {
     }
 }
 
+/// A time in any form of [`parse`] that has a year, or a day (`2025-08-03`), which stands for its
+/// first moment in `zone`: for what people type. In a log line a day alone is no time.
+pub fn parse_moment(text: &str, zone: &Zone) -> Option<Micros> {
+    let text = text.trim();
+    let is_day = text.len() == 10
+        && text.bytes().enumerate().all(|(at, c)| match at {
+            4 | 7 => c == b'-',
+            _ => c.is_ascii_digit(),
+        });
+    let when = if is_day { parse(&format!("{text}T00:00:00"), zone) } else { parse(text, zone) };
+    match when? {
+        When::At(at) => Some(at),
+        When::Yearless(_) => None,
+    }
+}
+
 /// The time, if it is written as nearly all are: `2025-08-03T22:30:00.123456Z`, with a blank for
 /// the `T`, `+00:00` for the `Z`, up to six digits of fraction or none.
 fn plain_utc(b: &[u8]) -> Option<Micros> {
@@ -762,6 +778,25 @@ mod tests {
 
     fn zone(text: &str) -> Zone {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_day_is_its_first_moment_where_people_type_it_and_nothing_in_a_log() {
+        for (text, name, shown) in [
+            ("2025-08-03", "UTC", "2025-08-03T00:00:00.000000Z"),
+            (" 2025-08-03 ", "+02:00", "2025-08-02T22:00:00.000000Z"),
+            ("2025-08-03", "Europe/Berlin", "2025-08-02T22:00:00.000000Z"),
+            // Its clocks went from 0 to 1 o'clock that night.
+            ("2025-09-07", "America/Santiago", "2025-09-07T04:00:00.000000Z"),
+            ("2025-08-03T10:00", "Europe/Berlin", "2025-08-03T08:00:00.000000Z"),
+        ] {
+            let moment = parse_moment(text, &zone(name));
+            assert_eq!(moment.map(format).as_deref(), Some(shown), "{text} in {name}");
+        }
+        for text in ["2025-08", "2025-02-30", "03-08-2025", "Feb 12 14:10:21", "today", ""] {
+            assert_eq!(parse_moment(text, &utc()), None, "{text}");
+        }
+        assert_eq!(parse("2025-08-03", &utc()), None);
     }
 
     /// The time of `text` in `zone`, written out; `-` if it is none.

@@ -14,9 +14,10 @@ use crate::action::Action;
 use crate::detect::dictionary::{Dictionary, Translation};
 use crate::engine::core::{Core, FORMAT};
 use crate::engine::entry::{Journal, take_entry};
+use crate::engine::summary::grouped;
 use crate::sink::{Delivered, Sink};
 use crate::source::Position;
-use crate::state::{ActionRow, Commit, Db, NewSnapshot, Snapshots, StateError};
+use crate::state::{ActionRow, Commit, Db, JournalInfo, NewSnapshot, Snapshots, StateError};
 use crate::window::codec::Reader;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -263,16 +264,24 @@ impl Keeper {
             // After a kill it must not be new again: what then waits is for it too.
             db.commit(&Commit { cursors: &new, ..Commit::default() })?;
         }
-        for gone in cursors.keys().filter(|name| !outlets.iter().any(|o| o.name == **name)) {
-            warn!("the sink {gone} is no longer configured: what still waited for it is let go");
+        for (gone, cursor) in &cursors {
+            if outlets.iter().any(|outlet| outlet.name == *gone) {
+                continue;
+            }
+            let waited = match u64::try_from(last - cursor).unwrap_or(0) {
+                0 => "nothing waited for it".to_owned(),
+                1 => "1 line that waited for it is let go".to_owned(),
+                n => format!("{} lines that waited for it are let go", grouped(n)),
+            };
+            warn!("the sink {gone} is no longer configured: {waited}");
             db.forget_cursor(gone)?;
         }
-        let journal = db.info()?.journal.last;
         let mut snapshots = Snapshots::open(dir)?;
         for id in refused {
             // It would be kept in place of a good one.
             snapshots.remove(id)?;
         }
+        let JournalInfo { last: journal, behind_snapshot, .. } = db.info()?.journal;
         let shared = Arc::new(Shared::default());
         let (send, queue) = sync_channel(QUEUE);
         let worker = Worker {
@@ -280,7 +289,8 @@ impl Keeper {
             dir: dir.to_owned(),
             dictionary,
             journal,
-            capture_at: (journal, dictionary),
+            behind: behind_snapshot,
+            capture_at: (journal, dictionary, behind_snapshot),
             handed: 0,
             outlets,
             shared: Arc::clone(&shared),
@@ -441,8 +451,10 @@ struct Worker {
     dictionary: i64,
     /// The last row of the journal.
     journal: i64,
-    /// That and the dictionary when a capture began.
-    capture_at: (i64, i64),
+    /// Records in the journal behind the snapshot that the start found.
+    behind: u64,
+    /// The last row, the dictionary and those records when a capture began.
+    capture_at: (i64, i64, u64),
     /// Captures handed to the writer.
     handed: u64,
     outlets: Vec<Outlet>,
@@ -518,12 +530,13 @@ impl Worker {
     fn handle(&mut self, message: Message) -> Result<(), StateError> {
         match message {
             Message::Step(_) => {}
-            Message::CaptureBegins => self.capture_at = (self.journal, self.dictionary),
+            Message::CaptureBegins => {
+                self.capture_at = (self.journal, self.dictionary, self.behind);
+            }
             Message::Captured(capture) => {
-                let (journal, dictionary) = self.capture_at;
                 self.handed += 1;
                 if let Some(writer) = &self.writer {
-                    writer.write(journal, dictionary, capture);
+                    writer.write(self.capture_at, capture);
                 }
             }
             Message::Dictionary(text) => self.dictionary = self.db.dictionary(&text)?,
@@ -596,6 +609,7 @@ impl Worker {
                         );
                     }
                     self.journal = committed.journal.unwrap_or(self.journal);
+                    self.behind += commit.count;
                     return Some(committed.actions_from);
                 }
                 Err(error) if error.is_retryable() => {
@@ -782,7 +796,7 @@ struct Writer {
 }
 
 enum Work {
-    Snapshot { journal: i64, dictionary: i64, capture: Capture },
+    Snapshot { at: (i64, i64, u64), capture: Capture },
     Tidy,
 }
 
@@ -791,13 +805,21 @@ impl Writer {
         let shared = Arc::clone(shared);
         let (send, work) = sync_channel(1);
         let thread = thread::spawn(move || {
+            // Records that snapshots written here contain: one that could not be written leaves its
+            // records to the next.
+            let mut contained = 0;
             while let Ok(work) = work.recv() {
                 let done = match work {
-                    Work::Snapshot { journal, dictionary, capture } => {
+                    Work::Snapshot { at: (journal, dictionary, behind), capture } => {
                         let Capture { pieces, keys } = capture;
+                        let events = behind - contained;
                         let new =
-                            NewSnapshot { journal, dictionary, events: 0, keys, pieces: &pieces };
-                        let done = snapshots.write(&new).and_then(|_| snapshots.prune());
+                            NewSnapshot { journal, dictionary, events, keys, pieces: &pieces };
+                        let written = snapshots.write(&new);
+                        if written.is_ok() {
+                            contained = behind;
+                        }
+                        let done = written.and_then(|_| snapshots.prune());
                         *shared.rooms.lock().unwrap_or_else(PoisonError::into_inner) = pieces;
                         shared.written.fetch_add(1, Ordering::AcqRel);
                         done.map(|_| ())
@@ -814,8 +836,8 @@ impl Writer {
         Self { send, thread }
     }
 
-    fn write(&self, journal: i64, dictionary: i64, capture: Capture) {
-        let _gone = self.send.send(Work::Snapshot { journal, dictionary, capture });
+    fn write(&self, at: (i64, i64, u64), capture: Capture) {
+        let _gone = self.send.send(Work::Snapshot { at, capture });
     }
 
     fn tidy(&self) {

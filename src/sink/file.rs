@@ -5,6 +5,7 @@ use crate::action::Action;
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 
 /// Appends lines to a file.
 #[derive(Debug)]
@@ -128,6 +129,44 @@ impl FileSink {
     /// When it cannot be written.
     pub fn flush(&mut self) -> std::io::Result<Delivered> {
         self.out.flush().map(|()| Delivered::Yes)
+    }
+}
+
+/// What two names of one file have in common, also if it is not there yet.
+#[derive(Debug, PartialEq, Eq)]
+pub enum SameFile {
+    /// Its number and that of its disk: links are followed.
+    Number(u64, u64),
+    /// Where it is, or would be.
+    Place(PathBuf),
+}
+
+impl SameFile {
+    /// Of the file that would be opened under this name.
+    pub fn of(path: &str) -> Self {
+        let mut path = Path::new(path).to_owned();
+        // A link may lead to nothing yet, or round in a circle.
+        for _ in 0..40 {
+            #[cfg(unix)]
+            if let Ok(meta) = std::fs::metadata(&path)
+                && meta.is_file()
+            {
+                use std::os::unix::fs::MetadataExt;
+                return Self::Number(meta.dev(), meta.ino());
+            }
+            let folder = path.parent().filter(|folder| *folder != Path::new(""));
+            let folder = folder.unwrap_or(Path::new(".")).to_owned();
+            let folder = folder.canonicalize().unwrap_or(folder);
+            // Devices and pipes are what they are called: two of them may be one terminal.
+            match std::fs::read_link(&path) {
+                Ok(target) if !path.exists() => path = folder.join(target),
+                _ => {
+                    path = path.file_name().map_or(folder.clone(), |name| folder.join(name));
+                    break;
+                }
+            }
+        }
+        Self::Place(path)
     }
 }
 

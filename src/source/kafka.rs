@@ -57,15 +57,12 @@ pub enum From {
 }
 
 impl From {
-    /// Reads `earliest`, `latest` or a time.
+    /// Reads `earliest`, `latest`, a time or a day.
     pub fn read(text: &str, zone: &time::Zone) -> Option<Self> {
         match text {
             "earliest" => Some(From::Earliest),
             "latest" => Some(From::Latest),
-            _ => match time::parse(text, zone)? {
-                time::When::At(at) => Some(From::Time(at)),
-                time::When::Yearless(_) => None,
-            },
+            _ => time::parse_moment(text, zone).map(From::Time),
         }
     }
 }
@@ -386,6 +383,7 @@ mod tests {
     fn a_beginning_is_a_word_or_a_time() {
         let read = |text| From::read(text, &time::Zone::default());
         assert_eq!(read("earliest"), Some(From::Earliest));
+        assert_eq!(read("1970-01-02"), Some(From::Time(86_400_000_000)));
         assert_eq!(read("2025-08-03T22:30:00Z"), Some(From::Time(1_754_260_200_000_000)));
         assert_eq!(read("beginning"), None);
         assert_eq!(read("Aug  3 22:30:00"), None);

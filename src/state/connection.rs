@@ -139,7 +139,10 @@ pub(super) fn hold(dir: &Path) -> Result<Held, StateError> {
                 );
             }
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => make(&dir)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            refuse_link(&dir)?;
+            make(&dir)?;
+        }
         Err(error) => return Err(StateError::of_io(&dir, "read", &error)),
     }
     let path = dir.join(LOCK);
@@ -174,13 +177,27 @@ fn absolute(dir: &Path) -> Result<PathBuf, StateError> {
     std::path::absolute(dir).map_err(|error| StateError::of_io(dir, "found", &error))
 }
 
+/// What is not there although its name is, is a link to nothing.
+fn refuse_link(dir: &Path) -> Result<(), StateError> {
+    let Ok(target) = fs::read_link(dir) else { return Ok(()) };
+    // A link is read from where it stands.
+    let target = dir.parent().unwrap_or(dir).join(target);
+    Err(StateError::DanglingLink { path: dir.to_owned(), target })
+}
+
 fn make(dir: &Path) -> Result<(), StateError> {
     let parent = dir.parent().unwrap_or(dir);
     match fs::DirBuilder::new().mode(0o700).create(dir) {
         // The directory must be found again after power loss.
         Ok(()) => sync(parent),
+        // What is no disk (/proc) says of what it cannot make that it is not there.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(StateError::MissingParent { dir: dir.to_owned(), parent: parent.to_owned() })
+            let (dir, parent) = (dir.to_owned(), parent.to_owned());
+            Err(if parent.is_dir() {
+                StateError::NoPlace { dir, parent }
+            } else {
+                StateError::MissingParent { dir, parent }
+            })
         }
         Err(error) => Err(StateError::of_io(dir, "made", &error)),
     }
@@ -346,6 +363,7 @@ pub(super) fn reader(dir: &Path) -> Result<(PathBuf, Connection), StateError> {
         Ok(meta) if meta.is_dir() => {}
         Ok(_) => return Err(StateError::NotADirectory { path: dir }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            refuse_link(&dir)?;
             return Err(StateError::Missing { dir, found: "there is no such directory" });
         }
         Err(error) => return Err(StateError::of_io(&dir, "read", &error)),

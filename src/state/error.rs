@@ -28,6 +28,22 @@ pub enum StateError {
         /// What is no directory.
         path: PathBuf,
     },
+    /// The directory's name is a link to nothing.
+    #[error("`{}` is a link to `{}`, which is not there; make that directory first, or correct the link or `state_dir`", path.display(), target.display())]
+    DanglingLink {
+        /// The link.
+        path: PathBuf,
+        /// What it names.
+        target: PathBuf,
+    },
+    /// No directory can be made there, whoever tries.
+    #[error("`{}` cannot be made: no directory can be made in `{}`; `state_dir` must name one on a disk, such as ./state or /var/lib/portcullis", dir.display(), parent.display())]
+    NoPlace {
+        /// The state directory.
+        dir: PathBuf,
+        /// Where it would be.
+        parent: PathBuf,
+    },
     /// The system forbids it.
     #[error("`{}` cannot be {what}: {why}; Portcullis must own the state directory and may write in it", path.display())]
     Forbidden {
@@ -118,6 +134,18 @@ impl StateError {
     /// Whether it may pass by itself, so that the same commit is worth trying again later.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Full { .. } | Self::Sync { .. } | Self::Busy { .. } | Self::Io { .. })
+    }
+
+    /// Whether another `state_dir` would be the cure, or the only one.
+    pub fn is_about_the_place(&self) -> bool {
+        matches!(
+            self,
+            Self::MissingParent { .. }
+                | Self::NotADirectory { .. }
+                | Self::DanglingLink { .. }
+                | Self::NoPlace { .. }
+                | Self::Forbidden { .. }
+        )
     }
 
     /// Something is not as it was committed.

@@ -225,7 +225,7 @@ pub struct SnapshotInfo {
     pub journal: i64,
     /// The dictionary that it was written with.
     pub dictionary: i64,
-    /// Events that windows in it remember.
+    /// Events of the journal between the snapshot before and this one.
     pub events: u64,
     /// Keys in it.
     pub keys: u64,

@@ -851,3 +851,54 @@ fn railway_lines_that_end_say_how_to_stream_and_that_way_works() {
     );
     assert_eq!(stdout(&terminal), stdout(&own), "{}", stderr(&terminal));
 }
+
+/// Each would cut what it takes for torn lines of its own, and count the lines of the other as its own.
+#[test]
+fn one_file_for_two_sinks_is_refused_under_any_names() {
+    use std::os::unix::fs::symlink;
+    let folder = folder();
+    let here = folder.path().canonicalize().unwrap();
+    fs::create_dir(here.join("logs")).unwrap();
+    symlink("logs", here.join("linked")).unwrap();
+    symlink("b.jsonl", here.join("to-b.jsonl")).unwrap();
+    symlink("to-b.jsonl", here.join("to-to-b.jsonl")).unwrap();
+    symlink("round", here.join("round")).unwrap();
+    let whole = here.join("a.jsonl").display().to_string();
+    let sinks = |one: &str, two: &str| {
+        let sinks = format!(
+            "sinks:\n  - file: {{ path: {one} }}\n  - stdout: {{}}\n  - file: {{ path: {two}, output: text }}\n"
+        );
+        write(&folder, "c.yaml", sinks);
+    };
+    for there in [false, true] {
+        for (one, two) in [
+            ("a.jsonl", "a.jsonl"),
+            ("a.jsonl", "./a.jsonl"),
+            ("logs/../a.jsonl", "a.jsonl"),
+            ("a.jsonl", &whole),
+            ("linked/a.jsonl", "logs/a.jsonl"),
+            ("b.jsonl", "to-b.jsonl"),
+            ("to-to-b.jsonl", "b.jsonl"),
+            ("/dev/null", "/dev/null"),
+        ] {
+            if there && !one.starts_with("/dev") {
+                fs::write(here.join(one), "").unwrap();
+            }
+            sinks(one, two);
+            let said = format!("`{two}` is the file of another sink: `{one}` in line 2, column 19");
+            refused(&folder, &["run", "--config", "c.yaml"], &[&said, "--> c.yaml:4:19"]);
+        }
+    }
+    fs::hard_link(here.join("a.jsonl"), here.join("hard.jsonl")).unwrap();
+    sinks("a.jsonl", "hard.jsonl");
+    refused(&folder, &["run", "--config", "c.yaml"], &["is the file of another sink: `a.jsonl`"]);
+    sinks("round", "a.jsonl");
+    refused(&folder, &["run", "--config", "c.yaml"], &["sink file round"]);
+    for (one, two) in
+        [("a.jsonl", "b.jsonl"), ("a.jsonl", "logs/a.jsonl"), ("/dev/null", "a.jsonl")]
+    {
+        sinks(one, two);
+        let output = run_in(folder.path(), &["run", "--config", "c.yaml"], attack().as_bytes());
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+    }
+}

@@ -297,3 +297,29 @@ fn a_sink_whose_folder_vanishes_writes_again_when_it_is_back() {
     assert_same(&got, &want, "the sink that failed");
     assert_same(&service.lines(ACTIONS), &want, "the other");
 }
+
+#[test]
+fn a_sink_that_is_no_longer_configured_is_told_with_what_waited_for_it() {
+    let mut service = two_sinks(Path::new("/dev/full"));
+    service.append(LOG, &text(&attacks(0, 3)));
+    let mut running = service.start();
+    let count = replayed(&service, &attacks(0, 3)).len();
+    until(|| running.goes_on() && service.lines(ACTIONS).len() >= count, &|| "no action".into());
+    running.wait_until_it_says("sink file /dev/full: ");
+    running.stop();
+    let only = |path: &str| {
+        config(&format!(
+            "source: {{ files: [{LOG}], follow: true }}\nstate_dir: ./state\nsinks:\n  \
+             - file: {{ path: {path} }}\n"
+        ))
+    };
+    service.write("portcullis.yaml", &only(ACTIONS));
+    let told = service.catch_up(LOG);
+    let waited = format!("{count} lines that waited for it are let go");
+    let said = format!("the sink file /dev/full is no longer configured: {waited}");
+    assert!(count > 1 && told.contains(&said), "does not say `{said}`: {told}");
+    service.write("portcullis.yaml", &only("other.jsonl"));
+    let told = service.catch_up(LOG);
+    let said = format!("the sink file {ACTIONS} is no longer configured: nothing waited for it");
+    assert!(told.contains(&said), "does not say `{said}`: {told}");
+}

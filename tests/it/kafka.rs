@@ -2,7 +2,7 @@
 //! offsets, transactions and times as Kafka does, and librdkafka's own mock, which can fail on
 //! demand.
 
-use crate::support::{failed_logins, piped, run, run_in, stderr, stdout};
+use crate::support::{failed_logins, piped, portcullis, run, run_in, stderr, stdout};
 use portcullis::action::Action;
 use portcullis::detect::rule::{Severity, Urgency};
 use portcullis::kafka::Connection;
@@ -1056,6 +1056,18 @@ fn the_program_reads_a_topic_and_writes_its_actions_to_another() {
     let summary: serde_json::Value =
         serde_json::from_str(stderr(&output).lines().last().unwrap()).unwrap();
     assert_eq!(summary["lines"]["total"], 10);
+    // A day begins at midnight where the records' times are meant: an hour after they were sent.
+    for (bound, total) in [("--to", 25), ("--from", 0)] {
+        let args =
+            ["replay", "--kafka", &broker, "--topic", "logs", "--summary", "json", "--quiet"];
+        let elsewhere = tempfile::tempdir().unwrap();
+        let mut replay = portcullis(elsewhere.path());
+        replay.args(args).args([bound, "1970-01-01"]).env("PORTCULLIS_TIMEZONE", "-01:00");
+        let output = replay.output().unwrap();
+        let summary: serde_json::Value =
+            serde_json::from_str(stderr(&output).lines().last().unwrap()).unwrap();
+        assert_eq!(summary["lines"]["total"], total, "{bound}");
+    }
     assert_eq!(committed(&broker, "portcullis", "logs", 0), None);
 }
 
@@ -1079,12 +1091,17 @@ fn what_the_program_is_told_wrong_about_kafka_it_says() {
     says(&["run", "--kafka", &broker], &["no topic: say --topic"]);
     says(&["run", "--topic", "x"], &["say --kafka HOSTS"]);
     says(&["run", "--kafka", "a b:1", "--topic", "x"], &["--kafka", "names no host"]);
+    let no_port = ["--kafka: `host` has no port; did you mean `host:9092`?"];
+    says(&["run", "--kafka", "k:1,host", "--topic", "x"], &no_port);
+    says(&["replay", "--kafka", "host", "--topic", "x"], &no_port);
     says(
         &["run", "--kafka", &broker, "--topic", "a/b"],
         &["no name of a topic", "begins with `^`"],
     );
     says(&["run", "--kafka", &broker, "--topic", "x", "--from", "end"], &["earliest, latest"]);
     says(&["run", "--follow", "x", "--from", "earliest"], &["beginning or end"]);
+    let bad_day = ["`2026-02-30` is no time", "a day like 2026-11-24"];
+    says(&["replay", "--kafka", &broker, "--topic", "x", "--to", "2026-02-30"], &bad_day);
     says(
         &[
             "replay",
@@ -1114,6 +1131,14 @@ fn what_the_program_is_told_wrong_about_kafka_it_says() {
         &["`enable.auto.commit` cannot be set", "only when the effect"],
     );
     config("source: { kafka: { topics: [x] } }", &["needs `brokers`"]);
+    config(
+        "source: { kafka: { brokers: [k:1, host], topics: [x] } }",
+        &["`source.kafka.brokers`: `host` has no port", ":1:35", "did you mean `host:9092`?"],
+    );
+    config(
+        "sinks: [{ kafka: { brokers: [\"[::1]\"], topic: x } }]",
+        &["`brokers`: `[::1]` has no port", "did you mean `[::1]:9092`?"],
+    );
     config("source: { kafka: { brokers: [k:1], topics: [x] }, follow: true }", &["both `kafka`"]);
     config("source: { kafka: { brokers: [k:1], topics: [\"^a(\"] } }", &["no regular expression"]);
     config(

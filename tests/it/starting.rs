@@ -59,13 +59,20 @@ fn lived() -> Service {
     crate::service::until(|| running.goes_on() && service.has_read(LOG), &String::new);
     running.kill();
     let info = service.info();
-    assert_eq!(info["snapshots"].as_array().unwrap().len(), 2, "{info}");
+    assert_eq!(stands_for(&service), [18, 18], "{info}");
     assert_eq!(info["journal"]["behind_snapshot"], 18, "{info}");
     service
 }
 
+/// How many events each snapshot has in place of the journal, the newest first.
+fn stands_for(service: &Service) -> Vec<u64> {
+    let info = service.info();
+    let snapshots = info["snapshots"].as_array().unwrap().iter();
+    snapshots.map(|snapshot| snapshot["events"].as_u64().unwrap()).collect()
+}
+
 /// Goes on and comes to what it would have come to undisturbed.
-fn goes_on(mut service: Service, said: &[&str]) {
+fn goes_on(mut service: Service, said: &[&str]) -> Service {
     service.append(LOG, &text(&attacks(9, 2)));
     let told = service.catch_up(LOG);
     for said in said {
@@ -73,6 +80,7 @@ fn goes_on(mut service: Service, said: &[&str]) {
     }
     service.verify();
     assert_same(&service.lines(ACTIONS), &replayed(&service, &attacks(0, 11)), &told);
+    service
 }
 
 /// Changes the database as no program of ours does.
@@ -103,6 +111,44 @@ fn a_directory_is_made_and_its_files_are_its_owners() {
     let mut occupied = service("./state");
     occupied.write("state", "a file");
     occupied.refused(&["is not a directory", "`state_dir` must name a directory"]);
+}
+
+/// What is wrong, in which line of which file, and what would be right.
+#[test]
+fn a_place_where_no_directory_can_be_is_told_with_where_it_was_said() {
+    let line = |told: &str, name: &str| {
+        let at = format!("state_dir: {name}\n");
+        assert!(told.contains("--> portcullis.yaml:5:1") && told.contains(&at), "{told}");
+    };
+    for name in ["\"\"", "\" \"", "~", ""] {
+        let told = service(name).refused(&["error: `state_dir` names no directory", "./state"]);
+        line(&told, name);
+    }
+    let mut linked = service("./state");
+    std::os::unix::fs::symlink("gone", linked.state()).unwrap();
+    let there = format!("is a link to `{}`, which is not there", linked.path("gone").display());
+    line(&linked.refused(&["error: `", &there, "make that directory first"]), "./state");
+    fs::create_dir(linked.path("gone")).unwrap();
+    linked.append(LOG, "");
+    linked.catch_up(LOG);
+    line(&service("./no/state").refused(&["there is no directory"]), "./no/state");
+    if Path::new("/proc/self").exists() {
+        let said = ["`/proc/x` cannot be made: no directory can be made in `/proc`", "./state"];
+        line(&service("/proc/x").refused(&said), "/proc/x");
+    }
+    for (value, said) in
+        [("", "`state_dir` names no directory"), ("no/state", "there is no directory")]
+    {
+        let mut service = service("./state");
+        let (mut command, out, told) = service.command();
+        let child = command.env("PORTCULLIS_STATE_DIR", value).spawn().unwrap();
+        let mut running = Running::new(child, out, told);
+        assert_eq!(running.wait().code(), Some(2));
+        let told = running.said();
+        let at = "--> environment variable PORTCULLIS_STATE_DIR:1:";
+        assert!(told.contains(said) && told.contains(at), "{told}");
+        assert!(!service.state().exists());
+    }
 }
 
 #[test]
@@ -143,8 +189,10 @@ fn without_the_newest_snapshot_the_one_before_does() {
         "UPDATE snapshot_parts SET content = zeroblob(length(content))
          WHERE snapshot = (SELECT max(id) FROM snapshots)",
     );
-    goes_on(service, &["cannot be used (", "the one before it is"]);
-    goes_on(lived(), &["went on from a snapshot", "and 18 records behind it"]);
+    let service = goes_on(service, &["cannot be used (", "the one before it is"]);
+    assert_eq!(stands_for(&service), [48, 18], "the new one has what the damaged one had");
+    let service = goes_on(lived(), &["went on from a snapshot", "and 18 records behind it"]);
+    assert_eq!(stands_for(&service), [30, 18]);
 }
 
 #[test]

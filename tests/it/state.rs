@@ -785,7 +785,7 @@ fn the_commands_say_what_a_directory_holds() {
     let text = stdout(&output);
     for said in [
         "commits     9",
-        "snapshots   2: 1 keys, 1 events, 60.0 KB",
+        "snapshots   2: 1 keys, 1 events since the one before, 60.0 KB",
         "up to row 8 of the journal",
         "actions     9 so far, 9 kept",
         "stdout has finished all",
@@ -825,4 +825,45 @@ fn the_commands_say_what_a_directory_holds() {
     let output = run_in(dir.path(), &["state", "info", ".", "--output", "ecs"], b"");
     assert_eq!(output.status.code(), Some(2));
     assert!(portcullis(dir.path()).arg("state").output().unwrap().status.code() == Some(2));
+}
+
+#[test]
+fn the_commands_take_the_directory_of_the_configuration() {
+    let dir = made(3);
+    let folder = folder();
+    let here = folder.path();
+    let state = |command: &str, args: &[&str], variable: Option<(&str, &str)>| {
+        let mut run = portcullis(here);
+        run.args(["state", command]).args(args).envs(variable).output().unwrap()
+    };
+    let path = dir.path().display().to_string();
+    let refused = |output: &std::process::Output, said: &[&str]| {
+        assert_eq!(output.status.code(), Some(2), "{}", stdout(output));
+        for said in said {
+            assert!(stderr(output).contains(said), "does not say `{said}`: {}", stderr(output));
+        }
+    };
+    let found = |output: &std::process::Output| {
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(output));
+    };
+    fs::write(here.join("named.yaml"), format!("state_dir: {path}\n")).unwrap();
+    for command in ["info", "verify", "compact"] {
+        let say = format!("say `portcullis state {command} DIR`");
+        let none = ["which state directory?", "PORTCULLIS_STATE_DIR is not set", &say];
+        refused(&state(command, &[], None), &none);
+        found(&state(command, &[], Some(("PORTCULLIS_STATE_DIR", &path))));
+        found(&state(command, &[], Some(("PORTCULLIS_CONFIG", "named.yaml"))));
+        found(&state(command, &["--config", "named.yaml"], None));
+    }
+    fs::write(here.join("portcullis.yaml"), "threads: 1\n").unwrap();
+    refused(&state("info", &[], None), &["the configuration portcullis.yaml has no `state_dir`"]);
+    fs::write(here.join("portcullis.yaml"), "state_dir: elsewhere\n").unwrap();
+    refused(&state("info", &[], None), &["there is no state in `", "elsewhere`"]);
+    // Who names a directory needs no configuration, not even a whole one.
+    fs::write(here.join("portcullis.yaml"), "state_dir: [\n").unwrap();
+    found(&state("info", &[&path], None));
+    fs::write(here.join("portcullis.yaml"), format!("state_dir: {path}\n")).unwrap();
+    let output = state("info", &[], None);
+    found(&output);
+    assert!(stdout(&output).contains(&format!("directory   {path}\n")), "{}", stdout(&output));
 }
