@@ -133,8 +133,8 @@ fn take_reasons<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(String, u64)>
 
 /// The words that stand in a line beside names and texts.
 fn word(text: &str) -> Option<&'static str> {
-    const GUARDS: [&str; 5] =
-        ["never_block", "trusted_proxies", "no_single_host", "allow", "brake"];
+    const GUARDS: [&str; 6] =
+        ["never_block", "trusted_proxies", "no_single_host", "allow", "grace", "brake"];
     let actions = ACTIONS.into_iter().map(|(name, _)| name);
     let levels = Urgency::ALL.into_iter().map(Urgency::name);
     let severities = Severity::ALL.into_iter().map(Severity::name);

@@ -5,7 +5,7 @@ use crate::decode::time::Micros;
 use crate::detect::condition::{ACTIONS, ActionKind};
 use crate::detect::rule::Mode;
 use crate::pattern::Standing;
-use crate::window::codec::{Reader, number, put_number, put_time};
+use crate::window::codec::{Reader, number, put_bytes, put_number, put_option, put_time};
 use crate::window::key::{Key, KeyKind};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
@@ -76,12 +76,26 @@ pub struct Guard {
     allow: Vec<Allow>,
     brakes: Brakes,
     minutes: HashMap<ActionKind, BTreeMap<i64, Minute>>,
+    /// Entries of the allowlist that were added by hand.
+    by_hand: Vec<Allow>,
+    /// Who was lifted by hand a short while ago.
+    grace: Vec<Allow>,
 }
+
+/// Entries that can be added by hand, of either kind; past it the oldest goes.
+const BY_HAND_MAX: usize = 10_000;
 
 impl Guard {
     /// Guards from the settings.
     pub fn new(never: NeverBlock, allow: Vec<Allow>, brakes: Brakes) -> Self {
-        Self { never, allow, brakes, minutes: HashMap::new() }
+        Self {
+            never,
+            allow,
+            brakes,
+            minutes: HashMap::new(),
+            by_hand: Vec::new(),
+            grace: Vec::new(),
+        }
     }
 
     /// Whether a start at `at` must be held back. Counts it against the brakes if not.
@@ -124,10 +138,78 @@ impl Guard {
                 Standing::Good => {}
             }
         }
-        self.allow
-            .iter()
-            .any(|entry| entry.covers(key) && entry.until.is_none_or(|until| at < until))
-            .then_some("allow")
+        if self.allows(key, at) {
+            return Some("allow");
+        }
+        self.grace.iter().any(|entry| entry.holds(key, at)).then_some("grace")
+    }
+
+    /// Whether an entry of the allowlist covers `key` at `at`.
+    pub fn allows(&self, key: Key<'_>, at: Micros) -> bool {
+        self.allow.iter().chain(&self.by_hand).any(|entry| entry.holds(key, at))
+    }
+
+    /// Adds an entry to the allowlist; one for the same takes its place.
+    pub fn add(&mut self, entry: Allow) {
+        push(&mut self.by_hand, entry);
+    }
+
+    /// Takes an entry away that was added by hand; whether there was one.
+    pub fn remove(&mut self, who: &Allowed) -> bool {
+        let before = self.by_hand.len();
+        self.by_hand.retain(|entry| entry.who != *who);
+        self.by_hand.len() < before
+    }
+
+    /// Whether the settings' own list has an entry for exactly this.
+    pub fn is_configured(&self, who: &Allowed) -> bool {
+        self.allow.iter().any(|entry| entry.who == *who)
+    }
+
+    /// Decides nothing against `who` before `until`: it was lifted by hand.
+    pub fn spare(&mut self, who: Allowed, at: Micros, until: Micros) {
+        self.grace.retain(|entry| entry.until.is_some_and(|until| until > at));
+        push(&mut self.grace, Allow { who, comment: String::new(), until: Some(until) });
+    }
+
+    /// The entries that were added by hand and have not ended at `at`.
+    pub fn added(&self, at: Micros) -> impl Iterator<Item = &Allow> {
+        self.by_hand.iter().filter(move |entry| entry.until.is_none_or(|until| at < until))
+    }
+
+    /// Writes what was added by hand.
+    pub fn capture_more(&self, out: &mut Vec<u8>) {
+        for list in [&self.by_hand, &self.grace] {
+            put_number(out, number(list.len()));
+            for Allow { who, comment, until } in list {
+                match who {
+                    Allowed::Net(net) => put_bytes(out, net.to_string().as_bytes()),
+                    Allowed::User(_) => put_bytes(out, b""),
+                }
+                match who {
+                    Allowed::Net(_) => put_bytes(out, b""),
+                    Allowed::User(user) => put_bytes(out, user.as_bytes()),
+                }
+                put_bytes(out, comment.as_bytes());
+                put_option(out, *until, put_time);
+            }
+        }
+    }
+
+    /// Reads it as it was written.
+    pub fn restore_more(&mut self, from: &mut Reader<'_>) -> Option<()> {
+        for list in [&mut self.by_hand, &mut self.grace] {
+            for _ in 0..from.number()? {
+                let (net, user) = (from.text()?, from.text()?);
+                let who = match net {
+                    "" => Allowed::User(user.to_owned()),
+                    net => Allowed::Net(net.parse().ok()?),
+                };
+                let comment = from.text()?.to_owned();
+                list.push(Allow { who, comment, until: from.option(Reader::time)? });
+            }
+        }
+        Some(())
     }
 
     fn brake(&mut self, kind: ActionKind, at: Micros) -> Option<Held> {
@@ -194,7 +276,20 @@ impl Guard {
     }
 }
 
+fn push(list: &mut Vec<Allow>, entry: Allow) {
+    list.retain(|known| known.who != entry.who);
+    if list.len() >= BY_HAND_MAX {
+        list.remove(0);
+    }
+    list.push(entry);
+}
+
 impl Allow {
+    /// Whether this entry speaks of `key` at `at`.
+    fn holds(&self, key: Key<'_>, at: Micros) -> bool {
+        self.covers(key) && self.until.is_none_or(|until| at < until)
+    }
+
     /// Whether this entry speaks of `key`; of an IPv6 prefix, if it overlaps.
     fn covers(&self, key: Key<'_>) -> bool {
         match (&self.who, key.kind) {

@@ -4,6 +4,7 @@
 //! late event may cross at a time that the clock has passed, and an idle stream says ends earlier
 //! than a busy one. So what has ended stays known until no such crossing can come.
 
+use crate::action::decision::add_host;
 use crate::decode::time::Micros;
 use crate::detect::condition::{ACTIONS, ActionKind, Escalate};
 use crate::detect::rule::{Mode, Rule, Severity, Urgency};
@@ -12,6 +13,7 @@ use crate::window::key::{Key, KeyKind, OwnKey};
 use hashbrown::{Equivalent, HashMap};
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher, RandomState};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What can be active only once.
@@ -81,6 +83,10 @@ pub struct Active {
     pub crossings: u64,
     /// The pattern that was counted.
     pub pattern: Arc<str>,
+    /// When it started.
+    pub started: Micros,
+    /// Of a range: the addresses that crossed.
+    pub hosts: Vec<IpAddr>,
 }
 
 /// Earlier decisions of one key, for escalation and limits.
@@ -267,6 +273,8 @@ impl Ledger {
                 ordinal: from.narrow()?,
                 crossings: from.number()?,
                 pattern: from.text()?.into(),
+                started: 0,
+                hosts: Vec::new(),
             };
             let (number, place, said) = (from.number()?, from.time()?, from.byte()? != 0);
             let Some(key) = key else { continue };
@@ -293,6 +301,70 @@ impl Ledger {
         }
         self.started = from.number()?;
         Some(())
+    }
+
+    /// Writes what [`Ledger::capture`] leaves out: since when decisions are active, and the
+    /// addresses of ranges.
+    pub fn capture_more(&self, out: &mut Vec<u8>) {
+        put_number(out, number(self.active.len()));
+        for entry in self.active.values() {
+            put_number(out, entry.number);
+            put_time(out, entry.active.started);
+            put_number(out, number(entry.active.hosts.len()));
+            entry.active.hosts.iter().for_each(|host| put_bytes(out, host.to_string().as_bytes()));
+        }
+    }
+
+    /// Reads it as it was written.
+    pub fn restore_more(&mut self, from: &mut Reader<'_>) -> Option<()> {
+        let mut more = HashMap::<u64, (Micros, Vec<IpAddr>), RandomState>::default();
+        for _ in 0..from.number()? {
+            let (number, started) = (from.number()?, from.time()?);
+            let mut hosts = Vec::new();
+            for _ in 0..from.number()? {
+                hosts.push(from.text()?.parse().ok()?);
+            }
+            more.insert(number, (started, hosts));
+        }
+        for entry in self.active.values_mut() {
+            if let Some((started, hosts)) = more.remove(&entry.number) {
+                (entry.active.started, entry.active.hosts) = (started, hosts);
+            }
+        }
+        Some(())
+    }
+
+    /// What is active and whose end was not said, in the order of its starts.
+    pub fn standing(&self) -> Vec<(&LedgerKey, &Active)> {
+        let mut all: Vec<_> = self.active.iter().filter(|(_, entry)| !entry.said).collect();
+        all.sort_by_key(|(_, entry)| entry.number);
+        all.into_iter().map(|(key, entry)| (key, &entry.active)).collect()
+    }
+
+    /// Ends a decision before its time; it does not count for escalation either.
+    pub fn lift(&mut self, key: &LedgerKey) -> Option<Active> {
+        let entry = self.active.remove(key)?;
+        let place = (entry.place, entry.number);
+        self.said.remove(&place);
+        self.past.remove(key);
+        self.ends.remove(&place).map(|_| entry.active)
+    }
+
+    /// Puts a decision back that was made before and is not known here; `place_of_rule` is the
+    /// number of an alert's rule.
+    pub fn adopt(&mut self, key: LedgerKey, active: Active) {
+        self.lift(&key);
+        self.started += 1;
+        let (number, place) = (self.started, active.until);
+        self.ends.insert((place, number), key.clone());
+        self.active.insert(key, Entry { active, number, place, said: false });
+    }
+
+    /// Notes an address of a range that crossed.
+    pub fn offended(&mut self, key: Asked<'_>, host: IpAddr) {
+        if let Some(entry) = self.active.get_mut(&key) {
+            add_host(&mut entry.active.hosts, host);
+        }
     }
 
     /// Decisions whose end was not said.

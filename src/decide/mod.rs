@@ -2,6 +2,7 @@
 
 pub mod board;
 pub mod guard;
+pub mod hand;
 pub mod ledger;
 
 use crate::action::{self, Action, IdParts, Op, Target};
@@ -10,11 +11,13 @@ use crate::detect::condition::{ActionKind, Condition, Limit, Then};
 use crate::detect::detector::{Details, Firing, Verdict, describe, shown_tallies};
 use crate::detect::rule::{Mode, OnRepeat, Rule, Severity, Urgency};
 use crate::window::codec::{Reader, number, put_bytes, put_number, put_time};
-use crate::window::key::KeyKind;
+use crate::window::key::{Key, KeyKind, OwnKey, put_net, put_part};
 use guard::{Guard, Held};
+use ipnet::IpNet;
 use ledger::{Active, Asked, Ledger, Renumber};
 use std::cell::OnceCell;
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The rules of messages about Portcullis itself.
@@ -93,6 +96,18 @@ impl Decider {
             }
         }
         self.ledger.restore(from, now)
+    }
+
+    /// Writes what [`Decider::capture`] leaves out.
+    pub fn capture_more(&self, out: &mut Vec<u8>) {
+        self.guard.capture_more(out);
+        self.ledger.capture_more(out);
+    }
+
+    /// Reads it as it was written.
+    pub fn restore_more(&mut self, from: &mut Reader<'_>) -> Option<()> {
+        self.guard.restore_more(from)?;
+        self.ledger.restore_more(from)
     }
 
     /// Emits the end of every decision whose time is up at `clock`; `names` as for
@@ -239,6 +254,8 @@ impl Decider {
             ordinal: firing.ordinal,
             crossings: 1,
             pattern: Arc::clone(firing.pattern),
+            started: at,
+            hosts: firing.host.into_iter().collect(),
         };
         self.ledger.start(key, at, active, recurs);
         Verdict::Stands
@@ -255,6 +272,9 @@ impl Decider {
         let until = firing.time.saturating_add(base);
         let later = (way != OnRepeat::Ignore).then_some(until);
         let Some((id, until)) = self.ledger.repeat(key, later) else { return };
+        if let Some(host) = firing.host {
+            self.ledger.offended(key, host);
+        }
         if way == OnRepeat::Extend && !firing.approx {
             let line = Line {
                 op: Op::Extend,
@@ -305,6 +325,7 @@ impl Decider {
             request_ids: (span.request_ids.distinct > 0).then(|| span.request_ids.clone()),
             guard,
             reason: sentence(told),
+            hosts: firing.host.into_iter().collect(),
             ..Action::of_rule(
                 rule,
                 target.clone(),
@@ -339,7 +360,7 @@ impl Decider {
             id: action::id(&parts),
             decision: Some(action::hex(active.id)),
             time: time::format(active.until),
-            pattern: Some(active.pattern.to_string()),
+            pattern: Some(active.pattern.to_string()).filter(|pattern| !pattern.is_empty()),
             crossings: Some(active.crossings),
             reason: format!("{}{of} ended", key.kind.name()),
             ..Action::of_rule(
@@ -353,6 +374,37 @@ impl Decider {
         };
         self.out.push(action);
     }
+}
+
+/// The key that a target is, the other way round of [`describe`]; `names` as for [`Decider::fire`].
+pub fn key_of(target: &Target, names: &[String]) -> Option<OwnKey> {
+    let text = target.text();
+    let mut value = Vec::new();
+    let kind = match target.kind.as_str() {
+        "global" => KeyKind::Global,
+        "ip" => put_net(&mut value, &IpNet::from(text.parse::<IpAddr>().ok()?)),
+        "range" => put_net(&mut value, &text.parse().ok()?),
+        kinds if kinds.contains('+') => {
+            let values: Vec<String> = serde_json::from_str(text).ok()?;
+            for (kind, value_of) in kinds.split('+').zip(values) {
+                let part = Target { kind: kind.to_owned(), value: Some(value_of) };
+                put_part(&mut value, key_of(&part, names)?.view());
+            }
+            KeyKind::Several
+        }
+        kind => {
+            value.extend_from_slice(text.as_bytes());
+            match kind {
+                "user" => KeyKind::User,
+                "user_id" => KeyKind::UserId,
+                field => {
+                    let at = names.iter().position(|name| name == field)?;
+                    KeyKind::Field(u16::try_from(at).ok()?)
+                }
+            }
+        }
+    };
+    Some(Key { kind, value: &value }.own())
 }
 
 /// A firing and what lines tell of it, worked out when the first line needs it.

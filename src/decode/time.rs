@@ -501,6 +501,19 @@ pub fn format_duration(m: Micros) -> String {
         )
 }
 
+/// A length of time as people read it, down to seconds: `3m12s`, `1d2h`, `0s`.
+pub fn spoken_duration(m: Micros) -> String {
+    let mut rest = m.max(0) / SECOND;
+    let mut text = String::new();
+    for (name, unit) in [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)] {
+        if rest >= unit {
+            text.push_str(&format!("{}{name}", rest / unit));
+            rest %= unit;
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
 // What follows reads bytes, because every form is ASCII and this runs for every matched record. All
 // functions take the position to read at and give the position after what they read; each byte they
 // pass has been recognised as ASCII, so no position ever lies inside a character.

@@ -71,6 +71,17 @@ impl Condition {
         }
     }
 
+    /// How much it takes, of a condition that counts.
+    pub fn at_least(&self) -> Option<u64> {
+        match self {
+            Condition::Count { at_least, .. }
+            | Condition::Distinct { at_least, .. }
+            | Condition::Sequence { at_least, .. }
+            | Condition::New { at_least, .. } => Some(*at_least),
+            Condition::FirstSeen { .. } | Condition::Unusual => None,
+        }
+    }
+
     /// The field whose values it compares.
     pub fn field(&self) -> Option<&str> {
         match self {

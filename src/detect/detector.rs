@@ -14,6 +14,7 @@ use crate::window::ring::{Crossing, RULES_MAX, ValueOf, bit};
 use crate::window::store::{Kind, Limits, Spec, Store};
 use crate::window::table::{Aim, Place, Table};
 use crate::window::{Fresh, Group, Need, Span, Tally, What};
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -34,8 +35,25 @@ pub struct Firing<'f> {
     pub pattern: &'f Arc<str>,
     /// Not what was counted, but that together with what may have been before and was given up.
     pub approx: bool,
+    /// The address of the event that fired it, if the key is a range.
+    pub host: Option<IpAddr>,
     /// See [`Firing::details`].
     tell: &'f dyn Fn() -> Details,
+}
+
+/// What one rule has counted for one key.
+#[derive(Debug)]
+pub struct Counted<'d> {
+    /// The rule.
+    pub rule: &'d Rule,
+    /// The pattern that it counts.
+    pub pattern: &'d str,
+    /// How much of what it counts it holds and has not used up.
+    pub held: u64,
+    /// How much it takes.
+    pub needed: u64,
+    /// The events.
+    pub span: Span,
 }
 
 /// What an action tells of a firing.
@@ -533,6 +551,33 @@ impl Detector {
         self.store.touch_ahead(aims);
     }
 
+    /// Bits of an IPv6 address that make a key.
+    pub fn ipv6_prefix(&self) -> u8 {
+        self.config.ipv6_prefix
+    }
+
+    /// What rules have counted for a key and not used up, in the windows that end at `now`.
+    pub fn counted(&self, key: Key<'_>, now: Micros) -> Vec<Counted<'_>> {
+        let Some(place) = self.store.find(key) else { return Vec::new() };
+        let mut counted = Vec::new();
+        for (rule, plan) in self.rules.iter().zip(&self.plans) {
+            let per = self.pers.get(plan.per).map(Vec::as_slice).unwrap_or_default();
+            let own = match (per, key.kind) {
+                ([Part::Ip], KeyKind::Host | KeyKind::Range)
+                | ([Part::User], KeyKind::User | KeyKind::UserId)
+                | ([Part::UserId], KeyKind::UserId) => true,
+                _ => false,
+            };
+            let Some(needed) = rule.condition.at_least().filter(|_| own) else { continue };
+            let (recent, held) = self.store.recent(place, plan.tag, plan.slot, now);
+            let (span, _) = self.store.span(place, plan.tag, plan.slot, &recent);
+            if held > 0 {
+                counted.push(Counted { rule, pattern: &plan.pattern, held, needed, span });
+            }
+        }
+        counted
+    }
+
     /// Counts one event at `time` and asks `decide` about every rule that fires.
     pub fn observe(
         &mut self,
@@ -893,13 +938,7 @@ impl<'s> Step<'s> {
     /// up by it, and it is not counted among the firings of its time.
     fn fire_approx(&self, estimate: u64, decide: &mut dyn FnMut(Firing<'_>) -> Verdict) {
         let Self { plan, place, time, .. } = *self;
-        let at_least = match &self.rule.condition {
-            Condition::Count { at_least, .. }
-            | Condition::New { at_least, .. }
-            | Condition::Distinct { at_least, .. }
-            | Condition::Sequence { at_least, .. } => *at_least,
-            Condition::FirstSeen { .. } | Condition::Unusual => return,
-        };
+        let Some(at_least) = self.rule.condition.at_least() else { return };
         let (recent, held) = self.store.recent(place, plan.tag, plan.slot, time);
         let bound = held.saturating_add(estimate);
         if bound < at_least {
@@ -930,6 +969,10 @@ impl<'s> Step<'s> {
             time,
             pattern: &self.plan.pattern,
             approx,
+            host: match self.key.kind {
+                KeyKind::Range => self.event.ip.map(|ip| ip.ip),
+                _ => None,
+            },
             tell,
         }
     }

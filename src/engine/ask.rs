@@ -8,6 +8,8 @@ use crate::action::Target;
 use crate::action::Word;
 use crate::action::decision::Decision;
 use crate::action::order::{Carried, Order};
+use crate::decode::time::{self, Micros};
+use crate::detect::detector::Counted;
 use serde::Serialize;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -49,6 +51,7 @@ pub struct Counter {
     /// Its condition as written.
     pub when: String,
     /// The target that it counts per, if it is not the one that was asked for: the range of an address.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
     /// Events in the window that the rule has not used up.
     pub count: u64,
@@ -67,6 +70,37 @@ pub struct Counter {
     pub oldest_expires_s: Option<i64>,
     /// One sentence for people: `4 of 5 FAILED_LOGIN within 5m, the oldest expires in 3m12s`.
     pub sentence: String,
+}
+
+impl Counter {
+    /// What a rule has counted, at `now`.
+    pub fn of(counted: &Counted<'_>, now: Micros) -> Self {
+        let Counted { rule, pattern, held, needed, span } = counted;
+        let within = rule.condition.within().unwrap_or(0);
+        let left = span.first.saturating_add(within).saturating_sub(now);
+        let what = match rule.condition.field() {
+            Some(field) => format!("different {field} in {pattern}"),
+            None => (*pattern).to_owned(),
+        };
+        let sentence = format!(
+            "{held} of {needed} {what} within {}, the oldest expires in {}",
+            time::format_duration(within),
+            time::spoken_duration(left)
+        );
+        Self {
+            rule: rule.id.clone(),
+            pack: rule.pack.clone(),
+            when: rule.when.clone(),
+            target: None,
+            count: *held,
+            needed: *needed,
+            window_s: within / 1_000_000,
+            first_seen: Some(time::format(span.first)),
+            last_seen: Some(time::format(span.last)),
+            oldest_expires_s: Some(left.max(0) / 1_000_000),
+            sentence,
+        }
+    }
 }
 
 /// How a sink is.

@@ -28,25 +28,30 @@
 //! not the same: how far ahead a record may be, what the whole stream knows (`new`), how long
 //! learning lasts, the brakes, and what `memory_limit` gives up.
 
+use super::ask::{Counter, Why};
 use super::clock::{Arrival, Clock};
 use super::entry::{Entry, Input, Journal, Origin, Owned, Rank};
 use super::summary::{Outcome, Summary};
-use crate::action::Action;
+use crate::action::decision::Decision;
+use crate::action::order::{Carried, Order};
+use crate::action::{Action, Target};
 use crate::decide::Decider;
+use crate::decide::hand::{Known, keys_of};
 use crate::decide::ledger::Renumber;
 use crate::decode::time::Micros;
-use crate::detect::detector::{Detector, StreamTime};
+use crate::detect::condition::ActionKind;
+use crate::detect::detector::{Detector, StreamTime, describe};
 use crate::detect::dictionary::{Dictionary, Translation};
 use crate::detect::rule::{Severity, Urgency};
-use crate::pattern::Events;
 use crate::pattern::event::Run;
+use crate::pattern::{Events, Standing};
 use crate::window::codec::{Reader, number, put_bytes, put_number, put_option, put_time};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// Records that may be held aside because they lie too far ahead.
 const HELD_MAX: usize = 1000;
 /// The version of what [`Core::capture`] writes and of the entries of a journal.
-pub const FORMAT: u64 = 1;
+pub const FORMAT: u64 = 2;
 /// What a limit or a message that is given once is called.
 const SAID: [&str; 5] = ["held", "known_values", "max_line", "proxy_hidden", "reorder"];
 
@@ -247,6 +252,12 @@ impl Core {
             Entry::Release { before } => self.release(before),
             Entry::Anew { source } => self.anew(source),
             Entry::SourceNote { time, reason } => self.source_note(time, reason),
+            Entry::Order(order) => {
+                self.order(&order);
+            }
+            Entry::Sweep { at } => {
+                self.lift_allowed(at);
+            }
         }
     }
 
@@ -285,6 +296,57 @@ impl Core {
         self.write_down(|| Entry::SourceNote { time, reason: reason.clone() });
         *self.summary.limits.entry("source").or_default() += 1;
         self.decider.note("source", Severity::P1, Urgency::Warning, time, reason);
+    }
+
+    /// Carries a person's order out.
+    pub fn order(&mut self, order: &Order) -> Carried {
+        self.write_down(|| Entry::Order(order.clone()));
+        self.decider.carry_out(order, &self.key_names)
+    }
+
+    /// Lets go of whoever is on the allowlist at `at` by the wall clock; what was active.
+    pub fn lift_allowed(&mut self, at: Micros) -> Vec<Decision> {
+        let lifted = self.decider.lift_allowed(at, &self.key_names);
+        if !lifted.is_empty() {
+            self.write_down(|| Entry::Sweep { at });
+        }
+        lifted
+    }
+
+    /// What is active.
+    pub fn standing(&self) -> Vec<Decision> {
+        self.decider.standing(&self.key_names)
+    }
+
+    /// Takes decisions in that were made and told of and are not known here, because the rules or
+    /// settings were others when they were made. Gives the ids of decisions that give way to them.
+    pub fn adopt(&mut self, known: &[Known]) -> Vec<String> {
+        self.decider.adopt(known, self.detector.rules(), &self.key_names)
+    }
+
+    /// How a target stands at `now`, of the stream's time.
+    pub fn why(&self, target: &Target, now: Micros) -> Why {
+        // The clock lies a little behind what was counted last.
+        let now = self.summary.newest().map_or(now, |last| now.max(last));
+        let names = &self.key_names;
+        let keys = keys_of(target, self.detector.ipv6_prefix(), names);
+        let kind = match target.kind.as_str() {
+            "user" | "user_id" => ActionKind::Lock,
+            _ => ActionKind::Block,
+        };
+        let guard = keys
+            .iter()
+            .find_map(|key| self.decider.guard().forbids(key.view(), Standing::Good, kind, now));
+        let mut counters = Vec::new();
+        for key in &keys {
+            let (kind, value) = describe(key.view(), names);
+            let of = Target { kind, value };
+            for counted in self.detector.counted(key.view(), now) {
+                let other = (of != *target).then(|| of.clone());
+                counters.push(Counter { target: other, ..Counter::of(&counted, now) });
+            }
+        }
+        Why { counters, guard, decisions: self.decider.against(target, names) }
     }
 
     /// Whether a record was taken in before; notes it if not.
@@ -619,6 +681,7 @@ impl Core {
             put_time(out, *minute);
         }
         out.push(u8::from(self.degraded));
+        self.decider.capture_more(out);
     }
 
     /// Shards that keys lie in.
@@ -700,7 +763,7 @@ impl Core {
         };
         let mut head = part().ok_or("it is too short")?;
         match head.number() {
-            Some(FORMAT) => {}
+            Some(FORMAT | 1) => {}
             Some(other) => {
                 return Err(format!("its format is {other}, this version's is {FORMAT}"));
             }
@@ -760,6 +823,10 @@ impl Core {
             }
         }
         self.degraded = from.byte()? != 0;
+        // The first format ends here.
+        if !from.is_empty() {
+            self.decider.restore_more(from)?;
+        }
         from.is_empty().then_some(())
     }
 }

@@ -4,6 +4,8 @@
 //! applied, they are the journal; read again in their order, they bring back the same state and the
 //! same actions, whatever machine, thread or moment they are read on.
 
+use crate::action::Target;
+use crate::action::order::{Order, What};
 use crate::decode::time::Micros;
 use crate::detect::dictionary::Translation;
 use crate::pattern::event::{EventIp, Run};
@@ -119,6 +121,13 @@ pub enum Entry {
         /// What.
         reason: String,
     },
+    /// A person's order.
+    Order(Order),
+    /// Whoever is on the allowlist now is let go.
+    Sweep {
+        /// When, by the wall clock.
+        at: Micros,
+    },
 }
 
 /// A record that owns its events.
@@ -201,6 +210,8 @@ const RELEASE: u8 = 4;
 const ANEW: u8 = 5;
 const SOURCE_NOTE: u8 = 6;
 const WAIT: u8 = 7;
+const ORDER: u8 = 8;
+const SWEEP: u8 = 9;
 
 /// Entries, written one behind the other.
 #[derive(Debug, Default)]
@@ -266,6 +277,14 @@ impl Journal {
                 put_time(out, *time);
                 put_bytes(out, reason.as_bytes());
             }
+            Entry::Order(order) => {
+                out.push(ORDER);
+                put_order(out, order);
+            }
+            Entry::Sweep { at } => {
+                out.push(SWEEP);
+                put_time(out, *at);
+            }
         }
     }
 
@@ -290,9 +309,48 @@ pub fn take_entry(from: &mut Reader<'_>, by: Option<&Translation>) -> Option<Ent
         IDLE => Entry::Idle { clock: from.time()? },
         RELEASE => Entry::Release { before: from.time()? },
         ANEW => Entry::Anew { source: from.narrow()? },
+        ORDER => Entry::Order(take_order(from)?),
+        SWEEP => Entry::Sweep { at: from.time()? },
         SOURCE_NOTE => Entry::SourceNote { time: from.time()?, reason: from.text()?.to_owned() },
         _ => return None,
     })
+}
+
+fn put_order(out: &mut Vec<u8>, order: &Order) {
+    let Order { what, target, by, because, at, force } = order;
+    let (code, time) = match *what {
+        What::Block { lasting } => (1, Some(lasting)),
+        What::Lock { lasting } => (2, Some(lasting)),
+        What::Require2fa { lasting } => (3, Some(lasting)),
+        What::Lift { grace } => (4, Some(grace)),
+        What::Allow { until } => (5, until),
+        What::Disallow => (6, None),
+    };
+    out.push(code);
+    put_option(out, time, put_time);
+    for text in [&target.kind, target.text(), by, because] {
+        put_bytes(out, text.as_bytes());
+    }
+    put_time(out, *at);
+    out.push(u8::from(*force));
+}
+
+fn take_order(from: &mut Reader<'_>) -> Option<Order> {
+    let code = from.byte()?;
+    let time = from.option(Reader::time)?;
+    let what = match (code, time) {
+        (1, Some(lasting)) => What::Block { lasting },
+        (2, Some(lasting)) => What::Lock { lasting },
+        (3, Some(lasting)) => What::Require2fa { lasting },
+        (4, Some(grace)) => What::Lift { grace },
+        (5, until) => What::Allow { until },
+        (6, None) => What::Disallow,
+        _ => return None,
+    };
+    let mut text = || from.text().map(str::to_owned);
+    let (kind, value, by, because) = (text()?, text()?, text()?, text()?);
+    let target = Target { kind, value: Some(value) };
+    Some(Order { what, target, by, because, at: from.time()?, force: from.byte()? != 0 })
 }
 
 fn put_event(out: &mut Vec<u8>, event: EventView<'_>) {

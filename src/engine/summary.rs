@@ -263,6 +263,11 @@ impl Summary {
         self.last = Some(self.last.map_or(time, |last| last.max(time)));
     }
 
+    /// Time of the latest event.
+    pub fn newest(&self) -> Option<Micros> {
+        self.last
+    }
+
     /// Counts an action line.
     pub fn acted(&mut self, action: &Action) {
         let by_op = self.actions.entry(action.rule.clone()).or_default();

@@ -1,8 +1,8 @@
 //! What events are counted per, as few bytes.
 
 use super::codec::{length, number, put_number, take, take_number};
-use ipnet::{IpNet, Ipv6Net};
-use std::net::{IpAddr, Ipv6Addr};
+use ipnet::IpNet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What a key names; equal values of different kinds never share a window.
@@ -12,7 +12,7 @@ pub enum KeyKind {
     Global,
     /// One address.
     Host,
-    /// An IPv6 prefix.
+    /// A prefix: of IPv6, or named by hand.
     Range,
     /// An account by name.
     User,
@@ -93,8 +93,9 @@ impl<'k> Key<'k> {
             },
             KeyKind::Range => {
                 let (bits, octets) = self.value.split_last()?;
-                let ip = Ipv6Addr::from(<[u8; 16]>::try_from(octets).ok()?);
-                Ipv6Net::new(ip, *bits).ok().map(IpNet::V6)
+                let v4 = <[u8; 4]>::try_from(octets).ok().map(IpAddr::from);
+                let ip = v4.or_else(|| <[u8; 16]>::try_from(octets).ok().map(IpAddr::from))?;
+                IpNet::new(ip, *bits).ok()
             }
             _ => None,
         }
@@ -190,7 +191,7 @@ mod tests {
 
     #[test]
     fn keys_say_what_they_are() {
-        for net in ["203.0.113.7/32", "2001:db8:1:2::/64", "2001:db8::1/128"] {
+        for net in ["203.0.113.7/32", "203.0.113.0/24", "2001:db8:1:2::/64", "2001:db8::1/128"] {
             let net: IpNet = net.parse().unwrap();
             let mut value = Vec::new();
             let kind = put_net(&mut value, &net);

@@ -153,6 +153,11 @@ impl Store {
         (place, new)
     }
 
+    /// Where a key's state is, if it has one.
+    pub fn find(&self, key: Key<'_>) -> Option<Place> {
+        self.table.find(key)
+    }
+
     /// Where a key is looked for.
     pub fn aim(&self, key: Key<'_>) -> Aim {
         self.table.aim(key)

@@ -286,6 +286,17 @@ impl Table {
         (Place { shard, slot: at }, true)
     }
 
+    /// A key's place, if it has one.
+    pub fn find(&self, key: Key<'_>) -> Option<Place> {
+        let ip = match key.kind {
+            KeyKind::Host => <[u8; 4]>::try_from(key.value).ok(),
+            _ => None,
+        };
+        let (hash, shard) = (self.hash(key), shard_of(key));
+        let slot = self.shards.get(shard)?.find(hash, key, ip).ok()?;
+        Some(Place { shard, slot })
+    }
+
     /// Where a key is looked for.
     pub fn aim(&self, key: Key<'_>) -> Aim {
         Aim { shard: shard_of(key), hash: self.hash(key) }

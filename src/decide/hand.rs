@@ -1,0 +1,368 @@
+//! What people decide: orders, and what is lifted because somebody is on the allowlist now.
+
+use super::guard::{Allow, Allowed};
+use super::ledger::{Active, LedgerKey};
+use super::{Decider, key_of};
+use crate::action::decision::Decision;
+use crate::action::order::{BY_HAND, Carried, Order, What};
+use crate::action::{self, Action, IdParts, OWN_PACK, Op, Target, Word};
+use crate::decode::time::{self, Micros};
+use crate::detect::condition::{ACTIONS, ActionKind};
+use crate::detect::detector::describe;
+use crate::detect::rule::{MODES, Mode, Rule};
+use crate::pattern::Standing;
+use crate::window::key::{Key, KeyKind, OwnKey};
+use ipnet::IpNet;
+use std::sync::Arc;
+
+/// A decision that was made before, as a history of decisions tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// The id of its start.
+    pub id: String,
+    /// Its rule's pack.
+    pub pack: String,
+    /// Its rule.
+    pub rule: String,
+    /// Its mode.
+    pub mode: String,
+    /// Its action.
+    pub action: String,
+    /// At whom.
+    pub target: Target,
+    /// When it started.
+    pub started: Micros,
+    /// When it ends.
+    pub until: Micros,
+}
+
+/// How often one rule can have fired for one key at one time: beyond it, nobody looks for a number.
+const ORDINALS_MAX: u32 = 10_000;
+
+impl Decider {
+    /// Carries an order out; `names` as for [`Decider::fire`].
+    pub fn carry_out(&mut self, order: &Order, names: &[String]) -> Carried {
+        let begun = self.out.len();
+        let mut carried = match order.what {
+            What::Block { lasting } => self.decide(order, ActionKind::Block, lasting, names),
+            What::Lock { lasting } => self.decide(order, ActionKind::Lock, lasting, names),
+            What::Require2fa { lasting } => {
+                self.decide(order, ActionKind::Require2fa, lasting, names)
+            }
+            What::Lift { grace } => self.lift(order, grace, names),
+            What::Allow { until } => self.allow(order, until, names),
+            What::Disallow => self.disallow(order),
+        };
+        carried.actions = self.out.get(begun..).unwrap_or_default().to_vec();
+        carried
+    }
+
+    fn decide(
+        &mut self,
+        order: &Order,
+        kind: ActionKind,
+        lasting: Micros,
+        names: &[String],
+    ) -> Carried {
+        let Some(target) = key_of(&order.target, names) else {
+            return refused(format!("`{}` is nothing that can be acted on", order.target.text()));
+        };
+        let guard = self.guard.forbids(target.view(), Standing::Good, kind, order.at);
+        if let Some(guard) = guard.filter(|_| !order.force) {
+            return refused(format!("the guard {guard} speaks against it; `force` overrides it"));
+        }
+        let mode = self.config.mode;
+        let key = LedgerKey { mode, kind, rule: None, target };
+        if let Some(over) = self.ledger.take_ended(key.asked(), order.at) {
+            self.end(key.asked(), &over, names);
+        }
+        let wanted = order.at.saturating_add(lasting);
+        let rule = Arc::new(by_hand());
+        let of = describe_order(order, kind);
+        if self.ledger.get(key.asked()).is_some() {
+            let Some((id, until)) = self.ledger.repeat(key.asked(), Some(wanted)) else {
+                return Carried::default();
+            };
+            let mut line = self.line(order, &rule, kind, Op::Extend, mode);
+            line.decision = Some(action::hex(id));
+            (line.duration_s, line.until) = (Some(lasting / 1_000_000), Some(time::format(until)));
+            line.reason = of;
+            self.out.push(line);
+            return Carried::default();
+        }
+        let mut line = self.line(order, &rule, kind, Op::Start, mode);
+        line.decision = Some(line.id.clone());
+        (line.duration_s, line.until) = (Some(lasting / 1_000_000), Some(time::format(wanted)));
+        line.reason = of;
+        let active = Active {
+            id: u64::from_str_radix(&line.id, 16).unwrap_or_default(),
+            rule,
+            until: wanted,
+            ordinal: 0,
+            crossings: 1,
+            pattern: "".into(),
+            started: order.at,
+            hosts: Vec::new(),
+        };
+        self.out.push(line);
+        self.ledger.start(key.asked(), order.at, active, false);
+        Carried::default()
+    }
+
+    /// A line about an order, but for what it says.
+    fn line(&self, order: &Order, rule: &Rule, kind: ActionKind, op: Op, mode: Mode) -> Action {
+        let parts = IdParts {
+            pack: &rule.pack,
+            rule: &rule.id,
+            target: &order.target,
+            action: kind.name(),
+            op,
+            time: order.at,
+            ordinal: 0,
+        };
+        Action {
+            id: action::id(&parts),
+            time: time::format(order.at),
+            ..Action::of_rule(rule, order.target.clone(), kind, op, mode, None)
+        }
+    }
+
+    fn lift(&mut self, order: &Order, grace: Micros, names: &[String]) -> Carried {
+        let Some(who) = who(&order.target) else {
+            return refused(format!("`{}` is nothing that can be lifted", order.target.text()));
+        };
+        let why = format!("lifted by {}: {}", order.by, order.because);
+        let lifted = self.lift_all(order.at, names, &why, |key| meets(&who, key));
+        if grace > 0 {
+            self.guard.spare(who, order.at, order.at.saturating_add(grace));
+        }
+        Carried { lifted, ..Carried::default() }
+    }
+
+    fn allow(&mut self, order: &Order, until: Option<Micros>, names: &[String]) -> Carried {
+        let Some(who) = who(&order.target) else {
+            return refused(format!("`{}` is nothing that can be allowed", order.target.text()));
+        };
+        let comment = format!("{}: {}", order.by, order.because);
+        self.guard.add(Allow { who, comment, until });
+        Carried { lifted: self.lift_allowed(order.at, names), ..Carried::default() }
+    }
+
+    fn disallow(&mut self, order: &Order) -> Carried {
+        match who(&order.target) {
+            Some(who) if self.guard.remove(&who) => Carried::default(),
+            Some(who) if self.guard.is_configured(&who) => {
+                refused("the entry stands in the configuration: take it out there".to_owned())
+            }
+            _ => refused("no such entry was added by hand".to_owned()),
+        }
+    }
+
+    /// Lifts what is active against somebody who is on the allowlist at `at`; what that was.
+    pub fn lift_allowed(&mut self, at: Micros, names: &[String]) -> Vec<Decision> {
+        let allowed: Vec<LedgerKey> = self
+            .ledger
+            .standing()
+            .into_iter()
+            .filter(|(key, _)| key.kind != ActionKind::Alert)
+            .filter(|(key, _)| self.guard.allows(key.target.view(), at))
+            .map(|(key, _)| key.clone())
+            .collect();
+        let why = "lifted: it is on the allowlist now";
+        self.lift_all(at, names, why, |key| allowed.contains(key))
+    }
+
+    fn lift_all(
+        &mut self,
+        at: Micros,
+        names: &[String],
+        why: &str,
+        which: impl Fn(&LedgerKey) -> bool,
+    ) -> Vec<Decision> {
+        let standing = self.ledger.standing();
+        let keys: Vec<LedgerKey> = standing
+            .into_iter()
+            .filter(|(key, _)| which(key))
+            .map(|(key, _)| key.clone())
+            .collect();
+        let mut lifted = Vec::new();
+        for key in keys {
+            let Some(mut active) = self.ledger.lift(&key) else { continue };
+            lifted.push(decision(&key, &active, names));
+            // An end is told under its own time; it cannot lie before the start.
+            active.until = at.clamp(active.started, active.until.max(active.started));
+            self.end(key.asked(), &active, names);
+            if let Some(line) = self.out.last_mut() {
+                line.reason = match line.target.value.as_deref() {
+                    Some(value) => format!("{} of {value} {why}", key.kind.name()),
+                    None => format!("{} {why}", key.kind.name()),
+                };
+            }
+        }
+        lifted
+    }
+
+    /// What is active, for whoever enforces it, in the order of its starts.
+    pub fn standing(&self, names: &[String]) -> Vec<Decision> {
+        let standing = self.ledger.standing();
+        standing.into_iter().map(|(key, active)| decision(key, active, names)).collect()
+    }
+
+    /// What is active against a target, or a range that it lies in.
+    pub fn against(&self, target: &Target, names: &[String]) -> Vec<Decision> {
+        let Some(who) = who(target) else { return Vec::new() };
+        let standing = self.ledger.standing();
+        let met = standing.into_iter().filter(|(key, _)| meets(&who, key));
+        met.map(|(key, active)| decision(key, active, names)).collect()
+    }
+
+    /// Makes what is active what `known` says: decisions that were made and told of, and whose end
+    /// was not. Those that are not active here are taken in, in place of others for the same target;
+    /// gives the ids of decisions that had to give way.
+    pub fn adopt(&mut self, known: &[Known], rules: &[Arc<Rule>], names: &[String]) -> Vec<String> {
+        let mut gave_way = Vec::new();
+        for one in known {
+            let Some((key, active)) = self.restored(one, rules, names) else { continue };
+            let mut same = None;
+            for (other, standing) in self.ledger.standing() {
+                if *other == key {
+                    same = Some((standing.id, standing.until));
+                }
+            }
+            match same {
+                // What was told of it last holds, whatever its rule would say now.
+                Some((id, until)) if id == active.id && until == active.until => {}
+                Some((id, _)) if id == active.id => {
+                    let crossings = self.ledger.get(key.asked()).map_or(1, |now| now.crossings);
+                    self.ledger.adopt(key, Active { crossings, ..active });
+                }
+                Some((id, _)) => {
+                    gave_way.push(action::hex(id));
+                    self.ledger.adopt(key, active);
+                }
+                None => self.ledger.adopt(key, active),
+            }
+        }
+        gave_way
+    }
+
+    fn restored(
+        &self,
+        known: &Known,
+        rules: &[Arc<Rule>],
+        names: &[String],
+    ) -> Option<(LedgerKey, Active)> {
+        let target = key_of(&known.target, names)?;
+        let (_, kind) = ACTIONS.into_iter().find(|(name, _)| *name == known.action)?;
+        let (_, mode) = MODES.into_iter().find(|(name, _)| *name == known.mode)?;
+        let loaded = rules.iter().position(|r| r.id == known.rule && r.pack == known.pack);
+        let rule = match loaded.and_then(|at| rules.get(at)) {
+            Some(rule) => Arc::clone(rule),
+            None => Arc::new(Rule {
+                pack: known.pack.clone(),
+                id: known.rule.clone(),
+                ..Rule::default()
+            }),
+        };
+        let id = u64::from_str_radix(&known.id, 16).ok()?;
+        let parts = |ordinal| IdParts {
+            pack: &known.pack,
+            rule: &known.rule,
+            target: &known.target,
+            action: &known.action,
+            op: Op::Start,
+            time: known.started,
+            ordinal,
+        };
+        // The id of the end needs the number of the firing, which is in no line.
+        let ordinal = (0..ORDINALS_MAX).find(|ordinal| action::number(&parts(*ordinal)) == id)?;
+        let number = loaded.and_then(|at| u16::try_from(at).ok()).unwrap_or(u16::MAX);
+        let key =
+            LedgerKey { mode, kind, rule: (kind == ActionKind::Alert).then_some(number), target };
+        let active = Active {
+            id,
+            rule,
+            until: known.until,
+            ordinal,
+            crossings: 1,
+            pattern: "".into(),
+            started: known.started,
+            hosts: Vec::new(),
+        };
+        Some((key, active))
+    }
+}
+
+fn refused(why: String) -> Carried {
+    Carried { refused: Some(why), ..Carried::default() }
+}
+
+fn by_hand() -> Rule {
+    Rule { pack: OWN_PACK.to_owned(), id: BY_HAND.to_owned(), ..Rule::default() }
+}
+
+fn describe_order(order: &Order, kind: ActionKind) -> String {
+    let forced = if order.force { ", against the guards" } else { "" };
+    format!("{} by {}{forced}: {}", kind.name(), order.by, order.because)
+}
+
+/// Whom a target names, for lists of people and addresses.
+fn who(target: &Target) -> Option<Allowed> {
+    let value = target.value.as_deref()?;
+    match target.kind.as_str() {
+        "ip" => Some(Allowed::Net(IpNet::from(value.parse::<std::net::IpAddr>().ok()?))),
+        "range" => value.parse().ok().map(Allowed::Net),
+        "user" | "user_id" => Some(Allowed::User(value.to_owned())),
+        _ => None,
+    }
+}
+
+/// Whether what is active under `key` concerns `who`: the same, or one lies in the other.
+fn meets(who: &Allowed, key: &LedgerKey) -> bool {
+    let target = key.target.view();
+    match who {
+        Allowed::Net(net) => {
+            target.net().is_some_and(|own| own.contains(net) || net.contains(&own))
+        }
+        Allowed::User(user) => {
+            matches!(target.kind, KeyKind::User | KeyKind::UserId)
+                && target.text() == Some(user.as_str())
+        }
+    }
+}
+
+fn decision(key: &LedgerKey, active: &Active, names: &[String]) -> Decision {
+    let (kind, value) = describe(key.target.view(), names);
+    let rule = &active.rule;
+    let word: Word = key.kind.name();
+    let about = if rule.title.is_empty() { &rule.id } else { &rule.title };
+    Decision {
+        id: action::hex(active.id),
+        action: word,
+        mode: key.mode.name(),
+        target: Target { kind, value },
+        rule: rule.id.clone(),
+        pack: rule.pack.clone(),
+        started: active.started,
+        until: active.until,
+        hosts: active.hosts.clone(),
+        reason: about.clone(),
+    }
+}
+
+/// The keys under which a target may be counted: itself and, of an IPv6 address, its range.
+pub fn keys_of(target: &Target, ipv6_prefix: u8, names: &[String]) -> Vec<OwnKey> {
+    let mut keys: Vec<OwnKey> = key_of(target, names).into_iter().collect();
+    if target.kind == "ip"
+        && let Some(ip) = target.value.as_deref().and_then(|value| value.parse().ok())
+    {
+        let (_, net) = crate::decode::addr::target(ip, ipv6_prefix);
+        let mut value = Vec::new();
+        let kind = crate::window::key::put_net(&mut value, &net);
+        let range = Key { kind, value: &value }.own();
+        if !keys.contains(&range) {
+            keys.push(range);
+        }
+    }
+    keys
+}
