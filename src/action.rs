@@ -131,8 +131,8 @@ fn take_reasons<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(String, u64)>
     from.deserialize_map(Pairs)
 }
 
-/// The words that stand in a line beside names and texts.
-fn word(text: &str) -> Option<&'static str> {
+/// A word that stands in lines beside names and texts, if it is one.
+pub fn word(text: &str) -> Option<&'static str> {
     const GUARDS: [&str; 6] =
         ["never_block", "trusted_proxies", "no_single_host", "allow", "grace", "brake"];
     let actions = ACTIONS.into_iter().map(|(name, _)| name);

@@ -7,14 +7,19 @@
 
 mod keep;
 mod live;
+mod remotes;
+
+pub use remotes::Driven;
 
 pub use live::{Live, Reload, RunError, run};
 
 use crate::action::Action;
 use crate::assembly::Assembly;
 use crate::config::Settings;
+use crate::decide::board::Board;
 use crate::decode::time::{Micros, When};
 use crate::decode::{Decoded, decode};
+use crate::engine::ask::{Ask, SinkStatus};
 use crate::engine::order::{Cursor, Engine};
 use crate::engine::scan::{Scanned, Scanner};
 use crate::engine::summary::Summary;
@@ -22,6 +27,7 @@ use crate::sink::{Delivered, Sink};
 use crate::source::file::{self, Input, InputError};
 use crate::source::lines::{LineReader, Spares};
 use crate::source::{Batch, stdin};
+use remotes::{Outbox, Remotes, Watch};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::{self, Read};
@@ -74,23 +80,52 @@ pub struct Ended {
     pub unstarted: Option<String>,
 }
 
+/// Where actions go, and who asks meanwhile.
+#[derive(Debug, Default)]
+pub struct Ways {
+    /// Sinks that are written to in turn.
+    pub sinks: Vec<Sink>,
+    /// Sinks on threads of their own.
+    pub remotes: Vec<Driven>,
+    /// What is in force.
+    pub board: Arc<Board>,
+    /// Questions to a stream while it runs.
+    pub asks: Option<Receiver<Ask>>,
+}
+
 /// Lines to their sinks; errors are told once per sink and counted.
 struct Delivery {
     sinks: Vec<(Sink, bool)>,
+    remotes: Remotes,
+    watch: Watch,
+    board: Arc<Board>,
+    /// A sink that has no room is waited for.
+    waits: bool,
     closed: bool,
     sent: u64,
 }
 
 impl Delivery {
-    fn new(sinks: Vec<Sink>) -> Self {
+    fn new(ways: Ways, waits: bool) -> Self {
+        let Ways { sinks, remotes, board, .. } = ways;
+        let cursors = vec![0; remotes.len()];
+        let remotes = Remotes::start(remotes, &cursors, 0, &Outbox::Memory, &board);
         Self {
             sinks: sinks.into_iter().map(|sink| (sink, false)).collect(),
+            watch: remotes.watch(),
+            remotes,
+            board,
+            waits,
             closed: false,
             sent: 0,
         }
     }
 
     fn send(&mut self, actions: &[Action], summary: &mut Summary) {
+        if !actions.is_empty() {
+            self.board.apply(actions);
+            self.remotes.hand(actions, self.waits);
+        }
         for action in actions {
             self.sent += 1;
             for (sink, failed) in &mut self.sinks {
@@ -106,6 +141,18 @@ impl Delivery {
             let opened = sink.reopen().map(|()| Delivered::Yes);
             note(sink, failed, opened, &mut self.closed, summary);
         }
+    }
+
+    /// How the sinks are.
+    fn statuses(&self) -> Vec<SinkStatus> {
+        let sent = self.sent;
+        let own = self.sinks.iter().map(|(sink, failed)| SinkStatus {
+            name: sink.name(),
+            state: if *failed { "failing" } else { "working" },
+            delivered: sent,
+            ..SinkStatus::default()
+        });
+        own.chain(self.watch.statuses()).collect()
     }
 
     fn flush(&mut self, summary: &mut Summary) {
@@ -328,7 +375,7 @@ pub fn replay(
     assembly: &Assembly,
     settings: &Settings,
     inputs: Vec<Input>,
-    sinks: Vec<Sink>,
+    ways: Ways,
     stop: &Stop,
     progress: &mut dyn Progress,
 ) -> Result<Ended, InputError> {
@@ -336,7 +383,7 @@ pub fn replay(
     let scanner = &assembly.scanner;
     let pool = Pool::new(scanner, settings.threads);
     let mut engine = assembly.engine();
-    let mut delivery = Delivery::new(sinks);
+    let mut delivery = Delivery::new(ways, true);
     let mut merge = Merge {
         waiting: waiting(inputs, assembly, settings)?,
         open: Vec::new(),
@@ -599,6 +646,7 @@ fn ended(
     delivery.send(&actions, &mut engine.core.summary);
     delivery.flush(&mut engine.core.summary);
     tell(&mut engine);
+    engine.core.summary.errors.extend(delivery.remotes.finish(delivery.waits));
     let closed = delivery.closed;
     conclude_summary(engine, assembly, stop, started, closed)
 }

@@ -10,7 +10,8 @@ pub mod state;
 use crate::assembly::Assembly;
 use crate::cli::{Common, Config, SummaryForm};
 use crate::config::{CONFIG_VARIABLE, EXAMPLE, Settings};
-use crate::pipeline::{Ended, Stop};
+use crate::pipeline::{Driven, Ended, Stop, Ways};
+use crate::sink::remote::Remote;
 use crate::sink::{Sink, SinkConfig, file::FileSink, stdout::StdoutSink};
 use crate::source::file;
 use crate::yaml::{Document, Problem};
@@ -186,7 +187,7 @@ fn why(path: &str, error: &std::io::Error) -> String {
 ///
 /// # Errors
 /// When one cannot be opened.
-pub fn sinks(settings: &Settings) -> Result<Vec<Sink>> {
+fn sinks(settings: &Settings) -> Result<Vec<Sink>> {
     let open = |config: &SinkConfig| match config {
         SinkConfig::Stdout { output } => Ok(Sink::Stdout(StdoutSink::new(*output))),
         SinkConfig::File { path, output } => {
@@ -203,6 +204,37 @@ pub fn sinks(settings: &Settings) -> Result<Vec<Sink>> {
         other => Err(anyhow!("error: sink {}: it works on a thread of its own", other.name())),
     };
     settings.sinks.iter().filter(|sink| !sink.is_remote()).map(open).collect()
+}
+
+/// The ways that actions go: all configured sinks. Without `acting`, those on threads of their own
+/// are left out, and that is said.
+///
+/// # Errors
+/// When one cannot be opened.
+pub fn ways(settings: &Settings, acting: bool) -> Result<Ways> {
+    let sinks = sinks(settings)?;
+    let mut remotes = Vec::new();
+    for config in settings.sinks.iter().filter(|sink| sink.is_remote()) {
+        if !acting {
+            info!("sink {}: told nothing; --apply lets it work", config.name());
+            continue;
+        }
+        let remote = remote(settings, config)?;
+        let dry = remote.acts() && !settings.armed;
+        remotes.push(Driven { remote, dry });
+    }
+    Ok(Ways { sinks, remotes, ..Ways::default() })
+}
+
+/// Opens a sink that works on a thread of its own.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn remote(settings: &Settings, config: &SinkConfig) -> Result<Box<dyn Remote>> {
+    let context =
+        crate::sink::Context { runbook_url: settings.runbook_url.clone(), ..Default::default() };
+    let opened = config.remote(&context);
+    opened.map_err(|error| anyhow!("error: sink {}: {error}", config.name()))
 }
 
 /// Listens for SIGINT and SIGTERM; a second one ends at once.

@@ -1,6 +1,6 @@
 //! `portcullis replay`: finite inputs, merged by event time, with a progress bar and a summary.
 
-use super::{assemble, conclude, listen, settings, sinks};
+use super::{assemble, conclude, listen, settings, ways};
 use crate::cli::{Common, Replay};
 use crate::engine::summary::grouped;
 use crate::pipeline::{self, Progress, Reload};
@@ -21,9 +21,9 @@ pub fn replay(common: &Common, replay: &Replay) -> Result<ExitCode> {
     super::say_inactive(&assembly);
     if let Some(hosts) = &replay.kafka {
         let kafka = super::kafka::replay(&settings, hosts, replay)?;
-        let (sinks, stop) = (sinks(&settings)?, listen()?);
+        let (ways, stop) = (ways(&settings, replay.apply)?, listen()?);
         let live = pipeline::Live::Kafka(kafka);
-        let ended = pipeline::run(&assembly, &settings, &live, sinks, &stop, &Reload::never());
+        let ended = pipeline::run(&assembly, &settings, &live, ways, &stop, &Reload::never());
         let ended = ended.map_err(|error| anyhow!("error: {error}"))?;
         if let Some(why) = &ended.unstarted {
             bail!("error: {why}");
@@ -31,10 +31,10 @@ pub fn replay(common: &Common, replay: &Replay) -> Result<ExitCode> {
         return conclude(common, &ended);
     }
     let inputs = file::expand(&replay.files).map_err(|error| anyhow!("error: {error}"))?;
-    let sinks = sinks(&settings)?;
+    let ways = ways(&settings, replay.apply)?;
     let stop = listen()?;
     let mut progress = progress(common, &inputs);
-    let ended = pipeline::replay(&assembly, &settings, inputs, sinks, &stop, &mut progress);
+    let ended = pipeline::replay(&assembly, &settings, inputs, ways, &stop, &mut progress);
     progress.done();
     conclude(common, &ended.map_err(|error| anyhow!("error: {error}"))?)
 }

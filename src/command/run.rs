@@ -1,6 +1,6 @@
 //! `portcullis run`: stream until the source ends or a signal comes.
 
-use super::{assemble, conclude, listen, listen_for_reload, settings, sinks};
+use super::{assemble, conclude, listen, listen_for_reload, settings, ways};
 use crate::assembly::Assembly;
 use crate::cli::{Common, Run};
 use crate::config::{Settings, SourceSpec};
@@ -21,7 +21,7 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
     let settings = settings(common)?;
     let assembly = assemble(&settings, true)?;
     super::say_inactive(&assembly);
-    let sinks = sinks(&settings)?;
+    let ways = ways(&settings, true)?;
     let stop = listen()?;
     let kafka = super::kafka::live(&settings, run)?;
     let from_end = match run.from.as_deref() {
@@ -57,7 +57,7 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
             }
             let inputs = file::expand(files).map_err(|error| anyhow!("error: {error}"))?;
             let mut progress = super::replay::progress(common, &inputs);
-            let ended = pipeline::replay(&assembly, &settings, inputs, sinks, &stop, &mut progress);
+            let ended = pipeline::replay(&assembly, &settings, inputs, ways, &stop, &mut progress);
             progress.done();
             return conclude(common, &ended.map_err(|error| anyhow!("error: {error}"))?);
         }
@@ -83,7 +83,7 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
     }
     let load = || load(common, &settings);
     let reload = Reload { asked: listen_for_reload()?, load: &load };
-    let ended = pipeline::run(&assembly, &settings, &live, sinks, &stop, &reload);
+    let ended = pipeline::run(&assembly, &settings, &live, ways, &stop, &reload);
     let ended = ended.map_err(|error| unstarted(&settings, &error))?;
     if let Some(why) = &ended.unstarted {
         bail!("error: {why}");

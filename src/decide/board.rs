@@ -71,6 +71,15 @@ impl Board {
         board
     }
 
+    /// Begins with what a restart has found, as [`Board::new`].
+    pub fn begin(&self, active: Vec<Decision>, over: Vec<(Micros, Decision)>) {
+        let mut log = self.log();
+        log.over.extend(over);
+        for decision in active {
+            self.active.insert(decision.id.clone(), decision);
+        }
+    }
+
     fn log(&self) -> MutexGuard<'_, Log> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }

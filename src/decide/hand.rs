@@ -223,18 +223,13 @@ impl Decider {
         let mut gave_way = Vec::new();
         for one in known {
             let Some((key, active)) = self.restored(one, rules, names) else { continue };
-            let mut same = None;
-            for (other, standing) in self.ledger.standing() {
-                if *other == key {
-                    same = Some((standing.id, standing.until));
-                }
-            }
+            let same = self.ledger.get(key.asked()).map(|now| (now.id, now.until));
             match same {
-                // What was told of it last holds, whatever its rule would say now.
-                Some((id, until)) if id == active.id && until == active.until => {}
+                // What was told of it last holds, whatever its rule would say now; an alert may have been
+                // prolonged in silence since.
+                Some((id, until)) if id == active.id && until >= active.until => {}
                 Some((id, _)) if id == active.id => {
-                    let crossings = self.ledger.get(key.asked()).map_or(1, |now| now.crossings);
-                    self.ledger.adopt(key, Active { crossings, ..active });
+                    self.ledger.repeat(key.asked(), Some(active.until));
                 }
                 Some((id, _)) => {
                     gave_way.push(action::hex(id));

@@ -53,7 +53,7 @@ const HELD_MAX: usize = 1000;
 /// The version of what [`Core::capture`] writes and of the entries of a journal.
 pub const FORMAT: u64 = 2;
 /// What a limit or a message that is given once is called.
-const SAID: [&str; 5] = ["held", "known_values", "max_line", "proxy_hidden", "reorder"];
+const SAID: [&str; 6] = ["held", "known_values", "max_line", "proxy_hidden", "reorder", "sink"];
 
 /// What the state machine needs of the settings.
 #[derive(Debug, Clone, Copy, Default)]
@@ -592,21 +592,40 @@ impl Core {
         self.decider.note("clock", Severity::P2, Urgency::Warning, now, reason);
     }
 
+    /// Lines for a sink were lost because too many waited for it.
+    pub fn sink_overflowed(&mut self, time: Micros) {
+        let reason = "too many lines wait for a sink: further ones are lost to it, and the log of \
+                      Portcullis says which";
+        self.limit("sink", time, reason.to_owned());
+    }
+
+    /// The names of patterns by number.
+    pub fn patterns(&self) -> &[String] {
+        &self.patterns
+    }
+
     /// Puts into the summary what is known only at the end.
     pub fn finish(&mut self) {
+        self.summary = self.summary_now();
+    }
+
+    /// The summary as it would be if this were the end.
+    pub fn summary_now(&self) -> Summary {
+        let mut summary = self.summary.clone();
         for (name, count) in self.patterns.iter().zip(&self.by_pattern).filter(|(_, n)| **n > 0) {
-            *self.summary.events.entry(name.clone()).or_default() += *count;
+            *summary.events.entry(name.clone()).or_default() += *count;
         }
         let (keys, bytes) = self.detector.held();
-        self.summary.keys_held = number(keys);
-        self.summary.state_bytes = number(bytes);
-        self.summary.keys_evicted = self.detector.evicted();
-        self.summary.decisions_active = number(self.decider.active());
+        summary.keys_held = number(keys);
+        summary.state_bytes = number(bytes);
+        summary.keys_evicted = self.detector.evicted();
+        summary.decisions_active = number(self.decider.active());
         for (rule, count) in self.detector.rules().iter().zip(&self.detector.keyless) {
             if *count > 0 {
-                self.summary.keyless.insert(rule.id.clone(), *count);
+                summary.keyless.insert(rule.id.clone(), *count);
             }
         }
+        summary
     }
 
     /// Takes over what was counted and said by one that this one goes on for.

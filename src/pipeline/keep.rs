@@ -9,17 +9,25 @@
 //! A sink has a cursor, the last action that it has finished. One that fails or is slow is left
 //! behind and catches up from the outbox; the others and the stream go on.
 
-use super::Stop;
-use crate::action::Action;
+use super::remotes::{Outbox, Remotes, Watch};
+use super::{Stop, Ways};
+use crate::action::decision::Decision;
+use crate::action::{Action, Op, Target};
+use crate::decide::board::Board;
+use crate::decide::hand::Known;
+use crate::decode::time::Micros;
 use crate::detect::dictionary::{Dictionary, Translation};
+use crate::engine::ask::SinkStatus;
 use crate::engine::core::{Core, FORMAT};
 use crate::engine::entry::{Journal, take_entry};
 use crate::engine::summary::grouped;
 use crate::sink::{Delivered, Sink};
 use crate::source::Position;
-use crate::state::{ActionRow, Commit, Db, JournalInfo, NewSnapshot, Snapshots, StateError};
+use crate::state::{
+    ActionRow, Commit, Db, JournalInfo, NewSnapshot, Snapshots, StateError, StoredDecision,
+};
 use crate::window::codec::Reader;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
@@ -104,6 +112,8 @@ pub struct Keeper {
     send: Option<SyncSender<Message>>,
     thread: Option<JoinHandle<Vec<String>>>,
     shared: Arc<Shared>,
+    /// Sinks on threads of their own.
+    watch: Watch,
     /// When a snapshot is due.
     checkpoint: Duration,
     captured: Instant,
@@ -121,6 +131,10 @@ struct Shared {
     /// Captures that were begun, and snapshots of them that were written or could not be.
     begun: AtomicU64,
     written: AtomicU64,
+    /// How the sinks are that are written to in turn.
+    statuses: Mutex<Vec<SinkStatus>>,
+    /// The disk takes nothing.
+    held: AtomicBool,
     /// The stream is to end: a disk that takes nothing is not waited for much longer.
     ending: AtomicBool,
     /// The buffers of the last snapshot, to be used again.
@@ -136,6 +150,8 @@ pub struct Recovered {
     pub actions: Vec<Action>,
     /// Snapshots that cannot be used.
     refused: Vec<i64>,
+    /// Decisions that are over, but that others may still enforce, until when.
+    pub over: Vec<(Micros, Decision)>,
     db: Db,
 }
 
@@ -208,6 +224,9 @@ pub fn recover(dir: &Path, fresh: &dyn Fn() -> Core) -> Result<(Core, Recovered)
         Ok(())
     })?;
     core.expect_partial(false);
+    if records > 0 {
+        make_good(&mut core, &db, &mut actions)?;
+    }
     core.forget_counts();
     if let Some(info) = &found {
         info!(
@@ -221,7 +240,50 @@ pub fn recover(dir: &Path, fresh: &dyn Fn() -> Core) -> Result<(Core, Recovered)
         info!("{}: went on from {records} records", dir.display());
     }
     let positions = db.positions()?;
-    Ok((core, Recovered { positions, actions, refused, db }))
+    let since = super::arrival().unwrap_or(0).saturating_sub(MISSED);
+    let over = db.ended_decisions(since)?.iter().filter_map(over).collect();
+    Ok((core, Recovered { positions, actions, refused, over, db }))
+}
+
+/// The journal was applied by the rules and settings as they are now. Where those are others than
+/// when it was written, what was decided and told of then holds all the same until its end, and
+/// what would be decided now in its place is not.
+fn make_good(core: &mut Core, db: &Db, actions: &mut Vec<Action>) -> Result<(), StateError> {
+    let ends = actions.iter().filter(|action| action.op == Op::End);
+    let ends: HashSet<String> = ends.filter_map(|action| action.decision.clone()).collect();
+    let open = db.open_decisions()?;
+    let open = open.into_iter().filter(|decision| !ends.contains(&decision.id));
+    let known: Vec<Known> = open.filter_map(known).collect();
+    let gave_way = core.adopt(&known);
+    actions.retain(|action| action.decision.as_ref().is_none_or(|id| !gave_way.contains(id)));
+    Ok(())
+}
+
+fn known(stored: StoredDecision) -> Option<Known> {
+    let StoredDecision { id, pack, rule, mode, action, kind, value, started, until, .. } = stored;
+    let target = Target { kind, value };
+    Some(Known { id, pack, rule, mode, action, target, started, until: until? })
+}
+
+/// Whoever keeps no time by itself must be told of ends that it may have missed in such a time.
+const MISSED: Micros = 3_600_000_000;
+
+/// A decision that is over, with the time until which others may enforce it.
+fn over(stored: &StoredDecision) -> Option<(Micros, Decision)> {
+    let (until, ended) = (stored.until?, stored.ended?);
+    let decision = Decision {
+        id: stored.id.clone(),
+        action: crate::action::word(&stored.action)?,
+        mode: crate::action::word(&stored.mode)?,
+        target: Target { kind: stored.kind.clone(), value: stored.value.clone() },
+        rule: stored.rule.clone(),
+        pack: stored.pack.clone(),
+        started: stored.started,
+        until: ended,
+        hosts: Vec::new(),
+        reason: String::new(),
+    };
+    Some((until.max(ended.saturating_add(MISSED)), decision))
 }
 
 fn names(db: &Db, id: i64) -> Result<Dictionary, StateError> {
@@ -243,10 +305,11 @@ impl Keeper {
         dir: &Path,
         recovered: Recovered,
         names: &Dictionary,
-        sinks: Vec<Sink>,
+        ways: Ways,
         checkpoint: Duration,
         stop: &Stop,
     ) -> Result<Self, StateError> {
+        let Ways { sinks, remotes, board, .. } = ways;
         let Recovered { mut db, actions, refused, .. } = recovered;
         let dictionary = db.dictionary(&text(names))?;
         let cursors: BTreeMap<String, i64> = db.cursors()?.into_iter().collect();
@@ -256,10 +319,20 @@ impl Keeper {
             let name = sink.name();
             // A sink that was not there before is told what happens from now on.
             let cursor = cursors.get(&name).copied().unwrap_or(last);
-            outlets.push(Outlet { sink, name, cursor, noted: cursor, failing: None });
+            outlets.push(Outlet { sink, name, cursor, noted: cursor, failing: None, delivered: 0 });
         }
-        let new = outlets.iter().filter(|outlet| !cursors.contains_key(&outlet.name));
-        let new: Vec<_> = new.map(|outlet| (outlet.name.clone(), outlet.cursor)).collect();
+        let far: Vec<(String, i64)> = remotes
+            .iter()
+            .map(|driven| driven.remote.name())
+            .map(|name| {
+                let cursor = cursors.get(&name).copied().unwrap_or(last);
+                (name, cursor)
+            })
+            .collect();
+        let all = outlets.iter().map(|outlet| (outlet.name.clone(), outlet.cursor));
+        let all: Vec<_> = all.chain(far.iter().cloned()).collect();
+        let new = all.iter().filter(|(name, _)| !cursors.contains_key(name));
+        let new: Vec<_> = new.cloned().collect();
         if !new.is_empty() {
             // After a kill it must not be new again: what then waits is for it too.
             db.commit(&Commit { cursors: &new, ..Commit::default() })?;
@@ -284,6 +357,10 @@ impl Keeper {
         let JournalInfo { last: journal, behind_snapshot, .. } = db.info()?.journal;
         let shared = Arc::new(Shared::default());
         let (send, queue) = sync_channel(QUEUE);
+        let places: Vec<i64> = far.iter().map(|(_, cursor)| *cursor).collect();
+        let outbox = Outbox::Kept(dir.to_owned());
+        let remotes = Remotes::start(remotes, &places, last, &outbox, &board);
+        let watch = remotes.watch();
         let worker = Worker {
             db,
             dir: dir.to_owned(),
@@ -293,6 +370,9 @@ impl Keeper {
             capture_at: (journal, dictionary, behind_snapshot),
             handed: 0,
             outlets,
+            remotes,
+            far: far.into_iter().collect(),
+            board,
             shared: Arc::clone(&shared),
             writer: Some(Writer::start(snapshots, &shared)),
             pending: Pending::default(),
@@ -306,6 +386,7 @@ impl Keeper {
             send: Some(send),
             thread: Some(thread),
             shared,
+            watch,
             checkpoint,
             captured: Instant::now(),
             records: 0,
@@ -379,6 +460,17 @@ impl Keeper {
         self.shared.closed.load(Ordering::Relaxed) || self.shared.failed.load(Ordering::Relaxed)
     }
 
+    /// How the sinks are.
+    pub fn statuses(&self) -> Vec<SinkStatus> {
+        let own = self.shared.statuses.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        own.into_iter().chain(self.watch.statuses()).collect()
+    }
+
+    /// Whether the disk takes nothing, so that the stream is held back.
+    pub fn is_held(&self) -> bool {
+        self.shared.held.load(Ordering::Relaxed)
+    }
+
     /// Commits and delivers what is left, and ends; gives what went wrong, and whether nobody reads
     /// any more.
     pub fn finish(mut self) -> (Vec<String>, bool) {
@@ -443,6 +535,8 @@ struct Outlet {
     noted: i64,
     /// It failed, and was last tried then.
     failing: Option<Instant>,
+    /// Actions given to it.
+    delivered: u64,
 }
 
 struct Worker {
@@ -458,6 +552,10 @@ struct Worker {
     /// Captures handed to the writer.
     handed: u64,
     outlets: Vec<Outlet>,
+    remotes: Remotes,
+    /// What the database knows of how far those are.
+    far: HashMap<String, i64>,
+    board: Arc<Board>,
     shared: Arc<Shared>,
     writer: Option<Writer>,
     pending: Pending,
@@ -495,6 +593,8 @@ impl Worker {
         if let Some(writer) = self.writer.take() {
             writer.finish();
         }
+        let errors = self.remotes.finish(false);
+        self.errors.extend(errors);
         self.note_cursors(true);
         self.errors
     }
@@ -608,6 +708,7 @@ impl Worker {
                             since.elapsed().as_secs_f64()
                         );
                     }
+                    self.shared.held.store(false, Ordering::Relaxed);
                     self.journal = committed.journal.unwrap_or(self.journal);
                     self.behind += commit.count;
                     return Some(committed.actions_from);
@@ -618,6 +719,7 @@ impl Worker {
                             "{error}; the source is held back and no action leaves until it works again"
                         );
                         self.errors.push(error.to_string());
+                        self.shared.held.store(true, Ordering::Relaxed);
                     }
                     let since = *held.get_or_insert_with(Instant::now);
                     let ending = self.shared.ending.load(Ordering::Acquire)
@@ -648,6 +750,8 @@ impl Worker {
         if last < from {
             return;
         }
+        self.board.apply(actions);
+        self.remotes.ring(last);
         for outlet in &mut self.outlets {
             if outlet.failing.is_some() || outlet.cursor != from - 1 {
                 continue;
@@ -690,11 +794,22 @@ impl Worker {
         // Only what has reached the disk is finished: the others are asked at the next tidying.
         new.filter(|outlet| !outlet.sink.needs_sync())
             .map(|outlet| (outlet.name.clone(), outlet.cursor))
+            .chain(self.far())
             .collect()
+    }
+
+    /// How far sinks on threads of their own are, where the database does not know it.
+    fn far(&self) -> Vec<(String, i64)> {
+        let mut far = self.remotes.cursors();
+        far.retain(|(name, cursor)| self.far.get(name) != Some(cursor));
+        far
     }
 
     fn noted(&mut self, cursors: &[(String, i64)]) {
         for (name, cursor) in cursors {
+            if let Some(far) = self.far.get_mut(name) {
+                *far = *cursor;
+            }
             for outlet in self.outlets.iter_mut().filter(|outlet| outlet.name == *name) {
                 outlet.noted = *cursor;
             }
@@ -707,10 +822,24 @@ impl Worker {
         }
         self.tidied = Instant::now();
         self.catch_up();
+        self.note_statuses();
         self.note_cursors(false);
         if let Some(writer) = &self.writer {
             writer.tidy();
         }
+    }
+
+    fn note_statuses(&self) {
+        let Ok(last) = self.db.last_action() else { return };
+        let status = |outlet: &Outlet| SinkStatus {
+            name: outlet.name.clone(),
+            state: if outlet.failing.is_some() { "failing" } else { "working" },
+            waiting: u64::try_from(last - outlet.cursor).unwrap_or(0),
+            delivered: outlet.delivered,
+            ..SinkStatus::default()
+        };
+        let statuses = self.outlets.iter().map(status).collect();
+        *self.shared.statuses.lock().unwrap_or_else(PoisonError::into_inner) = statuses;
     }
 
     /// Notes what the sinks have finished, also those whose lines must be synced first.
@@ -718,7 +847,7 @@ impl Worker {
         if last {
             self.catch_up();
         }
-        let mut cursors = Vec::new();
+        let mut cursors = self.far();
         for outlet in &mut self.outlets {
             if outlet.noted == outlet.cursor {
                 continue;
@@ -753,6 +882,7 @@ impl Outlet {
         shared: &Shared,
     ) -> std::io::Result<()> {
         for action in actions {
+            self.delivered += 1;
             if self.sink.deliver(action)? == Delivered::Closed {
                 shared.closed.store(true, Ordering::Relaxed);
             }

@@ -6,17 +6,18 @@
 
 use super::keep::{self, Capture, Keeper, Step};
 use super::{
-    DRAIN_MAX, Delivery, Ended, Job, Pool, Stop, TICK, arrival, conclude_summary, fail, tell,
+    DRAIN_MAX, Delivery, Ended, Job, Pool, Stop, TICK, Ways, arrival, conclude_summary, fail, tell,
 };
+use crate::action::order::{Carried, Order};
 use crate::assembly::Assembly;
 use crate::config::Settings;
 use crate::decode::time::Micros;
+use crate::engine::ask::{Ask, Status};
 use crate::engine::core::Core;
 use crate::engine::entry::Journal;
 use crate::engine::order::{DeadLetter, Engine};
 use crate::engine::scan::{Scanned, Scanner};
 use crate::engine::summary::Lag;
-use crate::sink::Sink;
 use crate::sink::kafka::{DeadLetters, Origin};
 use crate::source::file::InputError;
 use crate::source::follow::{FollowNote, FollowSettings, follow};
@@ -120,7 +121,7 @@ pub fn run(
     assembly: &Assembly,
     settings: &Settings,
     live: &Live,
-    sinks: Vec<Sink>,
+    mut ways: Ways,
     stop: &Stop,
     reload: &Reload<'_>,
 ) -> Result<Ended, RunError> {
@@ -128,6 +129,7 @@ pub fn run(
     let mut engine = assembly.engine();
     let replayed = matches!(live, Live::Kafka(KafkaSettings { until: Some(_), .. }));
     let mut known = Vec::new();
+    let asks = ways.asks.take();
     let out = match &settings.state_dir {
         Some(dir) if !replayed => {
             let (core, recovered) = keep::recover(dir, &|| assembly.engine().core)?;
@@ -135,11 +137,14 @@ pub fn run(
             known.clone_from(&recovered.positions);
             let names = engine.core.dictionary();
             let checkpoint = Duration::from_micros(settings.checkpoint.unsigned_abs());
-            let keeper = Keeper::start(dir, recovered, &names, sinks, checkpoint, stop)?;
+            ways.board.begin(engine.core.standing(), recovered.over.clone());
+            let keeper = Keeper::start(dir, recovered, &names, ways, checkpoint, stop)?;
             engine.core.journal = Some(Journal::default());
+            // The allowlist may have been changed meanwhile.
+            engine.core.lift_allowed(arrival().unwrap_or_default());
             Out::Kept(Box::new(keeper))
         }
-        _ => Out::Direct(Delivery::new(sinks)),
+        _ => Out::Direct(Delivery::new(ways, replayed)),
     };
     let pool = Pool::new(&assembly.scanner, settings.threads);
     let scanner = pool.scanner.clone();
@@ -197,6 +202,9 @@ pub fn run(
         gone: Vec::new(),
         lag: None,
         dead,
+        asks,
+        ordered: 0,
+        delay: None,
     };
     stream.serve(&incoming, stop, &stopping, reload);
     stopping.store(true, Ordering::Relaxed);
@@ -368,6 +376,12 @@ struct LiveStream {
     lag: Option<Lag>,
     /// Where copies of records go that cannot be read.
     dead: Option<DeadLetters>,
+    /// Questions of others.
+    asks: Option<Receiver<Ask>>,
+    /// Time of the last order: no two have the same.
+    ordered: Micros,
+    /// How far the newest record was behind the wall clock when it was applied.
+    delay: Option<Micros>,
 }
 
 /// The topic for records that cannot be read, if there is to be one. A replay leaves no trace.
@@ -402,6 +416,7 @@ impl LiveStream {
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            self.answer();
             self.hand_on();
             tell(&mut self.engine);
             if told.elapsed() >= Duration::from_secs(60) {
@@ -431,6 +446,72 @@ impl LiveStream {
                     return;
                 }
             }
+        }
+    }
+
+    /// Answers those who ask.
+    fn answer(&mut self) {
+        let asks: Vec<Ask> = self.asks.iter().flat_map(Receiver::try_iter).collect();
+        for ask in asks {
+            match ask {
+                Ask::Order(order, reply) => {
+                    let at = arrival().unwrap_or_default().max(self.ordered + 1);
+                    self.ordered = at;
+                    let order = Order { at, ..order };
+                    let carried = self.engine.core.order(&order);
+                    audit(&order, &carried);
+                    // What lasts is told; whoever has gone meanwhile finds it anyway.
+                    self.done.push(Box::new(move || drop(reply.send(carried))));
+                }
+                Ask::Why(target, reply) => {
+                    let now = self.now().or_else(arrival).unwrap_or_default();
+                    drop(reply.send(self.engine.core.why(&target, now)));
+                }
+                Ask::Status(reply) => drop(reply.send(Arc::new(self.status()))),
+            }
+        }
+        let dropped = match &self.out {
+            Out::Direct(delivery) => delivery.watch.take_dropped(),
+            Out::Kept(_) => 0,
+        };
+        if dropped > 0 {
+            let time = self.engine.core.clock().or_else(arrival).unwrap_or_default();
+            self.engine.core.sink_overflowed(time);
+        }
+    }
+
+    /// The stream's time: its clock, carried on while nothing comes.
+    fn now(&self) -> Option<Micros> {
+        let elapsed = Micros::try_from(self.last.elapsed().as_micros()).unwrap_or(0);
+        self.engine.core.clock().map(|clock| clock.saturating_add(elapsed))
+    }
+
+    fn status(&self) -> Status {
+        let core = &self.engine.core;
+        let (sinks, unready) = match &self.out {
+            Out::Direct(delivery) => (delivery.statuses(), None),
+            Out::Kept(keeper) => {
+                let held = "the state directory takes nothing: the source is held back";
+                (keeper.statuses(), keeper.is_held().then(|| held.to_owned()))
+            }
+        };
+        let mut summary = core.summary_now();
+        summary.lag.clone_from(&self.lag);
+        Status {
+            patterns: core.patterns().to_vec(),
+            rules: core
+                .detector()
+                .rules()
+                .iter()
+                .map(|rule| (rule.id.clone(), rule.pack.clone()))
+                .collect(),
+            clock: core.clock(),
+            delay_s: self.delay.map(|delay| delay as f64 / 1e6),
+            state_bytes: summary.state_bytes,
+            keys: summary.keys_held,
+            sinks,
+            unready,
+            summary,
         }
     }
 
@@ -504,7 +585,11 @@ impl LiveStream {
         self.railway.look(&scanned.batch);
         let behind = scanned.batch.mark.clone();
         let (source, weight) = (scanned.batch.source, kafka::weight(&scanned.batch));
+        let before = self.engine.core.summary.newest();
         self.engine.apply_batch(scanned, arrival().filter(|_| !self.replayed));
+        if let Some(newest) = self.engine.core.summary.newest().filter(|n| Some(*n) != before) {
+            self.delay = arrival().map(|now| now.saturating_sub(newest).max(0));
+        }
         self.last = Instant::now();
         let Some(progress) = &self.progress else { return };
         match self.partitions.get_mut(&source) {
@@ -640,6 +725,7 @@ impl LiveStream {
         }
         drop(bytes);
         self.engine.go_on_with(next);
+        self.engine.core.lift_allowed(arrival().unwrap_or_default());
         self.scanner = Arc::clone(&assembly.scanner);
         self.shared.set(&assembly.scanner);
         if let Out::Kept(keeper) = &mut self.out {
@@ -691,13 +777,11 @@ impl LiveStream {
         if self.replayed {
             return;
         }
-        let (Some(clock), Some(end)) = (self.engine.core.clock(), self.engine.core.next_end())
-        else {
+        let (Some(clock), Some(end)) = (self.now(), self.engine.core.next_end()) else {
             return;
         };
-        let elapsed = Micros::try_from(self.last.elapsed().as_micros()).unwrap_or(0);
-        if clock.saturating_add(elapsed) >= end {
-            self.engine.core.idle_until(clock.saturating_add(elapsed));
+        if clock >= end {
+            self.engine.core.idle_until(clock);
         }
     }
 
@@ -712,7 +796,7 @@ impl LiveStream {
         tell(&mut self.engine);
         self.finish_capture();
         let (closed, errors) = match self.out {
-            Out::Direct(delivery) => (delivery.closed, Vec::new()),
+            Out::Direct(mut delivery) => (delivery.closed, delivery.remotes.finish(delivery.waits)),
             Out::Kept(mut keeper) => {
                 // A restart then has nothing to apply again.
                 if !keeper.is_over() {
@@ -728,6 +812,17 @@ impl LiveStream {
         engine.core.summary.lag = self.lag;
         conclude_summary(engine, assembly, stop, started, closed)
     }
+}
+
+/// Every order is written to the log: who, what, why, and what came of it.
+fn audit(order: &Order, carried: &Carried) {
+    let Order { what, target, by, because, force, .. } = order;
+    let came = match &carried.refused {
+        Some(why) => format!("refused: {why}"),
+        None => format!("{} lines, {} lifted", carried.actions.len(), carried.lifted.len()),
+    };
+    let force = if *force { " force" } else { "" };
+    info!("order by {by}:{force} {what:?} {} {}: {because:?}; {came}", target.kind, target.text());
 }
 
 /// Brings a capture that is under way to its end.

@@ -10,7 +10,7 @@ use super::{
     JournalRow, PositionInfo, SnapshotInfo, StoredAction, StoredDecision,
 };
 use crate::action::Op;
-use crate::decode::time;
+use crate::decode::time::{self, Micros};
 use crate::source::position::Position;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use std::path::{Path, PathBuf};
@@ -644,6 +644,27 @@ impl Db {
             })?;
             open.sort_by(|a, b| (a.started, &a.id).cmp(&(b.started, &b.id)));
             Ok(open)
+        })
+    }
+
+    /// The decisions that ended after `since`, or would have if nobody had lifted them, the oldest
+    /// first.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn ended_decisions(&self, since: Micros) -> Result<Vec<StoredDecision>, StateError> {
+        self.view(|conn, file| {
+            let mut ended = Vec::new();
+            let which = format!("WHERE ended IS NOT NULL AND max(until, ended) > {since}");
+            check::decisions(conn, file, &which, &mut |decision, sound| {
+                if !sound {
+                    return Err(check::unsealed(file, "decision", &decision.id));
+                }
+                ended.push(decision);
+                Ok(())
+            })?;
+            ended.sort_by(|a, b| (a.started, &a.id).cmp(&(b.started, &b.id)));
+            Ok(ended)
         })
     }
 

@@ -5,7 +5,7 @@ use crate::support::{failed_logins, root};
 use portcullis::assembly::Assembly;
 use portcullis::config::Settings;
 use portcullis::engine::summary::Summary;
-use portcullis::pipeline::{self, Progress, Stop};
+use portcullis::pipeline::{self, Progress, Stop, Ways};
 use portcullis::sink::{Output, Sink, file::FileSink};
 use portcullis::source::file::Input;
 use portcullis::source::lines::split_lines;
@@ -46,8 +46,15 @@ pub fn replay(
     let _absent = std::fs::remove_file(&out);
     let sink = Sink::File(FileSink::open(out.to_str().unwrap(), Output::Json).unwrap());
     let stop = Stop::default();
-    let ended =
-        pipeline::replay(assembly, settings, inputs, vec![sink], &stop, &mut Quiet).unwrap();
+    let ended = pipeline::replay(
+        assembly,
+        settings,
+        inputs,
+        Ways { sinks: vec![sink], ..Ways::default() },
+        &stop,
+        &mut Quiet,
+    )
+    .unwrap();
     let mut summary = ended.summary;
     summary.finish(0.0, 0.0);
     (std::fs::read_to_string(out).unwrap(), summary)

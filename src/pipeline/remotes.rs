@@ -1,0 +1,510 @@
+//! Drives sinks that act on the world or tell somebody, each on a thread of its own.
+//!
+//! With a state directory a sink's queue is the outbox there: it is handed what lies behind its cursor,
+//! page by page, and the cursor moves when the sink has confirmed. Without one, a bounded queue in
+//! memory; what it has no room for is counted and said. Either way a sink that is slow, or dead for
+//! hours, holds up neither the stream nor another sink. What fails is tried again after pauses that
+//! grow to five minutes, each a little longer or shorter than the last, so that many who were cut off
+//! together do not come back together.
+
+use crate::action::Action;
+use crate::decide::board::Board;
+use crate::engine::ask::SinkStatus;
+use crate::sink::remote::{Progress, Remote, Trouble};
+use crate::state::{Db, StateError};
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+use tracing::{error, info, warn};
+
+/// Actions handed to a sink at once.
+const PAGE: usize = 500;
+/// Actions that wait in memory for one sink, without a state directory.
+const QUEUE_MAX: usize = 10_000;
+/// Pauses after the first, the second failure in a row and so on; the last holds for all after it.
+const PAUSES: [Duration; 8] = [
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+    Duration::from_secs(15),
+    Duration::from_secs(60),
+    Duration::from_secs(120),
+    Duration::from_secs(300),
+];
+/// The longest that a receiver can ask not to be tried again.
+const AFTER_MAX: Duration = Duration::from_secs(3600);
+/// How long the end of the program waits for sinks.
+const LAST_MAX: Duration = Duration::from_secs(5);
+/// How long that of a replay does.
+const ALL_MAX: Duration = Duration::from_secs(86_400);
+/// How often somebody looks whether there is anything to do, besides being told.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A sink that is to be driven, and whether it stays dry.
+#[derive(Debug)]
+pub struct Driven {
+    /// It.
+    pub remote: Box<dyn Remote>,
+    /// It acts, and nobody has written `mode: enforce`: what it would do is only said.
+    pub dry: bool,
+}
+
+/// Where its actions come from.
+#[derive(Debug, Clone)]
+pub enum Outbox {
+    /// The state directory.
+    Kept(PathBuf),
+    /// Memory.
+    Memory,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub struct Remotes {
+    lines: Vec<(Arc<Line>, JoinHandle<()>)>,
+    /// The number of the last action, without a state directory.
+    last: i64,
+}
+
+#[derive(Debug)]
+struct Line {
+    name: String,
+    state: Mutex<State>,
+    bell: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The last action that there is.
+    last: i64,
+    /// The last that is done.
+    cursor: i64,
+    /// Those that wait in memory.
+    queue: VecDeque<(i64, Action)>,
+    ending: Option<Ending>,
+    status: SinkStatus,
+    /// Lines dropped since that was asked last.
+    dropped: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ending {
+    /// No later than this.
+    until: Instant,
+    /// Failures in a row after which nothing more is tried.
+    patience: usize,
+}
+
+/// How remotes are, for whoever asks while they work.
+#[derive(Debug, Clone, Default)]
+pub struct Watch(Vec<Arc<Line>>);
+
+impl Watch {
+    /// How they are.
+    pub fn statuses(&self) -> Vec<SinkStatus> {
+        let status = |line: &Arc<Line>| {
+            let state = line.state();
+            let waiting = u64::try_from(state.last - state.cursor).unwrap_or(0);
+            SinkStatus { waiting, ..state.status.clone() }
+        };
+        self.0.iter().map(status).collect()
+    }
+
+    /// Lines that were lost to a sink since this was asked last.
+    pub fn take_dropped(&self) -> u64 {
+        self.0.iter().map(|line| std::mem::take(&mut line.state().dropped)).sum()
+    }
+}
+
+impl Line {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Remotes {
+    /// Starts a thread per sink. `cursors` are the last actions that each has finished, `board` what
+    /// is active.
+    pub fn start(
+        driven: Vec<Driven>,
+        cursors: &[i64],
+        last: i64,
+        outbox: &Outbox,
+        board: &Arc<Board>,
+    ) -> Self {
+        let begin = |(driven, cursor): (Driven, &i64)| {
+            let name = driven.remote.name();
+            let state = if driven.dry { "dry" } else { "working" };
+            if driven.dry {
+                warn!(
+                    "sink {name}: dry: what it would do is only said, until `mode: enforce` is \
+                     written in the configuration"
+                );
+            }
+            let line = Arc::new(Line {
+                state: Mutex::new(State {
+                    last,
+                    cursor: *cursor,
+                    queue: VecDeque::new(),
+                    ending: None,
+                    status: SinkStatus { name: name.clone(), state, ..SinkStatus::default() },
+                    dropped: 0,
+                }),
+                name,
+                bell: Condvar::new(),
+            });
+            let worker = Worker {
+                line: Arc::clone(&line),
+                driven,
+                outbox: outbox.clone(),
+                board: Arc::clone(board),
+                reconciled: None,
+                failures: 0,
+                resume: None,
+                off: false,
+            };
+            (line, thread::spawn(move || worker.run()))
+        };
+        Self { lines: driven.into_iter().zip(cursors).map(begin).collect(), last }
+    }
+
+    /// Tells that the outbox goes on to `last`.
+    pub fn ring(&self, last: i64) {
+        for (line, _) in &self.lines {
+            line.state().last = last;
+            line.bell.notify_all();
+        }
+    }
+
+    /// Hands actions over where there is no state directory. With `waits`, a sink that has no room is
+    /// waited for, as a finite input can.
+    pub fn hand(&mut self, actions: &[Action], waits: bool) {
+        for (line, _) in &self.lines {
+            let mut state = line.state();
+            for (at, action) in (self.last + 1..).zip(actions) {
+                while waits && state.queue.len() >= QUEUE_MAX && state.ending.is_none() {
+                    line.bell.notify_all();
+                    let waited = line.bell.wait_timeout(state, LOOK);
+                    state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
+                state.last = at;
+                if state.queue.len() >= QUEUE_MAX {
+                    if state.status.dropped == 0 {
+                        error!(
+                            "sink {}: {QUEUE_MAX} lines wait for it: further ones are lost to it; with \
+                             `state_dir` they would wait on disk",
+                            line.name
+                        );
+                    }
+                    state.status.dropped += 1;
+                    state.dropped += 1;
+                } else {
+                    state.queue.push_back((at, action.clone()));
+                }
+            }
+            line.bell.notify_all();
+        }
+        self.last += i64::try_from(actions.len()).unwrap_or(0);
+    }
+
+    /// The last action that each has finished.
+    pub fn cursors(&self) -> Vec<(String, i64)> {
+        self.lines.iter().map(|(line, _)| (line.name.clone(), line.state().cursor)).collect()
+    }
+
+    /// To look at them.
+    pub fn watch(&self) -> Watch {
+        Watch(self.lines.iter().map(|(line, _)| Arc::clone(line)).collect())
+    }
+
+    /// Lets them finish what they can in a limited time, or all of it with `all`; gives what went
+    /// wrong.
+    pub fn finish(&mut self, all: bool) -> Vec<String> {
+        let (limit, patience) = if all { (ALL_MAX, PAUSES.len()) } else { (LAST_MAX, 1) };
+        let until = Instant::now() + limit;
+        for (line, _) in &self.lines {
+            line.state().ending = Some(Ending { until, patience });
+            line.bell.notify_all();
+        }
+        let mut errors = Vec::new();
+        for (line, thread) in self.lines.drain(..) {
+            // A call to the world may hang a little longer; it ends with the process.
+            let patience = until + Duration::from_secs(1);
+            while !thread.is_finished() && Instant::now() < patience {
+                thread::sleep(Duration::from_millis(5));
+            }
+            let state = line.state();
+            let waiting = state.last - state.cursor;
+            if let Some(why) = &state.status.why {
+                errors.push(format!("sink {}: {why}", line.name));
+            } else if waiting > 0 {
+                errors.push(format!("sink {}: {waiting} lines were not delivered", line.name));
+            }
+            if state.status.dropped > 0 {
+                let dropped = state.status.dropped;
+                errors.push(format!("sink {}: {dropped} lines were lost to it", line.name));
+            }
+        }
+        errors
+    }
+}
+
+/// A sink at work.
+struct Worker {
+    line: Arc<Line>,
+    driven: Driven,
+    outbox: Outbox,
+    board: Arc<Board>,
+    /// When the world was compared with the board last.
+    reconciled: Option<Instant>,
+    /// Failures in a row.
+    failures: usize,
+    /// It is not tried again before.
+    resume: Option<Instant>,
+    /// The receiver wants nothing any more.
+    off: bool,
+}
+
+impl Worker {
+    fn run(mut self) {
+        loop {
+            if self.over() {
+                return;
+            }
+            let busy = self.may_work() && self.work();
+            if !busy {
+                self.rest();
+            }
+        }
+    }
+
+    /// Whether everything is done that will be.
+    fn over(&self) -> bool {
+        let state = self.line.state();
+        match state.ending {
+            Some(Ending { until, patience }) => {
+                let done = state.cursor >= state.last
+                    && self.driven.remote.due(SystemTime::now()).is_none();
+                done || Instant::now() >= until || self.failures >= patience
+            }
+            None => false,
+        }
+    }
+
+    fn may_work(&self) -> bool {
+        self.resume.is_none_or(|at| Instant::now() >= at)
+    }
+
+    /// Waits for something to do.
+    fn rest(&self) {
+        let mut wait = LOOK;
+        if let Some(at) = self.resume {
+            wait = wait.min(at.saturating_duration_since(Instant::now()));
+        }
+        if let Some(due) = self.driven.remote.due(SystemTime::now()) {
+            wait = wait.min(due);
+        }
+        let state = self.line.state();
+        let idle = state.cursor >= state.last || !self.may_work();
+        if idle && state.ending.is_none() {
+            let wait = wait.max(Duration::from_millis(1));
+            let _told = self.line.bell.wait_timeout(state, wait);
+        } else {
+            drop(state);
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Does what there is to do; whether there was anything.
+    fn work(&mut self) -> bool {
+        if !self.driven.dry && !self.off && self.reconcile() {
+            return true;
+        }
+        if !self.driven.dry
+            && !self.off
+            && self.driven.remote.due(SystemTime::now()) == Some(Duration::ZERO)
+        {
+            let ticked = self.driven.remote.tick(SystemTime::now());
+            self.note(ticked.err());
+            return true;
+        }
+        let page = match self.page() {
+            Ok(page) => page,
+            Err(error) => {
+                self.note(Some(Trouble::later(error.to_string())));
+                return true;
+            }
+        };
+        if page.is_empty() {
+            return false;
+        }
+        self.deliver(&page);
+        true
+    }
+
+    /// Compares the world with what is active, if it is time.
+    fn reconcile(&mut self) -> bool {
+        let Some(every) = self.driven.remote.reconcile_every() else { return false };
+        if self.reconciled.is_some_and(|last| last.elapsed() < every) {
+            return false;
+        }
+        let active = self.board.active();
+        match self.driven.remote.reconcile(&active, SystemTime::now()) {
+            Ok(mended) => {
+                self.reconciled = Some(Instant::now());
+                if let Some(mended) = mended {
+                    info!("sink {}: {mended}", self.line.name);
+                }
+                self.note(None);
+            }
+            Err(trouble) => {
+                if !matches!(trouble, Trouble::Later { .. }) {
+                    // Nothing that another try would change.
+                    self.reconciled = Some(Instant::now());
+                }
+                self.note(Some(trouble));
+            }
+        }
+        true
+    }
+
+    /// What comes next, with the numbers.
+    fn page(&self) -> Result<Vec<(i64, Action)>, StateError> {
+        let (cursor, last) = {
+            let state = self.line.state();
+            (state.cursor, state.last)
+        };
+        if cursor >= last {
+            return Ok(Vec::new());
+        }
+        match &self.outbox {
+            Outbox::Kept(dir) => {
+                let stored = Db::read_only(dir)?.actions_after(cursor, PAGE)?;
+                let mut page = Vec::new();
+                for one in stored {
+                    match Action::of_json(&one.line) {
+                        Ok(action) => page.push((one.seq, action)),
+                        Err(error) => {
+                            error!("sink {}: action {}: {error}", self.line.name, one.id);
+                        }
+                    }
+                }
+                Ok(page)
+            }
+            Outbox::Memory => {
+                let state = self.line.state();
+                Ok(state.queue.iter().take(PAGE).cloned().collect())
+            }
+        }
+    }
+
+    fn deliver(&mut self, page: &[(i64, Action)]) {
+        let remote = &mut self.driven.remote;
+        let acts = remote.acts();
+        let wanted: Vec<&(i64, Action)> = page
+            .iter()
+            .filter(|(_, action)| !acts || action.mode == "enforce")
+            .filter(|(_, action)| remote.wants(action))
+            .collect();
+        let end = page.last().map_or(0, |(at, _)| *at);
+        if self.driven.dry || self.off {
+            if self.driven.dry {
+                for (_, action) in &wanted {
+                    info!("sink {}: dry: would {}", self.line.name, remote.would(action));
+                }
+            }
+            self.advance(end, 0, if self.off { wanted.len() } else { 0 });
+            return;
+        }
+        let actions: Vec<Action> = wanted.iter().map(|(_, action)| action.clone()).collect();
+        let progress = if actions.is_empty() {
+            Progress::default()
+        } else {
+            remote.deliver(&actions, SystemTime::now())
+        };
+        let done = progress.done.min(actions.len());
+        let next = wanted.get(done).map(|(at, _)| *at);
+        match (&progress.trouble, next) {
+            (Some(Trouble::Refused { why }), Some(at)) => {
+                let refused = actions.get(done).map_or("", |action| action.id.as_str());
+                error!("sink {}: action {refused} is passed over: {why}", self.line.name);
+                self.advance(at, done, 1);
+                self.note(None);
+                return;
+            }
+            (Some(Trouble::Disabled { .. }), Some(_)) => {
+                self.off = true;
+                self.advance(end, done, actions.len() - done);
+            }
+            (_, Some(at)) => self.advance(at - 1, done, 0),
+            (_, None) => self.advance(end, done, 0),
+        }
+        self.note(progress.trouble);
+    }
+
+    /// All up to `cursor` is done, or will never be.
+    fn advance(&self, cursor: i64, delivered: usize, refused: usize) {
+        let mut state = self.line.state();
+        state.cursor = state.cursor.max(cursor);
+        let cursor = state.cursor;
+        while state.queue.front().is_some_and(|(at, _)| *at <= cursor) {
+            state.queue.pop_front();
+        }
+        // What there was no room for has passed too.
+        if state.queue.is_empty() && matches!(self.outbox, Outbox::Memory) {
+            state.cursor = state.last;
+        }
+        state.status.delivered += u64::try_from(delivered).unwrap_or(0);
+        state.status.refused += u64::try_from(refused).unwrap_or(0);
+        drop(state);
+        self.line.bell.notify_all();
+    }
+
+    /// Notes that it works, or what came in the way.
+    fn note(&mut self, trouble: Option<Trouble>) {
+        let mut state = self.line.state();
+        let Some(trouble) = trouble else {
+            self.resume = None;
+            if self.failures > 0 {
+                info!("sink {}: works again", self.line.name);
+                self.failures = 0;
+                state.status.why = None;
+                state.status.state = "working";
+            }
+            return;
+        };
+        let why = trouble.why().to_owned();
+        match trouble {
+            Trouble::Later { after, .. } => {
+                let pause = pause(self.failures).max(after.unwrap_or_default().min(AFTER_MAX));
+                self.resume = Some(Instant::now() + pause);
+                if self.failures == 0 {
+                    error!("sink {}: {why}; its lines wait", self.line.name);
+                }
+                self.failures += 1;
+                state.status.state = "failing";
+            }
+            Trouble::Refused { .. } => {
+                error!("sink {}: {why}", self.line.name);
+                state.status.refused += 1;
+            }
+            Trouble::Disabled { .. } => {
+                error!("sink {}: {why}; it is off until the next start", self.line.name);
+                state.status.state = "disabled";
+            }
+        }
+        state.status.why = Some(why);
+    }
+}
+
+/// How long to wait after so many failures in a row, a fifth longer or shorter.
+fn pause(failures: usize) -> Duration {
+    let base = PAUSES.get(failures).or(PAUSES.last()).copied().unwrap_or(LOOK);
+    // Nothing here needs good chance, only that two programs do not have the same.
+    let chance = RandomState::new().hash_one(failures) % 401;
+    base.mul_f64(0.8 + chance as f64 / 1000.0)
+}
