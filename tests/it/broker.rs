@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 const START_MAX: Duration = Duration::from_secs(180);
 
 /// A broker at work. It is killed when this process lets go of its standard input.
-struct Broker {
+pub struct Broker {
     folder: PathBuf,
     ports: [u16; 3],
     child: Child,
@@ -70,7 +70,7 @@ impl Broker {
         Self { folder, ports, child, _alive: alive }
     }
 
-    fn address(&self) -> String {
+    pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.ports[0])
     }
 
@@ -88,7 +88,7 @@ impl Broker {
 }
 
 /// The broker of all tests that do not stop it.
-fn broker() -> &'static Broker {
+pub fn broker() -> &'static Broker {
     static BROKER: OnceLock<Broker> = OnceLock::new();
     BROKER.get_or_init(Broker::start)
 }
