@@ -12,7 +12,7 @@
 
 use super::{Delivered, Output};
 use crate::action::Action;
-use crate::kafka::{Connection, client_config, explain};
+use crate::kafka::{Connection, Consequence, client_config, consequence, explain};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -37,6 +37,8 @@ struct Reports {
     failed: u64,
     why: Option<String>,
     complaint: Option<String>,
+    /// Why the brokers refuse us.
+    refused: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -59,7 +61,18 @@ impl ClientContext for Ear {
 
     fn error(&self, error: KafkaError, reason: &str) {
         debug!("kafka: {error}: {reason}");
-        self.reports().complaint = Some(reason.to_owned());
+        let mut reports = self.reports();
+        match error.rdkafka_error_code() {
+            // It comes behind what has brought them down, which says more.
+            Some(Code::AllBrokersDown) => {
+                reports.complaint.get_or_insert_with(|| reason.to_owned());
+            }
+            Some(code) if consequence(code) == Consequence::Refused => {
+                reports.refused = Some(format!("{code}: {reason}"));
+                reports.complaint = Some(reason.to_owned());
+            }
+            _ => reports.complaint = Some(reason.to_owned()),
+        }
     }
 }
 
@@ -156,6 +169,12 @@ impl Topic {
             }
             // Long enough to hear what is wrong.
             self.producer.poll(Duration::from_millis(50));
+            if let Some(why) = self.producer.context().reports().refused.take() {
+                return Err(io::Error::other(format!(
+                    "the brokers refuse this client: {why}; see user and password or token under `properties`, and \
+                     the ACLs (WRITE and DESCRIBE on the topic)"
+                )));
+            }
         }
         let complaint = self.producer.context().reports().complaint.take();
         Err(io::Error::other(seen.unwrap_or_else(|| {

@@ -27,7 +27,8 @@
 //!   counted failure, said once, and tried again;
 //! * **reading stops** although there is more (client libraries have had such bugs): a watchdog
 //!   makes the client anew and goes on from what was applied;
-//! * **another consumer has the same `instance_id`**: the older one ends with an error.
+//! * **another consumer comes with the same `instance_id`**: the older one ends with an error, and
+//!   what it has not committed is read by the newer one.
 //!
 //! Offsets are committed once a second, on revocation and at the end, and never beyond what
 //! [`Progress`] says is done; the time up to which the stream was counted goes along as metadata
@@ -288,7 +289,7 @@ pub enum KafkaError {
     },
     /// The brokers refuse us.
     #[error(
-        "kafka: the brokers refuse this client: {0}; see user and password under `properties`, and the ACLs \
+        "kafka: the brokers refuse this client: {0}; see user and password or token under `properties`, and the ACLs \
          (READ and DESCRIBE on the topics, READ on the group)"
     )]
     Refused(String),
@@ -317,9 +318,16 @@ pub enum KafkaError {
     },
     /// Another consumer has our name.
     #[error(
-        "kafka: another consumer in the group uses the same `instance_id`: give every instance its own"
+        "kafka: another consumer in the group `{group}` has come with the same `instance_id: {instance}` and \
+         has the partitions now: give every instance an `instance_id` of its own, or leave it out; nothing is \
+         lost, what was not committed is read by the other"
     )]
-    Fenced,
+    Fenced {
+        /// The group.
+        group: String,
+        /// What both are called.
+        instance: String,
+    },
     /// A pattern cannot be understood.
     #[error("kafka: `{pattern}` is no regular expression: {why}")]
     BadPattern {

@@ -1,15 +1,20 @@
 //! The program against a real Apache Kafka broker, which `tests/kafka/broker.sh` fetches and starts:
-//! members that die or stand still, a broker that restarts, retention, times, TLS and SCRAM.
+//! members that die, stand still or have the same name, a broker that restarts, retention,
+//! compaction, times, TLS and what lets a client in.
 //!
 //! Nothing here is skipped: without Java 17 or Maven these tests fail and say what to install.
 
 use crate::kafka::{
-    DEADLINE, admin, committed, create, finish, kill, numbered, producer, sender,
+    DEADLINE, admin, committed, create, finish, kill, numbered, producer, records, sender,
     share_and_give_back, unique,
 };
+use crate::service::{RULES, Running, Service, until};
 use crate::support::{failed_logins, piped, root, run, stderr, stdout};
-use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
-use rdkafka::producer::Producer;
+use rdkafka::admin::{AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseRecord, Producer};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -21,7 +26,7 @@ use std::time::{Duration, Instant};
 const START_MAX: Duration = Duration::from_secs(180);
 
 /// A broker at work. It is killed when this process lets go of its standard input.
-struct Broker {
+pub struct Broker {
     folder: PathBuf,
     ports: [u16; 3],
     child: Child,
@@ -70,7 +75,7 @@ impl Broker {
         Self { folder, ports, child, _alive: alive }
     }
 
-    fn address(&self) -> String {
+    pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.ports[0])
     }
 
@@ -88,7 +93,7 @@ impl Broker {
 }
 
 /// The broker of all tests that do not stop it.
-fn broker() -> &'static Broker {
+pub fn broker() -> &'static Broker {
     static BROKER: OnceLock<Broker> = OnceLock::new();
     BROKER.get_or_init(Broker::start)
 }
@@ -115,11 +120,14 @@ impl Member {
 }
 
 fn member(topic: &str, group: &str, address: &str, properties: &str) -> Member {
-    let folder = tempfile::tempdir().unwrap();
-    let config = format!(
+    configured(&format!(
         "source: {{ kafka: {{ brokers: [\"{address}\"], topics: [{topic}], group: {group}, \
          properties: {{ {properties} }} }} }}\n"
-    );
+    ))
+}
+
+fn configured(config: &str) -> Member {
+    let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("portcullis.yaml"), config).unwrap();
     let child = piped(folder.path(), &["run", "--summary", "json"]);
     Member { child, _folder: folder }
@@ -276,30 +284,208 @@ fn times_are_looked_up_and_members_share_as_kafka_does_it() {
     share_and_give_back(&address, &topic);
 }
 
+/// Who shows this over TLS is let in with source, sink and dead letters; who shows the wrong thing is
+/// told at once that it is wrong, without a word of the secret.
+fn lets_in(right: &str, wrong: &str, secret: &str) {
+    let broker = broker();
+    let address = broker.address();
+    let (topic, group) = (unique("secret"), unique("g"));
+    let (actions, bad) = (unique("actions"), unique("bad"));
+    create(&address, &topic, 2);
+    create(&address, &actions, 1);
+    create(&address, &bad, 1);
+    let mut lines: Vec<String> =
+        failed_logins(25, 1, "203.0.113.7").lines().map(str::to_owned).collect();
+    let broken = r#"{"message":"FAILED_LOGIN: email=a"#;
+    lines.push(broken.to_owned());
+    sender(&address, &topic).lines(0, &lines);
+    let (brokers, ca) = (format!("127.0.0.1:{}", broker.ports[2]), broker.folder.join("ca.pem"));
+    let properties = |shown: &str| {
+        format!("security.protocol: SASL_SSL, {shown}, ssl.ca.location: '{}'", ca.display())
+    };
+    let sink = |shown: &str| {
+        let properties = properties(shown);
+        format!(
+            "sinks: [{{ kafka: {{ brokers: ['{brokers}'], topic: {actions}, properties: {{ {properties} }} }} }}]\n"
+        )
+    };
+    let source = |shown: &str| {
+        let properties = properties(shown);
+        format!(
+            "source: {{ kafka: {{ brokers: ['{brokers}'], topics: [{topic}], group: {group}, \
+             dead_letter: {bad}, properties: {{ {QUICK}, {properties} }} }} }}\n"
+        )
+    };
+    let refused = |config: &str| {
+        let begun = Instant::now();
+        let output = configured(config).output();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(!said.contains(secret), "{said}");
+        if cfg!(feature = "kafka-tls") {
+            let why = said.contains("refuse this client") && said.contains("uthentication");
+            assert!(why && said.contains("`properties`"), "{said}");
+            assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+        } else {
+            assert!(said.contains("--features kafka-tls"), "{said}");
+        }
+    };
+    refused(&source(wrong));
+    refused(&sink(wrong));
+    if !cfg!(feature = "kafka-tls") {
+        return;
+    }
+    let member = configured(&(source(right) + &sink(right)));
+    wait_committed(&address, &group, &topic, [26, 0]);
+    member.end();
+    let sent = records(&address, &actions, 1);
+    assert!(sent[0].2.contains("203.0.113.7"), "{sent:?}");
+    assert_eq!(records(&address, &bad, 1)[0].2, broken);
+}
+
 #[test]
 fn tls_and_scram_let_in_whoever_has_the_password() {
-    let broker = broker();
-    let (topic, group) = (unique("secret"), unique("g"));
-    create(&broker.address(), &topic, 2);
-    sender(&broker.address(), &topic).lines(0, &numbered(0, 10));
-    let with = |password: &str| {
-        let properties = format!(
-            "{QUICK}, security.protocol: SASL_SSL, sasl.mechanism: SCRAM-SHA-512, sasl.username: tester, \
-             sasl.password: {password}, ssl.ca.location: \"{}\"",
-            broker.folder.join("ca.pem").display()
-        );
-        member(&topic, &group, &format!("127.0.0.1:{}", broker.ports[2]), &properties)
+    let shown = |password: &str| {
+        format!("sasl.mechanism: SCRAM-SHA-512, sasl.username: tester, sasl.password: {password}")
     };
-    let refused = with("wrong-secret").output();
-    let said = stderr(&refused);
-    assert_eq!(refused.status.code(), Some(2), "{said}");
-    assert!(!said.contains("wrong-secret"), "{said}");
-    if cfg!(feature = "kafka-tls") {
-        assert!(said.contains("refuse this client") && said.contains("uthentication"), "{said}");
-        let member = with("tester-secret");
-        wait_committed(&broker.address(), &group, &topic, [10, 0]);
-        member.end();
-    } else {
-        assert!(said.contains("--features kafka-tls"), "{said}");
+    lets_in(&shown("tester-secret"), &shown("wrong-secret"), "wrong-secret");
+}
+
+#[test]
+fn tls_and_plain_let_in_whoever_has_the_password() {
+    let shown = |password: &str| {
+        format!("sasl.mechanism: PLAIN, sasl.username: tester, sasl.password: {password}")
+    };
+    lets_in(&shown("tester-secret"), &shown("wrong-secret"), "wrong-secret");
+}
+
+#[test]
+fn tls_and_oauthbearer_let_in_whoever_has_a_token_for_this() {
+    let shown = |scope: &str| {
+        format!(
+            "sasl.mechanisms: OAUTHBEARER, enable.sasl.oauthbearer.unsecure.jwt: true, \
+             sasl.oauthbearer.config: \"principal=tester scope={scope}\""
+        )
+    };
+    lets_in(&shown("logs"), &shown("other-things"), "other-things");
+}
+
+/// The offsets of the records that are in a partition.
+fn offsets(address: &str, topic: &str) -> Vec<i64> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", address)
+        .set("group.id", unique("look"))
+        .set("enable.partition.eof", "true")
+        .create()
+        .unwrap();
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, 0, Offset::Beginning).unwrap();
+    consumer.assign(&list).unwrap();
+    let mut found = Vec::new();
+    loop {
+        match consumer.poll(DEADLINE) {
+            Some(Ok(message)) => found.push(message.offset()),
+            Some(Err(KafkaError::PartitionEOF(_))) => return found,
+            other => panic!("{other:?}"),
+        }
     }
+}
+
+#[test]
+fn what_compaction_has_left_is_read_and_a_place_in_a_gap_is_no_loss() {
+    let address = broker().address();
+    let (topic, group) = (unique("compacted"), unique("g"));
+    let new = NewTopic::new(&topic, 1, TopicReplication::Fixed(1))
+        .set("cleanup.policy", "compact")
+        .set("segment.ms", "10000")
+        .set("min.cleanable.dirty.ratio", "0.01");
+    finish(admin(&address).create_topics(&[new], &AdminOptions::new())).unwrap();
+    let sending = producer(&address, &[]);
+    // Ten keys, written again and again; one segment holds what was written within ten seconds.
+    let send = |n: i64| {
+        let (key, value) = (format!("key {}", n % 10), format!("line {n}"));
+        let record: BaseRecord<'_, str, str> = BaseRecord::to(&topic)
+            .key(key.as_str())
+            .payload(value.as_str())
+            .timestamp(1_000_000 + n * 10);
+        sending.send(record).map_err(|(error, _)| error).unwrap();
+        sending.flush(DEADLINE).unwrap();
+    };
+    (0..50).for_each(send);
+    let source = |group: &str| {
+        format!(
+            "source: {{ kafka: {{ brokers: ['{address}'], topics: [{topic}], group: {group} }} }}\n"
+        )
+    };
+    let read = |service: &mut Service, group: &str, end: i64| {
+        let mut running = service.start();
+        let at_end =
+            || committed(&address, group, &topic, 0).is_some_and(|(offset, _)| offset == end);
+        until(|| running.goes_on() && at_end(), &|| format!("{end} is not committed"));
+        let said = running.stop();
+        let summary: serde_json::Value =
+            serde_json::from_str(said.lines().last().unwrap()).unwrap();
+        assert_eq!(summary["lag"]["total"], 0, "{said}");
+        assert_eq!(summary["errors"], serde_json::json!([]), "{said}");
+        let complaint = ["gone", "expired", "retention", "WARN", "ERROR", "again"];
+        assert!(complaint.iter().all(|word| !said.contains(word)), "{said}");
+        summary["lines"]["total"].as_i64().unwrap()
+    };
+    // One with a state directory, one that has only what the group has committed.
+    let stored = source(&group) + "state_dir: ./state\n";
+    let (mut stored, other) = (Service::new(&stored, RULES), unique("g"));
+    let mut grouped = Service::new(&source(&other), RULES);
+    assert_eq!(read(&mut stored, &group, 50), 50);
+    assert_eq!(read(&mut grouped, &other, 50), 50);
+
+    (50..100).for_each(send);
+    // A later one, in the segment that is written, is never compacted: nor is it held up by this.
+    send(10_000);
+    let left: Vec<i64> = (90..=100).collect();
+    until(|| offsets(&address, &topic) == left, &|| {
+        format!("it is not compacted: {:?}", offsets(&address, &topic))
+    });
+    assert_eq!(read(&mut stored, &group, 101), 11);
+    assert_eq!(read(&mut grouped, &other, 101), 11);
+    let group = unique("g");
+    let mut fresh = Service::new(&source(&group), RULES);
+    assert_eq!(read(&mut fresh, &group, 101), 11);
+}
+
+#[test]
+fn of_two_with_the_same_instance_id_the_older_one_ends_and_says_why() {
+    let address = broker().address();
+    let (topic, group) = (unique("twins"), unique("g"));
+    create(&address, &topic, 2);
+    let start = || {
+        let mut service = Service::new(
+            &format!(
+                "source: {{ kafka: {{ brokers: ['{address}'], topics: [{topic}], group: {group}, \
+                 instance_id: twin, properties: {{ {QUICK} }} }} }}\n"
+            ),
+            RULES,
+        );
+        let mut running = service.start();
+        running.wait_until_it_says("kafka: assigned");
+        (service, running)
+    };
+    let fenced = |(_service, mut running): (Service, Running), code: i32| {
+        assert_eq!(running.wait().code(), Some(code), "{}", running.said());
+        let said = running.said();
+        for part in ["`instance_id: twin`", &group, "of its own"] {
+            assert!(said.contains(part), "no `{part}` in {said}");
+        }
+    };
+    // One that has read nothing could not begin.
+    let first = start();
+    let second = start();
+    fenced(first, 2);
+    sender(&address, &topic).lines(0, &numbered(0, 10));
+    wait_committed(&address, &group, &topic, [10, 0]);
+    // What comes while they change places is read by the newer one.
+    let third = start();
+    sender(&address, &topic).lines(1, &numbered(0, 10));
+    fenced(second, 1);
+    wait_committed(&address, &group, &topic, [10, 10]);
+    third.1.stop();
 }

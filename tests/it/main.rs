@@ -19,7 +19,8 @@
 //! * [`kafka`]: the Kafka source and sink, against brokers inside the test
 //! * [`broker`]: the same with a real Apache Kafka, where only that tells the truth; needs Java 17
 //!   and Maven
-//! * [`partitions`]: several partitions of a topic in one order, killed and fetched in any way
+//! * [`partitions`]: several partitions of a topic in one order, killed and fetched in any way; what
+//!   is killed reads from the broker of [`broker`]
 //! * [`simulation`]: many instances, crashes and restarts on a log in memory, against one machine
 //! * [`memory`]: ceilings that hold under floods and monsters
 //! * [`state`]: what lasts: errors, damage, faults of the disk at every single write

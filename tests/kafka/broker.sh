@@ -7,8 +7,9 @@
 #   broker.sh fetch                 only fill the cache
 #   broker.sh run FOLDER PORT CONTROLLER_PORT [SASL_PORT]
 #
-# With SASL_PORT there is a listener with TLS and SCRAM too, with a certificate made on the spot
-# (FOLDER/ca.pem) and the user `tester` with the password `tester-secret`.
+# With SASL_PORT there is a listener with TLS, too, with a certificate made on the spot
+# (FOLDER/ca.pem). By SCRAM and PLAIN it lets in the user `tester` with the password
+# `tester-secret`; by OAUTHBEARER whoever has a token, unsigned, with the scope `logs`.
 set -euo pipefail
 version=${KAFKA_VERSION:-4.1.0}
 here=$(cd "$(dirname "$0")" && pwd)
@@ -45,8 +46,8 @@ fetch() {
 
 case ${1:-} in
 fetch) fetch; exit 0 ;;
-run) [ $# -ge 4 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; } ;;
-*) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+run) [ $# -ge 4 ] || { sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2; } ;;
+*) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 fetch
 folder=$2 port=$3 controller=$4 sasl=${5:-}
@@ -84,6 +85,7 @@ group.min.session.timeout.ms=1000
 log.retention.check.interval.ms=1000
 log.initial.task.delay.ms=500
 log.segment.delete.delay.ms=100
+log.cleaner.backoff.ms=200
 PROPERTIES
 if [ -n "$sasl" ] && [ ! -e "$folder/broker.p12" ]; then
   keytool -genkeypair -alias broker -keyalg EC -groupname secp256r1 -dname CN=127.0.0.1 \
@@ -97,7 +99,9 @@ if [ -n "$sasl" ]; then
 listener.name.sasl.ssl.keystore.location=$folder/broker.p12
 listener.name.sasl.ssl.keystore.password=changeit
 listener.name.sasl.ssl.keystore.type=PKCS12
-listener.name.sasl.sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.sasl.sasl.enabled.mechanisms=SCRAM-SHA-512,PLAIN,OAUTHBEARER
+listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_tester="tester-secret";
+listener.name.sasl.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker" unsecuredValidatorRequiredScope="logs";
 listener.name.sasl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 PROPERTIES
 fi

@@ -327,7 +327,7 @@ pub(super) fn consume(
             reader.handed = reader.parts.iter().map(|part| (part.source, part.next)).collect();
         }
         // A fenced member has nothing to say in the group any more.
-        reader.close(consumer, !matches!(ended, Err(KafkaError::Fenced)));
+        reader.close(consumer, !matches!(ended, Err(KafkaError::Fenced { .. })));
         match ended? {
             End::Done => return Ok(()),
             End::Anew => {}
@@ -534,7 +534,7 @@ impl Reader<'_> {
                 Some(Err(ClientError::PartitionEOF(partition))) => self.end_of(partition),
                 Some(Err(ClientError::MessageConsumptionFatal(code))) => {
                     return Err(match code {
-                        Code::Fenced | Code::FencedInstanceId => KafkaError::Fenced,
+                        Code::Fenced | Code::FencedInstanceId => self.fenced(),
                         code => KafkaError::Client(format!("the client gave up: {code}")),
                     });
                 }
@@ -544,6 +544,13 @@ impl Reader<'_> {
         }
         self.hand_over();
         Ok(())
+    }
+
+    fn fenced(&self) -> KafkaError {
+        KafkaError::Fenced {
+            group: self.settings.group.clone(),
+            instance: self.settings.instance_id.clone().unwrap_or_default(),
+        }
     }
 
     fn take(&mut self, message: &BorrowedMessage<'_>) {
