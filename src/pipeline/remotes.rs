@@ -136,6 +136,18 @@ impl Remotes {
         outbox: &Outbox,
         board: &Arc<Board>,
     ) -> Self {
+        Self::start_at(driven, cursors, last, outbox, board, 1.0)
+    }
+
+    /// Starts them in a world whose hours are shorter by `pace`, so that a test need not wait.
+    fn start_at(
+        driven: Vec<Driven>,
+        cursors: &[i64],
+        last: i64,
+        outbox: &Outbox,
+        board: &Arc<Board>,
+        pace: f64,
+    ) -> Self {
         let begin = |(driven, cursor): (Driven, &i64)| {
             let name = driven.remote.name();
             let state = if driven.dry { "dry" } else { "working" };
@@ -162,6 +174,7 @@ impl Remotes {
                 driven,
                 outbox: outbox.clone(),
                 board: Arc::clone(board),
+                pace,
                 reconciled: None,
                 failures: 0,
                 resume: None,
@@ -259,6 +272,8 @@ struct Worker {
     driven: Driven,
     outbox: Outbox,
     board: Arc<Board>,
+    /// By how much pauses are shorter.
+    pace: f64,
     /// When the world was compared with the board last.
     reconciled: Option<Instant>,
     /// Failures in a row.
@@ -481,7 +496,7 @@ impl Worker {
         match trouble {
             Trouble::Later { after, .. } => {
                 let pause = pause(self.failures).max(after.unwrap_or_default().min(AFTER_MAX));
-                self.resume = Some(Instant::now() + pause);
+                self.resume = Some(Instant::now() + pause.div_f64(self.pace));
                 if self.failures == 0 {
                     error!("sink {}: {why}; its lines wait", self.line.name);
                 }
@@ -507,4 +522,242 @@ fn pause(failures: usize) -> Duration {
     // Nothing here needs good chance, only that two programs do not have the same.
     let chance = RandomState::new().hash_one(failures) % 401;
     base.mul_f64(0.8 + chance as f64 / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::action::{Op, Target};
+    use crate::detect::condition::ActionKind;
+    use crate::detect::rule::{Mode, Rule};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    /// What a sink of the tests does next, and what it has done.
+    #[derive(Debug, Default)]
+    struct World {
+        /// It takes nothing.
+        dead: AtomicBool,
+        /// Calls that came.
+        calls: AtomicUsize,
+        /// Ids that it has confirmed, in order.
+        done: Mutex<Vec<String>>,
+        reconciled: AtomicUsize,
+    }
+
+    #[derive(Debug)]
+    struct Fake {
+        name: &'static str,
+        world: Arc<World>,
+        acts: bool,
+        /// At most so many at once.
+        takes: usize,
+        /// The answer to an id that it will never take.
+        never: Option<(String, Trouble)>,
+    }
+
+    impl Fake {
+        fn new(name: &'static str) -> (Self, Arc<World>) {
+            let world = Arc::new(World::default());
+            let fake = Self { name, world: Arc::clone(&world), acts: false, takes: 7, never: None };
+            (fake, world)
+        }
+
+        fn driven(self, dry: bool) -> Driven {
+            Driven { remote: Box::new(self), dry }
+        }
+    }
+
+    impl Remote for Fake {
+        fn name(&self) -> String {
+            self.name.to_owned()
+        }
+
+        fn acts(&self) -> bool {
+            self.acts
+        }
+
+        fn wants(&self, action: &Action) -> bool {
+            action.op == Op::Start
+        }
+
+        fn deliver(&mut self, actions: &[Action], _: SystemTime) -> Progress {
+            self.world.calls.fetch_add(1, Ordering::Relaxed);
+            if self.world.dead.load(Ordering::Relaxed) {
+                return Progress::until(0, Trouble::later("it is dead"));
+            }
+            for (done, action) in actions.iter().enumerate() {
+                match &self.never {
+                    Some((id, trouble)) if *id == action.id => {
+                        return Progress::until(done, trouble.clone());
+                    }
+                    _ if done == self.takes => {
+                        return Progress::until(done, Trouble::later("enough for now"));
+                    }
+                    _ => self.world.done.lock().unwrap().push(action.id.clone()),
+                }
+            }
+            Progress::all(actions)
+        }
+
+        fn reconcile(
+            &mut self,
+            _: &[crate::action::decision::Decision],
+            _: SystemTime,
+        ) -> Result<Option<String>, Trouble> {
+            if self.world.dead.load(Ordering::Relaxed) {
+                return Err(Trouble::later("it is dead"));
+            }
+            self.world.reconciled.fetch_add(1, Ordering::Relaxed);
+            Ok(None)
+        }
+
+        fn reconcile_every(&self) -> Option<Duration> {
+            self.acts.then_some(Duration::from_secs(3600))
+        }
+
+        fn test(&mut self, _: SystemTime) -> Result<String, String> {
+            Ok(String::new())
+        }
+    }
+
+    fn action(number: usize, op: Op, mode: Mode) -> Action {
+        let target = Target { kind: "ip".to_owned(), value: Some(format!("203.0.113.{number}")) };
+        let rule = Rule { id: "r".to_owned(), pack: "p".to_owned(), ..Rule::default() };
+        Action {
+            id: format!("{number:016x}"),
+            time: "2025-08-03T22:30:00.000000Z".to_owned(),
+            ..Action::of_rule(&rule, target, ActionKind::Block, op, mode, None)
+        }
+    }
+
+    fn starts(numbers: std::ops::Range<usize>) -> Vec<Action> {
+        numbers.map(|number| action(number, Op::Start, Mode::Enforce)).collect()
+    }
+
+    fn ids(actions: &[Action]) -> Vec<String> {
+        actions.iter().map(|action| action.id.clone()).collect()
+    }
+
+    fn until(what: &str, holds: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !holds() {
+            assert!(Instant::now() < deadline, "not in time: {what}");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// A day lasts less than nine seconds.
+    const PACE: f64 = 10_000.0;
+
+    fn start(driven: Vec<Driven>) -> Remotes {
+        let cursors = vec![0; driven.len()];
+        let board = Arc::new(Board::default());
+        Remotes::start_at(driven, &cursors, 0, &Outbox::Memory, &board, PACE)
+    }
+
+    #[test]
+    fn an_hour_of_death_loses_nothing_and_holds_nobody_else_up() {
+        let ((dead, dead_world), (alive, alive_world)) = (Fake::new("dead"), Fake::new("alive"));
+        dead_world.dead.store(true, Ordering::Relaxed);
+        let mut remotes = start(vec![dead.driven(false), alive.driven(false)]);
+        let actions = starts(0..100);
+        let begun = Instant::now();
+        for some in actions.chunks(10) {
+            remotes.hand(some, false);
+        }
+        until("the other goes on", || alive_world.done.lock().unwrap().len() == 100);
+        let hour = Duration::from_secs(3600).div_f64(PACE);
+        thread::sleep(hour.saturating_sub(begun.elapsed()));
+        let watch = remotes.watch();
+        let failing = watch.statuses().remove(0);
+        assert_eq!((failing.state, failing.waiting), ("failing", 100));
+        assert_eq!(failing.why.as_deref(), Some("it is dead"));
+        let calls = dead_world.calls.load(Ordering::Relaxed);
+        assert!((8..40).contains(&calls), "{calls} calls in an hour");
+        dead_world.dead.store(false, Ordering::Relaxed);
+        until("all is delivered", || dead_world.done.lock().unwrap().len() == 100);
+        until("it works again", || watch.statuses().remove(0).state == "working");
+        assert_eq!(remotes.finish(false), Vec::<String>::new());
+        for world in [dead_world, alive_world] {
+            assert_eq!(*world.done.lock().unwrap(), ids(&actions));
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_passed_over_and_counted() {
+        let (mut fake, world) = Fake::new("picky");
+        fake.never = Some((format!("{:016x}", 3), Trouble::refused("not this one")));
+        let mut remotes = start(vec![fake.driven(false)]);
+        remotes.hand(&starts(0..6), false);
+        until("the rest is done", || world.done.lock().unwrap().len() == 5);
+        let watch = remotes.watch();
+        until("it is counted", || watch.statuses().remove(0).delivered == 5);
+        assert_eq!(watch.statuses().remove(0).refused, 1);
+        remotes.finish(false);
+    }
+
+    #[test]
+    fn a_receiver_that_wants_nothing_more_is_left_alone() {
+        let (mut fake, world) = Fake::new("gone");
+        let gone = Trouble::Disabled { why: "410".to_owned() };
+        fake.never = Some((format!("{:016x}", 2), gone));
+        let mut remotes = start(vec![fake.driven(false)]);
+        remotes.hand(&starts(0..3), false);
+        let watch = remotes.watch();
+        until("it is off", || watch.statuses().remove(0).state == "disabled");
+        let calls = world.calls.load(Ordering::Relaxed);
+        remotes.hand(&starts(3..6), false);
+        until("nothing waits", || watch.statuses().remove(0).waiting == 0);
+        assert_eq!(world.calls.load(Ordering::Relaxed), calls);
+        assert_eq!(watch.statuses().remove(0).refused, 4);
+        assert_eq!(remotes.finish(false), ["sink gone: 410"]);
+    }
+
+    #[test]
+    fn a_dry_sink_and_a_shadow_decision_touch_nothing() {
+        let ((mut dry, dry_world), (mut wet, wet_world)) = (Fake::new("dry"), Fake::new("wet"));
+        (dry.acts, wet.acts) = (true, true);
+        let mut remotes = start(vec![dry.driven(true), wet.driven(false)]);
+        let mut actions = starts(0..2);
+        actions.push(action(2, Op::Start, Mode::Shadow));
+        actions.push(action(3, Op::Withheld, Mode::Enforce));
+        remotes.hand(&actions, false);
+        let watch = remotes.watch();
+        until("nothing waits", || watch.statuses().iter().all(|sink| sink.waiting == 0));
+        assert_eq!(*wet_world.done.lock().unwrap(), ids(&starts(0..2)));
+        assert_eq!(wet_world.reconciled.load(Ordering::Relaxed), 1);
+        assert_eq!(dry_world.calls.load(Ordering::Relaxed), 0);
+        assert_eq!(dry_world.reconciled.load(Ordering::Relaxed), 0);
+        assert_eq!(watch.statuses().remove(0).state, "dry");
+        remotes.finish(false);
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_is_counted_and_told() {
+        let (fake, world) = Fake::new("slow");
+        world.dead.store(true, Ordering::Relaxed);
+        let mut remotes = start(vec![fake.driven(false)]);
+        let one = starts(0..1);
+        for _ in 0..QUEUE_MAX + 5 {
+            remotes.hand(&one, false);
+        }
+        let watch = remotes.watch();
+        assert_eq!(watch.statuses().remove(0).dropped, 5);
+        assert_eq!((watch.take_dropped(), watch.take_dropped()), (5, 0));
+        let errors = remotes.finish(false);
+        assert_eq!(errors, ["sink slow: it is dead", "sink slow: 5 lines were lost to it"]);
+    }
+
+    #[test]
+    fn whoever_can_wait_loses_nothing() {
+        let (mut fake, world) = Fake::new("slow");
+        fake.takes = 500;
+        let mut remotes = start(vec![fake.driven(false)]);
+        let actions = starts(0..3);
+        for _ in 0..QUEUE_MAX {
+            remotes.hand(&actions, true);
+        }
+        assert_eq!(remotes.finish(true), Vec::<String>::new());
+        assert_eq!(world.done.lock().unwrap().len(), QUEUE_MAX * 3);
+    }
 }

@@ -286,3 +286,89 @@ fn a_mistake_or_a_file_that_is_gone_changes_nothing_and_is_said() {
     fs::rename(service.path("elsewhere.yaml"), service.path("portcullis.yaml")).unwrap();
     running.stop();
 }
+
+#[test]
+fn whoever_comes_onto_the_allowlist_is_let_go_at_once() {
+    for way in ways() {
+        let mut service = service(&way, &rules(&[GONE, BLOCK]));
+        service.append(LOG, "");
+        let mut running = service.start();
+        running.wait_until_it_says(": following");
+        for ip in ["203.0.113.7", "203.0.113.200", "198.51.100.1"] {
+            service.append(LOG, &failures(0, 21, ip));
+        }
+        let anna = login(START + 21 * SECOND, "192.0.2.1", "anna") + "\n";
+        service.append(LOG, &anna.repeat(2));
+        // Every user of the failures was tried from three addresses.
+        until(|| running.goes_on() && service.lines(ACTIONS).len() == 25, &|| way.clone());
+        let before = fs::read_to_string(service.path("portcullis.yaml")).unwrap();
+        let allow = "allow:\n  - { ip: 203.0.113.0/25, comment: office }\n  - { user: anna@example.org, comment: a }\n";
+        service.write("portcullis.yaml", &format!("{before}{allow}"));
+        running.signal("HUP");
+        until(|| running.goes_on() && service.lines(ACTIONS).len() == 27, &|| way.clone());
+        let mut lifted = short(&service.lines(ACTIONS)[25..]);
+        lifted.sort();
+        assert_eq!(lifted, ["end block 203.0.113.7", "end gone anna@example.org"], "{way}");
+        let line = service.lines(ACTIONS)[25..].join("");
+        assert!(line.contains("block of 203.0.113.7 lifted: it is on the allowlist now"), "{line}");
+        running.stop();
+        // They are let go of only once, also after a restart.
+        if way.starts_with("state") {
+            service.catch_up(LOG);
+            assert_eq!(service.lines(ACTIONS).len(), 27);
+            service.verify();
+        }
+    }
+}
+
+#[test]
+fn decisions_made_before_a_kill_outlive_the_rules_that_made_them() {
+    let changed = [
+        // Gone, and one that would have fired elsewhere.
+        rules(&[FRESH, "id: block, per: ip, when: count > 5 within 1h, then: block for 2h"]),
+        // None of them would have fired.
+        rules(&["id: block, per: ip, when: count > 90 within 1h, then: block for 1m"]),
+        // The same times, other lengths.
+        rules(&[
+            "id: gone, per: user, when: count >= 2 within 1h, then: lock for 1m",
+            "id: block, per: ip, when: count > 20 within 1h, then: block for 9h",
+        ]),
+    ];
+    for changed in changed {
+        let mut service = service("state_dir: ./state\ncheckpoint: 1h\n", &rules(&[GONE, BLOCK]));
+        service.append(LOG, "");
+        let mut running = service.start();
+        running.wait_until_it_says(": following");
+        service.append(LOG, &failures(0, 21, "203.0.113.7"));
+        let anna = login(START + 21 * SECOND, "192.0.2.1", "anna") + "\n";
+        service.append(LOG, &anna.repeat(2));
+        until(|| running.goes_on() && service.has_read(LOG), &String::new);
+        until(|| running.goes_on() && service.lines(ACTIONS).len() == 2, &String::new);
+        running.kill();
+        let (before, _) = service.decisions();
+        service.write("rules.yaml", &changed);
+        service.catch_up(LOG);
+        let (after, _) = service.decisions();
+        for decision in &before {
+            let same = after.iter().filter(|other| other.value == decision.value);
+            let same: Vec<_> = same.filter(|other| other.action == decision.action).collect();
+            assert_eq!(same, [decision], "{changed}{:#?}", service.lines(ACTIONS));
+        }
+        // Each ends when it was said that it would.
+        service.append(LOG, &failures(7200, 3, "198.51.100.9"));
+        service.catch_up(LOG);
+        let ends: Vec<String> = service
+            .lines(ACTIONS)
+            .into_iter()
+            .filter(|line| line.contains(r#""op":"end""#))
+            .collect();
+        for decision in &before {
+            let own: Vec<&String> =
+                ends.iter().filter(|line| line.contains(&decision.id)).collect();
+            assert_eq!(own.len(), 1, "{changed}{ends:#?}");
+            let time = portcullis::decode::time::format(decision.until.unwrap());
+            assert!(own[0].contains(&format!(r#""time":"{time}""#)), "{own:?}");
+        }
+        service.verify();
+    }
+}
