@@ -14,7 +14,9 @@ pub mod metrics;
 pub mod openapi;
 pub mod reply;
 pub mod routes;
+pub mod target;
 
+use crate::action::escape;
 use crate::action::order::Carried;
 use crate::config::size;
 use crate::decide::board::Board;
@@ -295,14 +297,17 @@ impl Drop for Server {
     }
 }
 
-/// What was carried out for somebody, for the log.
-fn audit(who: &auth::Who, what: &str, carried: &Carried) {
-    let refused = carried.refused.as_deref().map_or_else(String::new, |why| format!(": {why}"));
+/// What became of an order, for the log.
+fn audit(who: &auth::Who, what: &str, because: &str, carried: &Carried) {
+    let done = match &carried.refused {
+        Some(why) => format!("refused: {why}"),
+        None => format!("{} lines, {} lifted", carried.actions.len(), carried.lifted.len()),
+    };
     tracing::info!(
-        "{what} by {} from {}: {} lines, {} lifted{refused}",
+        "{} from {}: {} ({}): {done}",
         who.name,
         who.peer,
-        carried.actions.len(),
-        carried.lifted.len()
+        escape(what),
+        escape(because)
     );
 }

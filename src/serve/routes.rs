@@ -22,11 +22,12 @@ const fn route(method: &'static str, path: &'static str, need: Need) -> Route {
 }
 
 /// All of them.
-pub const ROUTES: [Route; 17] = [
+pub const ROUTES: [Route; 18] = [
     route("GET", "/health", Need::Nothing),
     route("GET", "/ready", Need::Read),
     route("GET", "/metrics", Need::Read),
     route("GET", "/openapi.json", Need::Read),
+    route("GET", "/api/status", Need::Read),
     route("GET", "/api/decisions", Need::Read),
     route("GET", "/api/why/{target}", Need::Read),
     route("POST", "/api/block", Need::Operator),
