@@ -47,6 +47,133 @@ pub enum Command {
     Config(Config),
     /// Look into a state directory (`state_dir`), check it, or give room back
     State(State),
+    /// Say how a running Portcullis is
+    Status(Server),
+    /// List what is in force, or what was (`--history`)
+    Decisions(Decisions),
+    /// Say how an address or account stands: what was counted, and what is in force
+    Why(Target),
+    /// Keep an address or a range out
+    Block(Hold),
+    /// Keep an account closed
+    Lock(Hold),
+    /// Demand a second factor of an account
+    #[command(name = "require-2fa")]
+    Require2fa(Hold),
+    /// End everything that is active against an address or account
+    Lift(Lift),
+    /// Add an entry to the allowlist, which also lifts what it covers
+    Allow(Allow),
+    /// Take an entry that was added by hand away again
+    Disallow(Disallow),
+}
+
+/// How to reach a running Portcullis.
+#[derive(Debug, Clone, Args)]
+pub struct Server {
+    /// Where it serves; default: $PORTCULLIS_URL, else `serve.listen` of the configuration, else
+    /// http://127.0.0.1:7979
+    #[arg(long, value_name = "URL", env = "PORTCULLIS_URL")]
+    pub url: Option<String>,
+    /// A file whose first line is the token; default: the token in $PORTCULLIS_TOKEN
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<String>,
+    /// A PEM file with the authority that signed its certificate, instead of the usual ones
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<String>,
+}
+
+/// Flags of `decisions`.
+#[derive(Debug, Args)]
+pub struct Decisions {
+    /// Also those that have ended, the newest first
+    #[arg(long)]
+    pub history: bool,
+    /// How many at most; the newest are given
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u32>,
+    /// Only block, lock, require_2fa or alert
+    #[arg(long, value_name = "ACTION")]
+    pub action: Option<String>,
+    /// Only enforce or shadow
+    #[arg(long, value_name = "MODE")]
+    pub mode: Option<String>,
+    /// Only what is about this address, range or account
+    #[arg(long, value_name = "TARGET")]
+    pub target: Option<String>,
+    /// Only what this rule started
+    #[arg(long, value_name = "RULE")]
+    pub rule: Option<String>,
+    /// How to reach it
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// At whom.
+#[derive(Debug, Args)]
+pub struct Target {
+    /// An address, a range, a name or e-mail address, or user_id:ID
+    #[arg(value_name = "TARGET")]
+    pub target: String,
+    /// How to reach it
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// Flags of `block`, `lock` and `require-2fa`.
+#[derive(Debug, Args)]
+pub struct Hold {
+    /// At whom
+    #[command(flatten)]
+    pub at: Target,
+    /// How long, for example 1h or 30d
+    #[arg(long, value_name = "TIME")]
+    pub r#for: String,
+    /// Why, for whoever reads it later
+    #[arg(long, value_name = "TEXT")]
+    pub because: String,
+    /// Although a guard speaks against it
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Flags of `lift`.
+#[derive(Debug, Args)]
+pub struct Lift {
+    /// At whom
+    #[command(flatten)]
+    pub at: Target,
+    /// Why, for whoever reads it later
+    #[arg(long, value_name = "TEXT")]
+    pub because: Option<String>,
+    /// How long nothing is decided against it again; default: 0s
+    #[arg(long, value_name = "TIME")]
+    pub grace: Option<String>,
+}
+
+/// Flags of `allow`.
+#[derive(Debug, Args)]
+pub struct Allow {
+    /// At whom
+    #[command(flatten)]
+    pub at: Target,
+    /// How long; without it, until it is taken away
+    #[arg(long, value_name = "TIME")]
+    pub r#for: Option<String>,
+    /// Why, for whoever reads it later
+    #[arg(long, value_name = "TEXT")]
+    pub because: Option<String>,
+}
+
+/// Flags of `disallow`.
+#[derive(Debug, Args)]
+pub struct Disallow {
+    /// At whom
+    #[command(flatten)]
+    pub at: Target,
+    /// Why, for whoever reads it later
+    #[arg(long, value_name = "TEXT")]
+    pub because: Option<String>,
 }
 
 /// Flags that every command takes.

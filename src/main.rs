@@ -22,6 +22,17 @@ fn main() -> ExitCode {
         Some(Command::Explain(explain)) => command::explain::explain(&cli.common, &explain),
         Some(Command::Config(config)) => command::print_config(&config),
         Some(Command::State(state)) => command::state::state(&cli.common, &state),
+        Some(
+            command @ (Command::Status(_)
+            | Command::Decisions(_)
+            | Command::Why(_)
+            | Command::Block(_)
+            | Command::Lock(_)
+            | Command::Require2fa(_)
+            | Command::Lift(_)
+            | Command::Allow(_)
+            | Command::Disallow(_)),
+        ) => command::client::client(&cli.common, &command),
         None if std::io::stdin().is_terminal() => {
             cli::print_help();
             Ok(ExitCode::SUCCESS)

@@ -1,6 +1,7 @@
 //! The subcommands, one file each, and what they share: settings from file, environment and flags.
 
 pub mod check;
+pub mod client;
 pub mod explain;
 pub mod kafka;
 pub mod replay;

@@ -136,6 +136,11 @@ impl Board {
         (all, log.last)
     }
 
+    /// Shows each that is in force, in no order and without holding anybody up.
+    pub fn each(&self, mut see: impl FnMut(&Decision)) {
+        self.active.iter().for_each(|entry| see(entry.value()));
+    }
+
     /// How many decisions are in force.
     pub fn len(&self) -> usize {
         self.active.len()

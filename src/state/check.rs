@@ -166,6 +166,31 @@ pub(super) fn decisions(
     Ok(())
 }
 
+/// The newest decisions that are wanted, up to `limit`, each of them checked.
+pub(super) fn newest_decisions(
+    conn: &Connection,
+    file: &Path,
+    limit: usize,
+    wanted: &dyn Fn(&StoredDecision) -> bool,
+) -> Result<Vec<StoredDecision>, StateError> {
+    let select = format!("{DECISION} ORDER BY started DESC, id");
+    let mut select = conn.prepare(&select).at(file)?;
+    let mut rows = select.query(()).at(file)?;
+    let mut found = Vec::new();
+    while found.len() < limit
+        && let Some(row) = rows.next().at(file)?
+    {
+        let (decision, sound) = decision_of(row).at(file)?;
+        if !sound {
+            return Err(unsealed(file, "decision", &decision.id));
+        }
+        if wanted(&decision) {
+            found.push(decision);
+        }
+    }
+    Ok(found)
+}
+
 /// The decision with that id, checked.
 pub(super) fn decision(
     conn: &Connection,

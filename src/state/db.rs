@@ -668,6 +668,18 @@ impl Db {
         })
     }
 
+    /// The newest decisions that are `wanted`, whether they have ended or not, up to `limit`.
+    ///
+    /// # Errors
+    /// When one is not as it was committed.
+    pub fn newest_decisions(
+        &self,
+        limit: usize,
+        wanted: &dyn Fn(&StoredDecision) -> bool,
+    ) -> Result<Vec<StoredDecision>, StateError> {
+        self.view(|conn, file| check::newest_decisions(conn, file, limit, wanted))
+    }
+
     /// Everything that is wrong, one line each.
     ///
     /// # Errors

@@ -1,0 +1,485 @@
+//! What operators and their programs ask for.
+
+use super::auth::Who;
+use super::target::{self, Meant};
+use super::{Shared, audit, metrics, openapi, reply};
+use crate::action::Target;
+use crate::action::decision::Decision;
+use crate::action::order::{Order, What};
+use crate::decode::time::{self, Micros};
+use crate::detect::condition::ACTIONS;
+use crate::detect::rule::MODES;
+use crate::engine::ask::Unanswered;
+use crate::state::{Db, StoredDecision};
+use axum::body::Body;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Characters of a `because`.
+pub const BECAUSE_MAX: usize = 500;
+/// Decisions in one answer, unless told otherwise.
+pub const LIMIT: u32 = 1000;
+/// And at most.
+pub const LIMIT_MAX: u32 = 100_000;
+/// What is ordered lasts so long at least and at most, seconds.
+const LASTING: (Micros, Micros) = (1_000_000, 3650 * 86_400 * 1_000_000);
+/// The widest ranges that are blocked by hand: IPv4 and IPv6.
+const WIDEST: (u8, u8) = (8, 16);
+
+type Answer = Result<Response<Body>, Response<Body>>;
+
+/// What it answers.
+pub fn routes() -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics::answer))
+        .route("/openapi.json", get(openapi::answer))
+        .route("/api/status", get(status))
+        .route("/api/decisions", get(decisions))
+        .route("/api/why/{target}", get(why))
+        .route("/api/block", post(block))
+        .route("/api/lock", post(lock))
+        .route("/api/require_2fa", post(require_2fa))
+        .route("/api/lift", post(lift))
+        .route("/api/allow", post(allow))
+        .route("/api/disallow", post(disallow).delete(disallow_by_query))
+        .layer(Extension(Started(now())))
+}
+
+/// When the server started.
+#[derive(Debug, Clone, Copy)]
+pub struct Started(pub Micros);
+
+/// The wall clock.
+#[expect(clippy::disallowed_methods, reason = "an order is given now, not in the time of records")]
+fn now() -> Micros {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
+}
+
+fn wrong(why: impl AsRef<str>) -> Response<Body> {
+    reply::error(StatusCode::BAD_REQUEST, "bad_request", why.as_ref())
+}
+
+/// Nobody answers.
+pub fn unanswered(why: Unanswered) -> Response<Body> {
+    let mut answer = reply::error(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &why.to_string());
+    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    answer
+}
+
+async fn health() -> Json<Value> {
+    Json(json!({ "status": "up" }))
+}
+
+async fn ready(State(shared): State<Arc<Shared>>) -> Response<Body> {
+    match shared.asker.status().await.map(|status| status.unready.clone()) {
+        Ok(None) => Json(json!({ "status": "ready" })).into_response(),
+        Ok(Some(why)) => reply::error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", &why),
+        Err(why) => reply::error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", &why.to_string()),
+    }
+}
+
+async fn status(
+    State(shared): State<Arc<Shared>>,
+    Extension(Started(started)): Extension<Started>,
+) -> Answer {
+    let status = shared.asker.status().await.map_err(unanswered)?;
+    let mut decisions: Vec<(&str, &str, u64)> = Vec::new();
+    shared.board.each(|decision| {
+        let same = decisions.iter_mut().find(|d| (d.0, d.1) == (decision.action, decision.mode));
+        match same {
+            Some(same) => same.2 += 1,
+            None => decisions.push((decision.action, decision.mode, 1)),
+        }
+    });
+    decisions.sort_unstable();
+    let decisions: Vec<Value> = decisions
+        .into_iter()
+        .map(|(action, mode, active)| json!({ "action": action, "mode": mode, "active": active }))
+        .collect();
+    let summary = &status.summary;
+    let mut body = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "started": time::format(started),
+        "ready": status.unready.is_none(),
+        "patterns": status.patterns.len(),
+        "rules": status.rules.len(),
+        "state": { "bytes": status.state_bytes, "keys": status.keys },
+        "lines": summary.lines,
+        "records": summary.records,
+        "events": summary.events,
+        "actions": summary.actions,
+        "decisions": decisions,
+        "sinks": status.sinks,
+    });
+    let optional = [
+        ("not_ready", status.unready.as_ref().map(|why| json!(why))),
+        ("clock", status.clock.map(|clock| json!(time::format(clock)))),
+        ("delay_s", status.delay_s.map(|delay| json!(delay))),
+        ("lag", summary.lag.as_ref().map(|lag| json!(lag))),
+    ];
+    for (name, value) in optional {
+        if let Some(value) = value {
+            body[name] = value;
+        }
+    }
+    Ok(Json(body).into_response())
+}
+
+/// What is asked for of decisions.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    history: Option<bool>,
+    limit: Option<u32>,
+    action: Option<String>,
+    mode: Option<String>,
+    target: Option<String>,
+    rule: Option<String>,
+}
+
+/// The same, checked.
+struct Filter {
+    action: Option<String>,
+    mode: Option<String>,
+    target: Option<Target>,
+    rule: Option<String>,
+}
+
+impl Filter {
+    fn of(wanted: &Wanted) -> Result<Self, Response<Body>> {
+        let known = |name: &str, value: &Option<String>, words: &[&str]| match value {
+            Some(word) if !words.contains(&word.as_str()) => {
+                Err(wrong(format!("`{name}` is one of {}", words.join(", "))))
+            }
+            _ => Ok(value.clone()),
+        };
+        Ok(Self {
+            action: known("action", &wanted.action, &ACTIONS.map(|(name, _)| name))?,
+            mode: known("mode", &wanted.mode, &MODES.map(|(name, _)| name))?,
+            target: wanted
+                .target
+                .as_deref()
+                .map(target::parse)
+                .transpose()
+                .map_err(unprocessable)?,
+            rule: wanted.rule.clone(),
+        })
+    }
+
+    fn fits(&self, action: &str, mode: &str, rule: &str, target: &Target) -> bool {
+        self.action.as_deref().is_none_or(|wanted| wanted == action)
+            && self.mode.as_deref().is_none_or(|wanted| wanted == mode)
+            && self.rule.as_deref().is_none_or(|wanted| wanted == rule)
+            && self.target.as_ref().is_none_or(|wanted| target::meets(wanted, target))
+    }
+}
+
+async fn decisions(
+    State(shared): State<Arc<Shared>>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Answer {
+    let Query(wanted) = wanted.map_err(|why| wrong(why.body_text()))?;
+    let limit = wanted.limit.unwrap_or(LIMIT);
+    if !(1..=LIMIT_MAX).contains(&limit) {
+        return Err(wrong(format!("`limit` lies between 1 and {LIMIT_MAX}")));
+    }
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let filter = Filter::of(&wanted)?;
+    if wanted.history != Some(true) {
+        let mut found: Vec<Decision> = Vec::new();
+        shared.board.each(|decision| {
+            let Decision { action, mode, rule, target, .. } = decision;
+            if filter.fits(action, mode, rule, target) {
+                found.push(decision.clone());
+            }
+        });
+        found.sort_by(|a, b| (a.started, &a.id).cmp(&(b.started, &b.id)));
+        let total = found.len();
+        // The newest are those that somebody looks for.
+        let found = found.split_off(total.saturating_sub(limit));
+        return Ok(Json(json!({ "decisions": found, "total": total })).into_response());
+    }
+    let Some(dir) = shared.state_dir.clone() else {
+        let why = "there is no history: the settings name no `state_dir`";
+        return Err(reply::error(StatusCode::NOT_FOUND, "no_history", why));
+    };
+    let read = tokio::task::spawn_blocking(move || {
+        Db::read_only(&dir)?.newest_decisions(limit, &|decision| {
+            let StoredDecision { action, mode, rule, .. } = decision;
+            filter.fits(action, mode, rule, &target_of(decision))
+        })
+    });
+    let failed = |why: String| reply::error(StatusCode::SERVICE_UNAVAILABLE, "no_history", &why);
+    let found = read.await.map_err(|error| failed(error.to_string()))?;
+    let found = found.map_err(|error| failed(error.to_string()))?;
+    let found: Vec<Value> = found.iter().map(stored).collect();
+    Ok(Json(json!({ "decisions": found })).into_response())
+}
+
+fn target_of(decision: &StoredDecision) -> Target {
+    Target { kind: decision.kind.clone(), value: decision.value.clone() }
+}
+
+fn stored(decision: &StoredDecision) -> Value {
+    let mut value = json!({
+        "id": decision.id,
+        "action": decision.action,
+        "mode": decision.mode,
+        "target": target_of(decision),
+        "rule": decision.rule,
+        "pack": decision.pack,
+        "started": time::format(decision.started),
+    });
+    let optional = [
+        ("until", decision.until.map(|at| json!(time::format(at)))),
+        ("ended", decision.ended.map(|at| json!(time::format(at)))),
+        ("crossings", decision.crossings.map(|n| json!(n))),
+    ];
+    for (name, part) in optional {
+        if let Some(part) = part {
+            value[name] = part;
+        }
+    }
+    value
+}
+
+async fn why(
+    State(shared): State<Arc<Shared>>,
+    target: Result<Path<String>, PathRejection>,
+) -> Answer {
+    let Path(text) = target.map_err(|why| wrong(why.body_text()))?;
+    let target = target::parse(&text).map_err(unprocessable)?;
+    let why = shared.asker.why(target.clone()).await.map_err(unanswered)?;
+    let mut body = json!(why);
+    body["target"] = json!(target);
+    Ok(Json(body).into_response())
+}
+
+/// An order as it stands in a request.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Hold {
+    target: Meant,
+    r#for: String,
+    because: String,
+    #[serde(default)]
+    force: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Lift {
+    target: Meant,
+    because: String,
+    grace: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Allow {
+    target: Meant,
+    r#for: Option<String>,
+    because: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Disallow {
+    target: Meant,
+    because: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DisallowQuery {
+    target: String,
+    because: String,
+}
+
+type Read<T> = Result<Json<T>, JsonRejection>;
+
+/// What was sent, if it can be read.
+fn read<T>(sent: Read<T>) -> Result<T, Response<Body>> {
+    sent.map(|Json(read)| read).map_err(|rejected| {
+        let error = match rejected.status() {
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported_media_type",
+            StatusCode::UNPROCESSABLE_ENTITY => "unprocessable",
+            _ => "bad_request",
+        };
+        reply::error(rejected.status(), error, &rejected.body_text())
+    })
+}
+
+fn unprocessable(why: impl AsRef<str>) -> Response<Body> {
+    reply::error(StatusCode::UNPROCESSABLE_ENTITY, "unprocessable", why.as_ref())
+}
+
+fn duration(name: &str, text: &str, least: Micros) -> Result<Micros, Response<Body>> {
+    let Some(lasting) = time::parse_duration(text) else {
+        let why = "a number and a unit: 30s, 5m, 1h, 24h, 30d, 2w";
+        return Err(unprocessable(format!("`{name}` is no duration; write {why}")));
+    };
+    if !(least..=LASTING.1).contains(&lasting) {
+        let (least, most) = (time::format_duration(least), time::format_duration(LASTING.1));
+        return Err(unprocessable(format!("`{name}` lies between {least} and {most}")));
+    }
+    Ok(lasting)
+}
+
+fn because(text: &str) -> Result<String, Response<Body>> {
+    let text = text.trim();
+    let count = text.chars().count();
+    if !(1..=BECAUSE_MAX).contains(&count) {
+        return Err(unprocessable(format!(
+            "`because` has 1 to {BECAUSE_MAX} characters; who reads it later wants to know why"
+        )));
+    }
+    if text.chars().any(target::is_hidden) {
+        return Err(unprocessable("`because` has no control characters"));
+    }
+    Ok(text.to_owned())
+}
+
+/// An address or a range, not too wide a one.
+fn blockable(target: &Target) -> Result<(), String> {
+    let Some(net) = target::net(target) else {
+        return Err(format!(
+            "a {} cannot be blocked; block an address or a range, or lock the account",
+            target.kind
+        ));
+    };
+    let widest = if net.addr().is_ipv4() { WIDEST.0 } else { WIDEST.1 };
+    if net.prefix_len() < widest {
+        return Err(format!("{net} is too wide; the widest range that is blocked is a /{widest}"));
+    }
+    Ok(())
+}
+
+fn lockable(target: &Target) -> Result<(), String> {
+    match target.kind.as_str() {
+        "user" | "user_id" => Ok(()),
+        kind => Err(format!("a {kind} is no account; block it, or name an account")),
+    }
+}
+
+/// Gives an order and tells what became of it.
+async fn order(
+    shared: &Shared,
+    who: &Who,
+    target: Target,
+    reason: &str,
+    what: What,
+    force: bool,
+) -> Answer {
+    let name = match what {
+        What::Block { .. } => "block",
+        What::Lock { .. } => "lock",
+        What::Require2fa { .. } => "require_2fa",
+        What::Lift { .. } => "lift",
+        What::Allow { .. } => "allow",
+        What::Disallow => "disallow",
+    };
+    let because = because(reason)?;
+    let told = format!("{name} {} {}", target.kind, target.text());
+    let order = Order { what, target, by: who.name.to_string(), because, at: now(), force };
+    let carried = shared.asker.order(order).await.map_err(unanswered)?;
+    audit(who, &told, reason, &carried);
+    if let Some(why) = carried.refused {
+        return Err(reply::error(StatusCode::CONFLICT, "refused", &why));
+    }
+    let body = json!({ "actions": carried.actions, "lifted": carried.lifted });
+    Ok(Json(body).into_response())
+}
+
+/// Gives one of the orders that hold somebody off for a time.
+async fn hold(
+    shared: &Shared,
+    who: &Who,
+    hold: Read<Hold>,
+    fits: fn(&Target) -> Result<(), String>,
+    what: fn(Micros) -> What,
+) -> Answer {
+    let Hold { target, r#for: lasting, because, force } = read(hold)?;
+    let target = target.target().map_err(unprocessable)?;
+    fits(&target).map_err(unprocessable)?;
+    let lasting = duration("for", &lasting, LASTING.0)?;
+    order(shared, who, target, &because, what(lasting), force).await
+}
+
+async fn block(
+    State(shared): State<Arc<Shared>>,
+    Extension(who): Extension<Who>,
+    sent: Read<Hold>,
+) -> Answer {
+    hold(&shared, &who, sent, blockable, |lasting| What::Block { lasting }).await
+}
+
+async fn lock(
+    State(shared): State<Arc<Shared>>,
+    Extension(who): Extension<Who>,
+    sent: Read<Hold>,
+) -> Answer {
+    hold(&shared, &who, sent, lockable, |lasting| What::Lock { lasting }).await
+}
+
+async fn require_2fa(
+    State(shared): State<Arc<Shared>>,
+    Extension(who): Extension<Who>,
+    sent: Read<Hold>,
+) -> Answer {
+    hold(&shared, &who, sent, lockable, |lasting| What::Require2fa { lasting }).await
+}
+
+async fn lift(
+    State(shared): State<Arc<Shared>>,
+    Extension(who): Extension<Who>,
+    sent: Read<Lift>,
+) -> Answer {
+    let Lift { target, because, grace } = read(sent)?;
+    let target = target.target().map_err(unprocessable)?;
+    let grace = grace.as_deref().map_or(Ok(0), |text| duration("grace", text, 0))?;
+    order(&shared, &who, target, &because, What::Lift { grace }, false).await
+}
+
+async fn allow(
+    State(shared): State<Arc<Shared>>,
+    Extension(who): Extension<Who>,
+    sent: Read<Allow>,
+) -> Answer {
+    let Allow { target, r#for: lasting, because } = read(sent)?;
+    let target = target.target().map_err(unprocessable)?;
+    let lasting = lasting.as_deref().map(|text| duration("for", text, LASTING.0)).transpose()?;
+    let until = lasting.map(|lasting| now().saturating_add(lasting));
+    order(&shared, &who, target, &because, What::Allow { until }, false).await
+}
+
+async fn disallow(
+    State(shared): State<Arc<Shared>>,
+    Extension(who): Extension<Who>,
+    sent: Read<Disallow>,
+) -> Answer {
+    let Disallow { target, because } = read(sent)?;
+    let target = target.target().map_err(unprocessable)?;
+    order(&shared, &who, target, &because, What::Disallow, false).await
+}
+
+async fn disallow_by_query(
+    State(shared): State<Arc<Shared>>,
+    Extension(who): Extension<Who>,
+    sent: Result<Query<DisallowQuery>, QueryRejection>,
+) -> Answer {
+    let Query(DisallowQuery { target, because }) = sent.map_err(|why| wrong(why.body_text()))?;
+    let target = target::parse(&target).map_err(unprocessable)?;
+    order(&shared, &who, target, &because, What::Disallow, false).await
+}

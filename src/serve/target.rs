@@ -1,0 +1,221 @@
+//! Whom a person means: text in the form in which the stream knows its targets.
+
+use crate::action::Target;
+use crate::action::escape;
+use crate::decode::addr;
+use crate::pattern::filter::parse_net;
+use ipnet::IpNet;
+use serde::Deserialize;
+use std::net::IpAddr;
+
+/// Longer is nobody's name.
+const TEXT_MAX: usize = 1024;
+/// The kinds that can be meant.
+pub const KINDS: [&str; 4] = ["ip", "range", "user", "user_id"];
+
+/// A target as it stands in a request.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Meant {
+    /// An address, a range, an account, or `kind:value`.
+    Text(String),
+    /// The same in two parts.
+    Parts(Parts),
+}
+
+/// A target in two parts.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parts {
+    kind: String,
+    value: String,
+}
+
+impl Meant {
+    /// The target.
+    ///
+    /// # Errors
+    /// Why nobody can be meant.
+    pub fn target(&self) -> Result<Target, String> {
+        match self {
+            Meant::Text(text) => parse(text),
+            Meant::Parts(Parts { kind, value }) => of_kind(kind, value),
+        }
+    }
+}
+
+/// The target that a text means: an address, a range, `user_id:ID`, or else a name or an e-mail
+/// address.
+///
+/// # Errors
+/// Why nobody can be meant.
+pub fn parse(text: &str) -> Result<Target, String> {
+    let text = text.trim();
+    if let Some((kind, value)) = text.split_once(':')
+        && KINDS.contains(&kind)
+    {
+        return of_kind(kind, value);
+    }
+    if text.contains('/')
+        && let Some(net) = parse_net(text)
+    {
+        return Ok(of_net(net));
+    }
+    if let Some(ip) = address(text) {
+        return Ok(of_net(IpNet::from(ip)));
+    }
+    let numeric = |c: char| c.is_ascii_digit() || "./:".contains(c);
+    let hex = |c: char| c.is_ascii_hexdigit() || "./:%[]".contains(c);
+    let like_v4 = text.contains(['.', '/']) && text.chars().all(numeric);
+    let like_v6 = text.matches(':').count() > 1 && text.chars().all(hex);
+    if like_v4 || like_v6 {
+        return Err(format!("`{}` is no address and no range", escape(text)));
+    }
+    of_kind("user", text)
+}
+
+/// An address that stands for itself: what logs put before one (`for=`, `ip:`) is nobody's writing
+/// here, and neither is a list.
+fn address(text: &str) -> Option<IpAddr> {
+    if text.contains([' ', '=', ',', ';', '"', '\'', '@']) {
+        return None;
+    }
+    addr::parse_ip(text)
+}
+
+fn of_kind(kind: &str, value: &str) -> Result<Target, String> {
+    if value.len() > TEXT_MAX || value.trim().is_empty() {
+        return Err(format!("a target has 1 to {TEXT_MAX} bytes"));
+    }
+    if value.chars().any(is_hidden) {
+        return Err("a target has no control characters".to_owned());
+    }
+    let shown = escape(value);
+    let named =
+        |kind: &str, value: &str| Target { kind: kind.to_owned(), value: Some(value.to_owned()) };
+    match kind {
+        "ip" => address(value.trim())
+            .map(|ip| of_net(IpNet::from(ip)))
+            .ok_or_else(|| format!("`{shown}` is no address")),
+        "range" => parse_net(value)
+            .map(of_net)
+            .ok_or_else(|| format!("`{shown}` is no range; write it like 203.0.113.0/24")),
+        "user" => addr::normalize_user(value)
+            .map(|user| named("user", &user))
+            .ok_or_else(|| format!("`{shown}` names no account")),
+        "user_id" => addr::canonical_id(value, false)
+            .map(|id| named("user_id", &id))
+            .ok_or_else(|| format!("`{shown}` is no id of an account")),
+        _ => {
+            let near = crate::yaml::nearest(kind, &KINDS).map_or_else(
+                || format!("one of {}", KINDS.join(", ")),
+                |near| format!("did you mean {near}?"),
+            );
+            Err(format!("`{}` is no kind of target; {near}", escape(kind)))
+        }
+    }
+}
+
+/// Whether a character cannot be seen, or makes others be seen as they are not.
+pub fn is_hidden(c: char) -> bool {
+    let mut buffer = [0; 4];
+    let text: &str = c.encode_utf8(&mut buffer);
+    escape(text) != text
+}
+
+fn of_net(net: IpNet) -> Target {
+    let net = addr::canonical_net(net);
+    let kind = if net.prefix_len() == net.max_prefix_len() { "ip" } else { "range" };
+    Target { kind: kind.to_owned(), value: Some(addr::target_text(kind, &net)) }
+}
+
+/// The addresses of a target, if it has some.
+pub fn net(target: &Target) -> Option<IpNet> {
+    match target.kind.as_str() {
+        "ip" | "range" => parse_net(target.text()),
+        _ => None,
+    }
+}
+
+/// Whether a question about `asked` is answered by what is decided about `decided`: the same
+/// target, or one that covers it or lies in it.
+pub fn meets(asked: &Target, decided: &Target) -> bool {
+    if asked == decided {
+        return true;
+    }
+    match (net(asked), net(decided)) {
+        (Some(asked), Some(decided)) => asked.contains(&decided) || decided.contains(&asked),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> String {
+        parse(text).map_or_else(
+            |why| format!("error: {why}"),
+            |target| format!("{} {}", target.kind, target.text()),
+        )
+    }
+
+    #[test]
+    fn a_text_means_what_the_stream_counts_by() {
+        for (text, meant) in [
+            ("203.0.113.7", "ip 203.0.113.7"),
+            (" 203.0.113.7:443 ", "ip 203.0.113.7"),
+            ("::ffff:203.0.113.7", "ip 203.0.113.7"),
+            ("64:ff9b::cb00:7107", "ip 203.0.113.7"),
+            ("2001:DB8::0:1", "ip 2001:db8::1"),
+            ("fe80::1%eth0", "ip fe80::1"),
+            ("[2001:db8::1]:443", "ip 2001:db8::1"),
+            ("203.0.113.7/24", "range 203.0.113.0/24"),
+            ("203.0.113.7/32", "ip 203.0.113.7"),
+            ("2001:db8:1:2:3::/64", "range 2001:db8:1:2::/64"),
+            ("::ffff:203.0.113.0/120", "range 203.0.113.0/24"),
+            ("Mallory@Example.ORG ", "user mallory@example.org"),
+            ("ＡＤＭＩＮ", "user admin"),
+            ("12345", "user 12345"),
+            ("a/b", "user a/b"),
+            ("user_id:0B6F", "user_id 0b6f"),
+            ("user:203.0.113.7", "user 203.0.113.7"),
+            ("ip:203.0.113.7", "ip 203.0.113.7"),
+            ("domain:x", "user domain:x"),
+        ] {
+            assert_eq!(of(text), meant, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_means_nobody_is_told() {
+        for text in [
+            "",
+            " ",
+            "null",
+            "-",
+            "10.0.0.256",
+            "10.0.0.0/33",
+            "10.0.0",
+            "2001:db8::/129",
+            "2001:db8:::1",
+            "user_id:",
+            "user_id:0",
+            "ip:host",
+            "range:x",
+            "a\u{202e}b",
+            "a\nb",
+            &"x".repeat(1025),
+        ] {
+            assert!(of(text).starts_with("error: "), "{text}: {}", of(text));
+        }
+    }
+
+    #[test]
+    fn an_address_meets_the_range_around_it() {
+        let (ip, range) = (parse("203.0.113.7").unwrap(), parse("203.0.113.0/24").unwrap());
+        assert!(meets(&ip, &range) && meets(&range, &ip));
+        assert!(!meets(&ip, &parse("203.0.113.8").unwrap()));
+        assert!(!meets(&parse("user:203.0.113.7").unwrap(), &ip));
+    }
+}
