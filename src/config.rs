@@ -197,6 +197,8 @@ pub const KEYS: [&str; 28] = [
 
 /// The name of the variable that names the configuration file.
 pub const CONFIG_VARIABLE: &str = "PORTCULLIS_CONFIG";
+/// The variables that say how to reach a running Portcullis; they are no settings of its own.
+pub const CLIENT_VARIABLES: [&str; 2] = ["PORTCULLIS_URL", "PORTCULLIS_TOKEN"];
 const PREFIX: &str = "PORTCULLIS_";
 
 impl Settings {
@@ -217,7 +219,7 @@ impl Settings {
         let mut problems = Vec::new();
         let mut sorted: Vec<_> = variables
             .filter(|(name, _)| name.starts_with(PREFIX) && name != CONFIG_VARIABLE)
-            .filter(|(name, _)| !is_service_link(name))
+            .filter(|(name, _)| !is_service_link(name) && !CLIENT_VARIABLES.contains(&&**name))
             .collect();
         sorted.sort();
         for (name, value) in sorted {
@@ -246,7 +248,7 @@ impl Settings {
         let members = checker.map(root, "the configuration", &KEYS);
         for (key, value) in members {
             if key.name == "serve" {
-                self.serve = ServeConfig::parse(checker, key, value);
+                self.serve = ServeConfig::parse(checker, key, value, self.serve.take());
                 continue;
             }
             self.apply_key(checker, &key.name, value);
@@ -679,7 +681,7 @@ fn allow(checker: &mut Checker<'_>, node: &Node) -> Option<Allow> {
 }
 
 /// A size in bytes: a number, or a number with KiB, MiB, GiB, KB, MB, GB.
-fn size(
+pub fn size(
     checker: &mut Checker<'_>,
     value: &Node,
     what: &str,

@@ -1,28 +1,202 @@
 //! HTTP: what is in force, for those who enforce it, and a door for operators.
+//!
+//! One thread with a runtime of its own answers everybody; nothing that it does can hold the stream
+//! up. [`http`] takes connections, [`auth`] says who may ask for what by the one [table of
+//! routes](routes), and each of the others answers some of them. Whoever has shown no token costs
+//! next to nothing: no body of his is read, and he is the first to go when connections are scarce.
 
+pub mod api;
+pub mod auth;
 pub mod blocklist;
+pub mod http;
 pub mod lapi;
+pub mod metrics;
+pub mod openapi;
+pub mod reply;
+pub mod routes;
 
+use crate::action::order::Carried;
+use crate::config::size;
 use crate::decide::board::Board;
 use crate::engine::ask::Asker;
-use crate::yaml::{Checker, Key, Node};
+use crate::yaml::{Checker, Key, Kind, Node};
+use auth::{Access, TokenConfig};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Where it listens unless told otherwise.
+pub const LISTEN: &str = "127.0.0.1:7979";
 
 /// The key `serve`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServeConfig {
     /// Where to listen, `host:port`.
     pub listen: String,
+    /// Who may ask.
+    pub tokens: Vec<TokenConfig>,
+    /// Whoever is on this machine may do everything without a token.
+    pub insecure_loopback: bool,
+    /// TLS.
+    pub tls: Option<TlsConfig>,
+    /// Connections at the same time.
+    pub max_connections: usize,
+    /// Bytes of a request's body.
+    pub max_body: usize,
+    /// How long a client may take for each part of a request, and an answer may take.
+    pub timeout: Duration,
 }
 
-impl ServeConfig {
-    /// Reads the key.
-    pub fn parse(checker: &mut Checker<'_>, key: &Key, _value: &Node) -> Option<Self> {
-        let message = "`serve` cannot be used yet in this version";
-        checker.key(key, message, Some("take it out; nothing would obey it".into()));
-        None
+/// The key `serve.tls`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// A PEM file with the certificate and those between it and the authority.
+    pub cert: PathBuf,
+    /// A PEM file with its key.
+    pub key: PathBuf,
+    /// A PEM file with the authorities whose certificates clients must show.
+    pub client_ca: Option<PathBuf>,
+}
+
+impl Default for ServeConfig {
+    fn default() -> Self {
+        Self {
+            listen: LISTEN.to_owned(),
+            tokens: Vec::new(),
+            insecure_loopback: false,
+            tls: None,
+            max_connections: 256,
+            max_body: 1 << 20,
+            timeout: Duration::from_secs(30),
+        }
     }
+}
+
+/// The keys of `serve`.
+const KEYS: [&str; 7] =
+    ["listen", "tokens", "insecure_loopback", "tls", "max_connections", "max_body", "timeout"];
+
+impl ServeConfig {
+    /// Reads the key; what it does not say stays as `before`.
+    pub fn parse(
+        checker: &mut Checker<'_>,
+        key: &Key,
+        value: &Node,
+        before: Option<Self>,
+    ) -> Option<Self> {
+        if value.is_off() {
+            return None;
+        }
+        let mut config = before.unwrap_or_default();
+        let mut listen = None;
+        for (key, value) in checker.map(value, "`serve`", &KEYS) {
+            let what = format!("`serve.{}`", key.name);
+            match key.name.as_str() {
+                "listen" => {
+                    listen = Some(value);
+                    if let Some(text) = checker.text(value, &what) {
+                        config.listen = text;
+                    }
+                    if let Err(why) = split(&config.listen) {
+                        let help = "for example 127.0.0.1:7979, [::1]:7979 or 0.0.0.0:7979";
+                        checker.node(value, format!("{what}: {why}"), Some(help.into()));
+                    }
+                }
+                "tokens" => config.tokens = auth::tokens(checker, value),
+                "insecure_loopback" => {
+                    config.insecure_loopback = checker.bool(value, &what).unwrap_or(false);
+                }
+                "tls" => config.tls = tls(checker, key, value),
+                "max_connections" => {
+                    if let Some(n) = checker.int(value, &what, 4..=65_536) {
+                        config.max_connections = usize::try_from(n).unwrap_or(4);
+                    }
+                }
+                "max_body" => {
+                    if let Some(n) = size(checker, value, &what, 1 << 10, 64 << 20) {
+                        config.max_body = n;
+                    }
+                }
+                "timeout" => {
+                    if let Some(n) = checker.duration(value, &what, 1_000_000) {
+                        config.timeout = Duration::from_micros(n.unsigned_abs());
+                    }
+                }
+                _ => {}
+            }
+        }
+        config.check(checker, key, listen);
+        Some(config)
+    }
+
+    /// What does not fit together.
+    fn check(&self, checker: &mut Checker<'_>, key: &Key, listen: Option<&Node>) {
+        if is_loopback(&self.listen) {
+            return;
+        }
+        let mut tell = |message: String, help: &str| match listen {
+            Some(node) => checker.node(node, message, Some(help.into())),
+            None => checker.key(key, message, Some(help.into())),
+        };
+        if self.tokens.is_empty() {
+            tell(
+                format!("`serve.listen`: {} is open to others, and there is no token", self.listen),
+                "add `tokens: [{ name: ops, role: operator, token: { env: OPS_TOKEN } }]`, or listen on 127.0.0.1",
+            );
+        }
+        if self.insecure_loopback {
+            tell(
+                format!("`serve.insecure_loopback` opens all to whoever reaches {}", self.listen),
+                "listen on 127.0.0.1 or [::1], or take `insecure_loopback` out",
+            );
+        }
+    }
+}
+
+fn tls(checker: &mut Checker<'_>, key: &Key, value: &Node) -> Option<TlsConfig> {
+    if value.is_off() {
+        return None;
+    }
+    let mut tls = TlsConfig::default();
+    for (key, value) in checker.map(value, "`serve.tls`", &["cert", "key", "client_ca"]) {
+        let path = checker.text(value, &format!("`serve.tls.{}`", key.name)).map(PathBuf::from);
+        match key.name.as_str() {
+            "cert" => tls.cert = path.unwrap_or_default(),
+            "key" => tls.key = path.unwrap_or_default(),
+            "client_ca" => tls.client_ca = path,
+            _ => {}
+        }
+    }
+    if value.kind == Kind::Null || value.get("cert").is_none() || value.get("key").is_none() {
+        let help = "for example tls: { cert: server.pem, key: server.key }";
+        checker.key(key, "`serve.tls` needs `cert` and `key`", Some(help.into()));
+        return None;
+    }
+    Some(tls)
+}
+
+/// The host and the port of `host:port`.
+fn split(listen: &str) -> Result<(&str, u16), String> {
+    let wrong = |why: &str| Err(format!("`{listen}` {why}"));
+    let Some((host, port)) = listen.rsplit_once(':') else { return wrong("has no port") };
+    let Ok(port) = port.parse() else { return wrong("has no port between 0 and 65535") };
+    let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    match inner {
+        Some(inner) if inner.parse::<std::net::Ipv6Addr>().is_ok() => Ok((inner, port)),
+        None if !host.is_empty() && !host.contains([':', '[', ']', '/', ' ']) => Ok((host, port)),
+        _ => wrong("names no host"),
+    }
+}
+
+/// Whether only this machine reaches it.
+fn is_loopback(listen: &str) -> bool {
+    split(listen).is_ok_and(|(host, _)| {
+        host.eq_ignore_ascii_case("localhost")
+            || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+    })
 }
 
 /// What answers are made from.
@@ -34,4 +208,101 @@ pub struct Shared {
     pub asker: Asker,
     /// Where history is kept, if anywhere.
     pub state_dir: Option<PathBuf>,
+}
+
+/// A server at work; it ends when it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Starts to listen and to answer, on a thread of its own.
+///
+/// # Errors
+/// Why it cannot: the address is taken, a token or a certificate cannot be read.
+pub fn start(config: &ServeConfig, shared: Arc<Shared>) -> Result<Server, String> {
+    let access = Access::read(config)?;
+    let wrong = |error: std::io::Error| format!("`serve.listen` {}: {error}", config.listen);
+    let (host, port) = split(&config.listen)?;
+    let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(wrong)?.collect();
+    // A name may mean something else than it says.
+    let open = addresses.iter().any(|address| !address.ip().is_loopback());
+    if open && (access.is_empty() || config.insecure_loopback) {
+        return Err(format!(
+            "`serve.listen` {}: it is open to others, which needs `serve.tokens` and forbids `serve.insecure_loopback`",
+            config.listen
+        ));
+    }
+    let listener = std::net::TcpListener::bind(addresses.as_slice()).map_err(wrong)?;
+    listener.set_nonblocking(true).map_err(wrong)?;
+    let address = listener.local_addr().map_err(wrong)?;
+    let tls = config.tls.as_ref().map(http::acceptor).transpose()?;
+    let (stop, stopped) = watch::channel(false);
+    let listening = http::Listening {
+        listener,
+        tls,
+        app: routes::app(shared, access, config),
+        max_connections: config.max_connections,
+        timeout: config.timeout,
+        stopped,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .build()
+        .map_err(|error| format!("`serve`: {error}"))?;
+    let thread = std::thread::Builder::new().name("serve".to_owned()).spawn(move || {
+        runtime.block_on(http::accept(listening));
+        runtime.shutdown_timeout(Duration::from_secs(1));
+    });
+    let thread = thread.map_err(|error| format!("`serve`: {error}"))?;
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    tracing::info!("serving {scheme}://{address}");
+    if config.tokens.is_empty() && !config.insecure_loopback {
+        tracing::warn!(
+            "`serve` has no tokens: only /health is answered; add `tokens`, or `insecure_loopback: true` for whoever is on this machine"
+        );
+    }
+    Ok(Server { address, stop, thread: Some(thread) })
+}
+
+impl Server {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends it: what is being answered is answered, for a few seconds at most.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.stop.send_replace(true);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of `serve` has broken down");
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What was carried out for somebody, for the log.
+fn audit(who: &auth::Who, what: &str, carried: &Carried) {
+    let refused = carried.refused.as_deref().map_or_else(String::new, |why| format!(": {why}"));
+    tracing::info!(
+        "{what} by {} from {}: {} lines, {} lifted{refused}",
+        who.name,
+        who.peer,
+        carried.actions.len(),
+        carried.lifted.len()
+    );
 }

@@ -1,0 +1,1 @@
+//! Figures in the text form of Prometheus.

@@ -1,0 +1,1 @@
+//! The description of everything that can be asked for, as OpenAPI 3.1.
