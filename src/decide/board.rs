@@ -215,9 +215,15 @@ impl Board {
         still.map(|((announced, _), decision)| (*announced, decision.clone())).collect()
     }
 
-    /// Ends that were said before a restart of what was extended then.
+    /// Ends that were said of decisions and hold no longer, as far as they are known: from before a
+    /// restart, and from the changes that are remembered.
     pub fn ends_before(&self) -> Vec<(String, Micros)> {
-        self.log().ends_before.clone()
+        let log = self.log();
+        let extended = log.changes.iter().filter_map(|change| match change.happened {
+            Happened::Extended { before } => Some((change.decision.id.clone(), before)),
+            Happened::Begun | Happened::Ended { .. } => None,
+        });
+        log.ends_before.iter().cloned().chain(extended).collect()
     }
 }
 

@@ -8,16 +8,19 @@
 //! compressed, and parameters that are not known are passed over.
 
 mod feed;
+#[cfg(test)]
+mod histories;
 mod spans;
 
 use super::Shared;
+use super::auth::Who;
 use crate::decode::addr::{canonical, canonical_net, normalize_user};
 use crate::decode::time::Micros;
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Extension, Request, State};
+use axum::extract::{DefaultBodyLimit, Extension, Request, State};
 use axum::http::header::{CONTENT_TYPE, USER_AGENT};
-use axum::http::{StatusCode, Uri};
+use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use feed::{Cursor, Feed, Filter, Told, Value};
@@ -25,7 +28,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -40,7 +43,7 @@ const CURSORS_MAX: usize = 1_000;
 const METRICS_MAX: usize = 1 << 20;
 
 /// Whoever asks: the name of its token, its address, and what it calls itself.
-type Who = (String, Option<IpAddr>, String);
+type Seer = (Arc<str>, Option<IpAddr>, String);
 
 /// The wall clock, or a test's.
 type Clock = Arc<dyn Fn() -> Micros + Send + Sync>;
@@ -48,7 +51,7 @@ type Clock = Arc<dyn Fn() -> Micros + Send + Sync>;
 #[derive(Default)]
 struct Places {
     feed: Feed,
-    cursors: HashMap<Who, (Cursor, u64)>,
+    cursors: HashMap<Seer, (Cursor, u64)>,
     asked: u64,
 }
 
@@ -208,14 +211,13 @@ fn unescaped(text: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// What its parts of a request say of whoever sent it.
-fn who(request: &Request) -> Who {
+/// Who sent a request.
+fn who(request: &Request) -> Seer {
     const AGENT_MAX: usize = 200;
-    let extensions = request.extensions();
-    let address = extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| canonical(peer.0.ip()));
-    let agent = request.headers().get(USER_AGENT).map(|agent| agent.as_bytes()).unwrap_or_default();
+    let agent = request.headers().get(USER_AGENT).map(HeaderValue::as_bytes).unwrap_or_default();
     let agent = String::from_utf8_lossy(agent.get(..AGENT_MAX).unwrap_or(agent)).into_owned();
-    (String::new(), address, agent)
+    let who = request.extensions().get::<Who>();
+    (who.map_or_else(|| "".into(), |who| Arc::clone(&who.name)), who.map(|who| who.peer), agent)
 }
 
 async fn stream(
@@ -241,7 +243,7 @@ async fn stream(
 }
 
 impl Places {
-    fn keep(&mut self, who: Who, cursor: Cursor) {
+    fn keep(&mut self, who: Seer, cursor: Cursor) {
         self.asked += 1;
         self.cursors.insert(who, (cursor, self.asked));
         if self.cursors.len() > CURSORS_MAX {

@@ -380,8 +380,14 @@ impl Feed {
         self.generation = before.generation + 1;
         self.now = before.now;
         self.board = Some(last);
-        for (announced, decision) in board.over_since(self.now - LINGER) {
+        let mut were: HashMap<String, Vec<Key>> = HashMap::new();
+        // What is in force by the stream's clock may be over by the wall's.
+        let (past, active): (Vec<_>, Vec<_>) =
+            active.into_iter().partition(|decision| decision.until <= self.now);
+        let past = past.into_iter().map(|decision| (decision.until, decision));
+        for (announced, decision) in board.over_since(self.now - LINGER).into_iter().chain(past) {
             for (key, id) in elements(&decision) {
+                were.entry(decision.id.clone()).or_default().push(key.clone());
                 let standing = self.standings.entry(key.clone()).or_default();
                 standing.again.add(announced, self.now);
                 standing.reach = standing.reach.max(announced);
@@ -392,7 +398,8 @@ impl Feed {
         }
         active.iter().for_each(|decision| self.hold(decision));
         for (id, end) in board.ends_before() {
-            for key in self.of_decision.get(&*id).cloned().unwrap_or_default() {
+            let are = self.of_decision.get(&*id).or_else(|| were.get(&id)).cloned();
+            for key in are.unwrap_or_default() {
                 self.said_before(&key, end);
             }
         }

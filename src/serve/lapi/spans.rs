@@ -9,6 +9,8 @@ pub const FIRST: Micros = 2_000_000;
 const STEP: Micros = 13_000_000;
 /// How long after such an end the last announcement comes, at the latest two steps more.
 pub const LAST: Micros = FIRST + STEP;
+/// Ends that are so near are taken together.
+const NEAR: Micros = 1_000_000;
 /// Spans that an element has; of more, the two nearest become one.
 const SPANS_MAX: usize = 8;
 
@@ -51,7 +53,7 @@ impl Spans {
             self.checked = now;
         }
         self.spans.retain(|&(start, end)| {
-            let apart = start > to + STEP || end + STEP < from;
+            let apart = start > to + NEAR || end + NEAR < from;
             if !apart {
                 (from, to) = (from.min(start), to.max(end));
             }
