@@ -11,9 +11,9 @@
 
 use super::remotes::{Outbox, Remotes, Watch};
 use super::{Stop, Ways};
-use crate::action::decision::Decision;
+use crate::action::decision::{Decision, instant_of};
 use crate::action::{Action, Op, Target};
-use crate::decide::board::Board;
+use crate::decide::board::{Board, LINGER};
 use crate::decide::hand::Known;
 use crate::decode::time::Micros;
 use crate::detect::dictionary::{Dictionary, Translation};
@@ -152,6 +152,8 @@ pub struct Recovered {
     refused: Vec<i64>,
     /// Decisions that are over, but that others may still enforce, until when.
     pub over: Vec<(Micros, Decision)>,
+    /// Ends that were said of decisions in force before those were extended.
+    pub ends_before: Vec<(String, Micros)>,
     db: Db,
 }
 
@@ -240,9 +242,10 @@ pub fn recover(dir: &Path, fresh: &dyn Fn() -> Core) -> Result<(Core, Recovered)
         info!("{}: went on from {records} records", dir.display());
     }
     let positions = db.positions()?;
-    let since = super::arrival().unwrap_or(0).saturating_sub(MISSED);
+    let since = super::arrival().unwrap_or(0).saturating_sub(LINGER);
     let over = db.ended_decisions(since)?.iter().filter_map(over).collect();
-    Ok((core, Recovered { positions, actions, refused, over, db }))
+    let ends_before = ends_before(&core, &db)?;
+    Ok((core, Recovered { positions, actions, refused, over, ends_before, db }))
 }
 
 /// The journal was applied by the rules and settings as they are now. Where those are others than
@@ -265,8 +268,40 @@ fn known(stored: StoredDecision) -> Option<Known> {
     Some(Known { id, pack, rule, mode, action, target, started, until: until? })
 }
 
-/// Whoever keeps no time by itself must be told of ends that it may have missed in such a time.
-const MISSED: Micros = 3_600_000_000;
+/// The ends that were said of decisions in force before they were extended, as far back as lines are
+/// kept.
+fn ends_before(core: &Core, db: &Db) -> Result<Vec<(String, Micros)>, StateError> {
+    let active: HashMap<String, Micros> =
+        core.standing().into_iter().map(|decision| (decision.id, decision.until)).collect();
+    let mut ends = Vec::new();
+    let mut extended = HashSet::new();
+    // Starts are few among the lines that matter, and looked at only when one of them was extended.
+    for op in ["extend", "start"] {
+        let part = format!("\"op\":\"{op}\"");
+        let mut cursor = 0;
+        while !active.is_empty() && (op == "extend" || !extended.is_empty()) {
+            let page = db.actions_after(cursor, PAGE)?;
+            let Some(last) = page.last() else { break };
+            cursor = last.seq;
+            for stored in page.iter().filter(|stored| stored.line.contains(&part)) {
+                if op == "start" && !extended.contains(&stored.id) {
+                    continue;
+                }
+                let Ok(action) = Action::of_json(&stored.line) else { continue };
+                let Some(decision) = action.decision else { continue };
+                let (until, now) =
+                    (action.until.as_deref().and_then(instant_of), active.get(&decision));
+                if let (Some(until), Some(now)) = (until, now) {
+                    if until < *now {
+                        ends.push((decision.clone(), until));
+                    }
+                    extended.insert(decision);
+                }
+            }
+        }
+    }
+    Ok(ends)
+}
 
 /// A decision that is over, with the time until which others may enforce it.
 fn over(stored: &StoredDecision) -> Option<(Micros, Decision)> {
@@ -283,7 +318,7 @@ fn over(stored: &StoredDecision) -> Option<(Micros, Decision)> {
         hosts: Vec::new(),
         reason: String::new(),
     };
-    Some((until.max(ended.saturating_add(MISSED)), decision))
+    Some((until, decision))
 }
 
 fn names(db: &Db, id: i64) -> Result<Dictionary, StateError> {

@@ -8,7 +8,7 @@ use super::keep::{self, Capture, Keeper, Step};
 use super::{
     DRAIN_MAX, Delivery, Ended, Job, Pool, Stop, TICK, Ways, arrival, conclude_summary, fail, tell,
 };
-use crate::action::order::{Carried, Order};
+use crate::action::order::Order;
 use crate::assembly::Assembly;
 use crate::config::Settings;
 use crate::decode::time::Micros;
@@ -137,7 +137,8 @@ pub fn run(
             known.clone_from(&recovered.positions);
             let names = engine.core.dictionary();
             let checkpoint = Duration::from_micros(settings.checkpoint.unsigned_abs());
-            ways.board.begin(engine.core.standing(), recovered.over.clone());
+            let (over, ends) = (recovered.over.clone(), recovered.ends_before.clone());
+            ways.board.begin(engine.core.standing(), over, ends);
             let keeper = Keeper::start(dir, recovered, &names, ways, checkpoint, stop)?;
             engine.core.journal = Some(Journal::default());
             // The allowlist may have been changed meanwhile.
@@ -459,7 +460,6 @@ impl LiveStream {
                     self.ordered = at;
                     let order = Order { at, ..order };
                     let carried = self.engine.core.order(&order);
-                    audit(&order, &carried);
                     // What lasts is told; whoever has gone meanwhile finds it anyway.
                     self.done.push(Box::new(move || drop(reply.send(carried))));
                 }
@@ -812,17 +812,6 @@ impl LiveStream {
         engine.core.summary.lag = self.lag;
         conclude_summary(engine, assembly, stop, started, closed)
     }
-}
-
-/// Every order is written to the log: who, what, why, and what came of it.
-fn audit(order: &Order, carried: &Carried) {
-    let Order { what, target, by, because, force, .. } = order;
-    let came = match &carried.refused {
-        Some(why) => format!("refused: {why}"),
-        None => format!("{} lines, {} lifted", carried.actions.len(), carried.lifted.len()),
-    };
-    let force = if *force { " force" } else { "" };
-    info!("order by {by}:{force} {what:?} {} {}: {because:?}; {came}", target.kind, target.text());
 }
 
 /// Brings a capture that is under way to its end.

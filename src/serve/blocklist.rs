@@ -1,10 +1,10 @@
-//! Lists of blocked addresses for those who fetch a file.
+//! Lists of blocked addresses for those who fetch a file: firewalls, nginx, HAProxy.
 
 use super::Shared;
 use axum::Router;
 use std::sync::Arc;
 
-/// What it answers.
+/// The paths of the lists.
 pub fn routes() -> Router<Arc<Shared>> {
     Router::new()
 }

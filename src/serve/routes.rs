@@ -22,7 +22,7 @@ const fn route(method: &'static str, path: &'static str, need: Need) -> Route {
 }
 
 /// All of them.
-pub const ROUTES: [Route; 18] = [
+pub const ROUTES: [Route; 19] = [
     route("GET", "/health", Need::Nothing),
     route("GET", "/ready", Need::Read),
     route("GET", "/metrics", Need::Read),
@@ -40,6 +40,7 @@ pub const ROUTES: [Route; 18] = [
     route("GET", "/v1/decisions", Need::Bouncer),
     route("GET", "/v1/decisions/stream", Need::Bouncer),
     route("POST", "/v1/usage-metrics", Need::Bouncer),
+    route("GET", "/blocklist", Need::Bouncer),
     route("GET", "/blocklist.txt", Need::Bouncer),
 ];
 
