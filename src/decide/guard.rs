@@ -1,5 +1,6 @@
 //! What stands between a decision and the world: never-block ranges, the allowlist, brakes.
 
+use crate::action::identity::Identities;
 use crate::decode::addr::NeverBlock;
 use crate::decode::time::Micros;
 use crate::detect::condition::{ACTIONS, ActionKind};
@@ -10,6 +11,7 @@ use crate::window::key::{Key, KeyKind};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Who is allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,13 +77,20 @@ pub struct Guard {
     never: NeverBlock,
     allow: Vec<Allow>,
     brakes: Brakes,
+    /// Accounts have two spellings, and an entry of the allowlist has one.
+    identities: Arc<Identities>,
     minutes: HashMap<ActionKind, BTreeMap<i64, Minute>>,
 }
 
 impl Guard {
     /// Guards from the settings.
     pub fn new(never: NeverBlock, allow: Vec<Allow>, brakes: Brakes) -> Self {
-        Self { never, allow, brakes, minutes: HashMap::new() }
+        Self { never, allow, brakes, identities: Arc::default(), minutes: HashMap::new() }
+    }
+
+    /// The same for accounts that are known by two spellings: an entry for one covers the other.
+    pub fn with_identities(self, identities: Arc<Identities>) -> Self {
+        Self { identities, ..self }
     }
 
     /// Whether a start at `at` must be held back. Counts it against the brakes if not.
@@ -126,7 +135,9 @@ impl Guard {
         }
         self.allow
             .iter()
-            .any(|entry| entry.covers(key) && entry.until.is_none_or(|until| at < until))
+            .any(|entry| {
+                entry.covers(key, &self.identities) && entry.until.is_none_or(|until| at < until)
+            })
             .then_some("allow")
     }
 
@@ -195,14 +206,15 @@ impl Guard {
 }
 
 impl Allow {
-    /// Whether this entry speaks of `key`; of an IPv6 prefix, if it overlaps.
-    fn covers(&self, key: Key<'_>) -> bool {
+    /// Whether this entry speaks of `key`; of an IPv6 prefix, if it overlaps, and of an account in
+    /// either of its spellings.
+    fn covers(&self, key: Key<'_>, identities: &Identities) -> bool {
         match (&self.who, key.kind) {
             (Allowed::Net(allowed), KeyKind::Host | KeyKind::Range) => {
                 key.net().is_some_and(|net| allowed.contains(&net) || net.contains(allowed))
             }
             (Allowed::User(user), KeyKind::User | KeyKind::UserId) => {
-                key.text() == Some(user.as_str())
+                key.text().is_some_and(|text| identities.same(user, text))
             }
             _ => false,
         }
