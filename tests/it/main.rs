@@ -26,6 +26,8 @@
 //! * [`state`]: what lasts: errors, damage, faults of the disk at every single write
 //! * [`mixes`]: the streams that the benches measure are what they are said to be
 //! * [`readme`]: what README shows is what happens
+//! * [`remotes`]: what the tests of sinks on threads of their own share
+//! * [`supabase`]: accounts that are locked, against a double of Supabase Auth
 //! * [`tidy`]: the house rules: who may use whom, and that files say what they are
 #![allow(
     clippy::unwrap_used,
@@ -59,12 +61,14 @@ mod output;
 mod partitions;
 mod readme;
 mod reload;
+mod remotes;
 mod restart;
 mod service;
 mod simulation;
 mod starting;
 mod state;
 mod stream;
+mod supabase;
 mod support;
 mod tidy;
 mod traps;
