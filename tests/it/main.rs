@@ -26,6 +26,7 @@
 //! * [`state`]: what lasts: errors, damage, faults of the disk at every single write
 //! * [`mixes`]: the streams that the benches measure are what they are said to be
 //! * [`readme`]: what README shows is what happens
+//! * [`crowdsec_push`]: blocks that go into a real CrowdSec
 //! * [`remotes`]: what the tests of sinks on threads of their own share
 //! * [`supabase`]: accounts that are locked, against a double of Supabase Auth
 //! * [`tidy`]: the house rules: who may use whom, and that files say what they are
@@ -43,6 +44,7 @@ mod binary;
 #[cfg(feature = "kafka")]
 mod broker;
 mod carriers;
+mod crowdsec_push;
 mod determinism;
 mod disk;
 mod double;
