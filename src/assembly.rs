@@ -1,5 +1,6 @@
 //! From settings to an engine that is ready: packs read, rules changed, everything checked.
 
+use crate::action::identity::{FILE_MAX, Identities};
 use crate::config::Settings;
 use crate::decide::guard::Guard;
 use crate::decide::{DecideConfig, Decider};
@@ -13,6 +14,7 @@ use crate::engine::scan::Scanner;
 use crate::pack::{self, Pack};
 use crate::pattern::set::{Countries, PatternSet};
 use crate::pattern::spec::Pattern;
+use crate::sink::SinkConfig;
 use crate::yaml::{Place, Problem};
 use std::net::IpAddr;
 use std::path::Path;
@@ -31,6 +33,8 @@ pub struct Assembly {
     pub rules: Vec<Rule>,
     /// The packs they are from.
     pub packs: Vec<Pack>,
+    /// The accounts by their two spellings.
+    pub identities: Arc<Identities>,
     never: NeverBlock,
     settings: Settings,
 }
@@ -54,6 +58,12 @@ impl Assembly {
                 None
             }
         };
+        problems.extend(settings.check_receivers());
+        let identities = settings.identities.as_deref().map_or(Ok(Identities::default()), people);
+        let identities = identities.unwrap_or_else(|mut mistakes| {
+            problems.append(&mut mistakes);
+            Identities::default()
+        });
         let never = NeverBlock::new(
             settings.never_private,
             settings.never_cgnat,
@@ -82,6 +92,7 @@ impl Assembly {
             scanner: Arc::new(Scanner { set, decode, generation }),
             rules,
             packs,
+            identities: Arc::new(identities),
             never,
             settings: settings.clone(),
         })
@@ -130,10 +141,28 @@ impl Assembly {
             runbook_url: settings.runbook_url.clone(),
             max_locks: settings.max_locks,
         };
-        Decider::new(
-            config,
-            Guard::new(self.never.clone(), settings.allow.clone(), settings.brakes),
-        )
+        let guard = Guard::new(self.never.clone(), settings.allow.clone(), settings.brakes);
+        Decider::new(config, guard.with_identities(Arc::clone(&self.identities)))
+    }
+
+    /// Names in the rules' `notify` for which `receivers` has no sink, with a rule that says each.
+    pub fn unheard(&self) -> Vec<(&str, &str)> {
+        let mut unheard: Vec<(&str, &str)> = Vec::new();
+        if self.settings.receivers.is_empty() && !self.settings.sinks.iter().any(SinkConfig::tells)
+        {
+            return unheard;
+        }
+        for rule in &self.rules {
+            for name in &rule.notify {
+                let heard = self.settings.receivers.iter().any(|(known, _)| known == name);
+                // Without `receivers`, every sink that tells takes every line; a user it cannot find.
+                let all = self.settings.receivers.is_empty() && name != "user";
+                if !heard && !all && !unheard.iter().any(|(known, _)| known == name) {
+                    unheard.push((name, &rule.id));
+                }
+            }
+        }
+        unheard
     }
 
     /// Rules that need a country while there is no database to look it up.
@@ -159,6 +188,39 @@ fn problem(file: &str, message: String) -> Problem {
         message,
         help: None,
     }
+}
+
+/// Reads the file of identities.
+fn people(path: &Path) -> Result<Identities, Vec<Problem>> {
+    let name = path.display().to_string();
+    let one =
+        |message: String| vec![problem(&name, format!("cannot read `identities`: {message}"))];
+    crate::source::file::probe(path).map_err(|error| one(error.to_string()))?;
+    let length = std::fs::metadata(path).map_err(|error| one(format!("{name}: {error}")))?.len();
+    if length > FILE_MAX {
+        return Err(one(format!("{name}: it has {length} bytes; at most {FILE_MAX} are read")));
+    }
+    let bytes = std::fs::read(path).map_err(|error| one(format!("{name}: {error}")))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let good = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+        let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
+        one(format!("{name}: line {line} is not UTF-8"))
+    })?;
+    Identities::of_csv(&text).map_err(|mistakes| {
+        let told = |mistake: crate::action::identity::Mistake| {
+            let row = text.lines().nth(mistake.line - 1).unwrap_or_default();
+            let excerpt: String = row.chars().filter(|c| !c.is_control()).take(80).collect();
+            Problem {
+                file: name.clone(),
+                place: Place { line: mistake.line, column: 1 },
+                width: excerpt.chars().count(),
+                excerpt,
+                message: format!("`identities`: {}", mistake.message),
+                help: mistake.help.map(str::to_owned),
+            }
+        };
+        mistakes.into_iter().map(told).collect()
+    })
 }
 
 /// Countries from a MaxMind-format database, read into memory at start.

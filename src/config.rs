@@ -123,6 +123,8 @@ pub struct Settings {
     pub identities: Option<PathBuf>,
     /// The names in `notify` and the sinks that they mean.
     pub receivers: Vec<(String, Vec<String>)>,
+    /// Where that is written, for what can be said only when all sinks are known.
+    pub receivers_from: Option<(Document, Node)>,
 }
 
 impl Default for Settings {
@@ -163,6 +165,7 @@ impl Default for Settings {
             serve: None,
             identities: None,
             receivers: Vec::new(),
+            receivers_from: None,
         }
     }
 }
@@ -309,13 +312,7 @@ impl Settings {
                 self.armed = self.mode == Mode::Enforce;
             }
             "identities" => self.identities = checker.text(value, &what).map(PathBuf::from),
-            "receivers" => {
-                self.receivers.clear();
-                for (key, value) in value.as_map().unwrap_or_default() {
-                    let what = format!("`receivers.{}`", key.name);
-                    self.receivers.push((key.name.clone(), checker.texts(value, &what)));
-                }
-            }
+            "receivers" => self.receivers(checker, value),
             "never_block" => {
                 for (key, value) in
                     checker.map(value, "`never_block`", &["private", "cgnat", "extra"])
@@ -455,6 +452,76 @@ impl Settings {
         } else {
             SourceSpec::Files { files, follow, from_end }
         };
+    }
+
+    fn receivers(&mut self, checker: &mut Checker<'_>, value: &Node) {
+        self.receivers.clear();
+        if value.as_map().is_none() {
+            let message = format!("`receivers` must be a map, not {}", value.kind_name());
+            let help = "for example receivers: { security_team: [webhook] }".to_owned();
+            checker.at(value.place, 1, message, Some(help));
+        }
+        for (key, value) in value.as_map().unwrap_or_default() {
+            let what = format!("`receivers.{}`", key.name);
+            let names = checker.texts(value, &what);
+            if names.is_empty() {
+                let help = "take it out; then `portcullis run` says whom nobody hears".to_owned();
+                checker.key(key, format!("{what} names no sink"), Some(help));
+            }
+            self.receivers.push((key.name.clone(), names));
+        }
+        let document =
+            Document { name: checker.name().to_owned(), text: checker.source_text().to_owned() };
+        self.receivers_from = Some((document, value.clone()));
+    }
+
+    /// What is wrong in `receivers`; to be asked when all is read, since sinks may stand behind it.
+    pub fn check_receivers(&self) -> Vec<Problem> {
+        let Some((document, node)) = &self.receivers_from else { return Vec::new() };
+        let mut checker = Checker::new(document);
+        let names = |tells: bool| {
+            let of = self.sinks.iter().filter(move |sink| sink.tells() == tells);
+            of.map(SinkConfig::receiver).collect::<Vec<String>>()
+        };
+        let (tellers, others) = (names(true), names(false));
+        let known: Vec<&str> = tellers.iter().map(String::as_str).collect();
+        for (key, value) in node.as_map().unwrap_or_default() {
+            for item in value.as_list() {
+                let Some(name) = item.scalar() else { continue };
+                if known.contains(&name.as_str()) {
+                    continue;
+                }
+                let what = format!("`receivers.{}`", key.name);
+                if others.contains(&name) {
+                    let message = format!("{what}: the sink `{name}` tells nobody in particular");
+                    let help = "it takes every line that it can use, without being named";
+                    checker.node(item, message, Some(help.into()));
+                    continue;
+                }
+                let help = nearest(&name, &known).map_or_else(
+                    || match &known[..] {
+                        [] => {
+                            "`sinks` has none that tells somebody, like webhook or mail".to_owned()
+                        }
+                        _ => format!("sinks that tell somebody: {}", known.join(", ")),
+                    },
+                    |near| format!("did you mean `{near}`?"),
+                );
+                checker.node(item, format!("{what}: no sink is called `{name}`"), Some(help));
+            }
+        }
+        checker.problems
+    }
+
+    /// The names in `notify` for which a sink is a receiver; none if it takes all lines, because
+    /// `receivers` is not there.
+    pub fn receives(&self, sink: &SinkConfig) -> Option<Vec<String>> {
+        if self.receivers.is_empty() {
+            return None;
+        }
+        let own = sink.receiver();
+        let mine = self.receivers.iter().filter(|(_, sinks)| sinks.contains(&own));
+        Some(mine.map(|(name, _)| name.clone()).collect())
     }
 
     fn field_names(&mut self, checker: &mut Checker<'_>, value: &Node) {

@@ -2,16 +2,18 @@
 //! them, and what has no test.
 
 use super::{print, refuse, say, settings_and_problems};
-use crate::action::{Action, Op};
+use crate::action::{Action, Op, identity};
 use crate::assembly::Assembly;
 use crate::cli::{Check, Common};
 use crate::decide::Decider;
+use crate::decide::guard::{Allow, Allowed};
 use crate::decode::addr;
 use crate::decode::fields::FieldName;
 use crate::decode::time::{self, Micros};
 use crate::decode::{Decoded, decode};
+use crate::detect::condition::ActionKind;
 use crate::detect::detector::StreamTime;
-use crate::detect::rule::Rule;
+use crate::detect::rule::{KeyPart, Rule};
 use crate::pack::{self, Pack};
 use crate::pattern::event::Run;
 use crate::pattern::prefilter::{Need, need};
@@ -56,7 +58,7 @@ pub fn check(common: &Common, check: &Check) -> Result<ExitCode> {
             return Err(refuse(&problems));
         }
     };
-    let report = Report::of(&assembly, common.verbose > 0);
+    let report = Report::of(&assembly, &configured.allow, common.verbose > 0);
     Ok(report.print())
 }
 
@@ -151,7 +153,7 @@ struct Report {
 }
 
 impl Report {
-    fn of(assembly: &Assembly, verbose: bool) -> Self {
+    fn of(assembly: &Assembly, allow: &[Allow], verbose: bool) -> Self {
         let mut report = Self::default();
         for pack in &assembly.packs {
             let before = report.passed + report.failed;
@@ -189,6 +191,7 @@ impl Report {
                 "rule {rule} is inactive unless records carry a country: `geoip` names no database"
             ));
         }
+        report.warnings.extend(idle_entries(assembly, allow));
         report
     }
 
@@ -248,6 +251,113 @@ impl Report {
             self.tested(checker);
         }
     }
+}
+
+/// How an account may be spelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spelling {
+    Email,
+    Id,
+}
+
+impl Spelling {
+    /// Of an entry of the allowlist; none if it could be either.
+    fn of(entry: &str) -> Option<Self> {
+        let is_number = entry.bytes().all(|byte| byte.is_ascii_digit());
+        match entry {
+            _ if entry.contains('@') => Some(Self::Email),
+            _ if is_number || identity::is_uuid(entry) => Some(Self::Id),
+            _ => None,
+        }
+    }
+
+    fn shown(self) -> &'static str {
+        match self {
+            Self::Email => "an e-mail address",
+            Self::Id => "an id",
+        }
+    }
+
+    fn field(self) -> &'static str {
+        match self {
+            Self::Email => "user",
+            Self::Id => "user_id",
+        }
+    }
+}
+
+/// Entries of the allowlist that cannot protect from a rule, since it knows accounts by their other
+/// spelling and nothing joins the two.
+fn idle_entries(assembly: &Assembly, allow: &[Allow]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for entry in allow {
+        let Allowed::User(user) = &entry.who else { continue };
+        let Some(spelling) = Spelling::of(user) else { continue };
+        if assembly.identities.knows(user) {
+            continue;
+        }
+        for rule in &assembly.rules {
+            let Some(given) = spelled_by(assembly, rule) else { continue };
+            if given == spelling {
+                continue;
+            }
+            let why = match assembly.identities.is_empty() {
+                true => "`identities` would join the two",
+                false => "`identities` does not have it",
+            };
+            warnings.push(format!(
+                "the allow entry {user} is {}, and the rule {} knows accounts by {}: it does not \
+                 protect from that rule; {why}",
+                spelling.shown(),
+                rule.id,
+                given.field(),
+            ));
+        }
+    }
+    warnings
+}
+
+/// How the accounts against which a rule acts are spelled, if always in one way.
+fn spelled_by(assembly: &Assembly, rule: &Rule) -> Option<Spelling> {
+    if rule.then.iter().all(|then| then.action == ActionKind::Alert) {
+        return None;
+    }
+    let by_id = KeyPart::Field("user_id".to_owned());
+    if rule.per.contains(&by_id) {
+        return Some(Spelling::Id);
+    }
+    if !rule.per.contains(&KeyPart::User) {
+        return None;
+    }
+    let mut spelled = Vec::new();
+    for name in &rule.on {
+        let set = assembly.scanner.set.patterns();
+        let Some(pattern) = set.iter().find(|pattern| pattern.name == *name) else { continue };
+        spelled.extend(seen_in_tests(assembly, pattern));
+    }
+    let first = *spelled.first()?;
+    spelled.iter().all(|one| *one == first).then_some(first)
+}
+
+/// How the account is spelled in each of a pattern's tests: what a rule `per: user` would take.
+fn seen_in_tests(assembly: &Assembly, pattern: &Pattern) -> Vec<Spelling> {
+    let set = &assembly.scanner.set;
+    let id = set.id(&pattern.name);
+    let mut spelled = Vec::new();
+    for line in pattern.tests.iter().filter_map(|test| test.get("line")?.scalar()) {
+        let Decoded::Records(records) = decode(line.as_bytes(), &assembly.scanner.decode) else {
+            continue;
+        };
+        for record in &records {
+            let mut events = Events::default();
+            let matched = set.matches(record, &mut events);
+            for event in events.of(matched.events).filter(|event| Some(event.pattern) == id) {
+                let user = event.user().map(|_| Spelling::Email);
+                spelled.extend(user.or(event.user_id().map(|_| Spelling::Id)));
+            }
+        }
+    }
+    spelled
 }
 
 fn shown_need(pattern: &Pattern) -> String {

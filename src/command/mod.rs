@@ -165,6 +165,9 @@ pub fn say_inactive(assembly: &Assembly) {
             pattern.name
         );
     }
+    for (name, rule) in assembly.unheard() {
+        info!("`notify` of the rule {rule} names {name}, and `receivers` has no sink for it");
+    }
     for rule in assembly.need_country() {
         info!("rule {rule} is inactive unless records carry a country: `geoip` names no database");
     }

@@ -123,6 +123,7 @@ fn load(common: &Common, before: &Settings) -> Result<Assembly, String> {
         ("threads", settings.threads == before.threads),
         ("max_line", settings.max_line == before.max_line),
         ("block", settings.block == before.block),
+        ("receivers", settings.receivers == before.receivers),
     ];
     for (key, _) in fixed.iter().filter(|(_, same)| !same) {
         warn!("`{key}` has changed: it holds from the next start on");

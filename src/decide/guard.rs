@@ -1,5 +1,6 @@
 //! What stands between a decision and the world: never-block ranges, the allowlist, brakes.
 
+use crate::action::identity::Identities;
 use crate::decode::addr::NeverBlock;
 use crate::decode::time::Micros;
 use crate::detect::condition::{ACTIONS, ActionKind};
@@ -10,6 +11,7 @@ use crate::window::key::{Key, KeyKind};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Who is allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +77,8 @@ pub struct Guard {
     never: NeverBlock,
     allow: Vec<Allow>,
     brakes: Brakes,
+    /// Accounts have two spellings, and an entry of the allowlist has one.
+    identities: Arc<Identities>,
     minutes: HashMap<ActionKind, BTreeMap<i64, Minute>>,
     /// Entries of the allowlist that were added by hand.
     by_hand: Vec<Allow>,
@@ -92,10 +96,16 @@ impl Guard {
             never,
             allow,
             brakes,
+            identities: Arc::default(),
             minutes: HashMap::new(),
             by_hand: Vec::new(),
             grace: Vec::new(),
         }
+    }
+
+    /// The same for accounts that are known by two spellings: an entry for one covers the other.
+    pub fn with_identities(self, identities: Arc<Identities>) -> Self {
+        Self { identities, ..self }
     }
 
     /// Whether a start at `at` must be held back. Counts it against the brakes if not.
@@ -141,12 +151,17 @@ impl Guard {
         if self.allows(key, at) {
             return Some("allow");
         }
-        self.grace.iter().any(|entry| entry.holds(key, at)).then_some("grace")
+        self.grace.iter().any(|entry| entry.holds(key, at, &self.identities)).then_some("grace")
+    }
+
+    /// Whether `who` names `key`.
+    pub fn names(&self, who: &Allowed, key: Key<'_>) -> bool {
+        who.covers(key, &self.identities)
     }
 
     /// Whether an entry of the allowlist covers `key` at `at`.
     pub fn allows(&self, key: Key<'_>, at: Micros) -> bool {
-        self.allow.iter().chain(&self.by_hand).any(|entry| entry.holds(key, at))
+        self.allow.iter().chain(&self.by_hand).any(|entry| entry.holds(key, at, &self.identities))
     }
 
     /// Adds an entry to the allowlist; one for the same takes its place.
@@ -286,18 +301,21 @@ fn push(list: &mut Vec<Allow>, entry: Allow) {
 
 impl Allow {
     /// Whether this entry speaks of `key` at `at`.
-    fn holds(&self, key: Key<'_>, at: Micros) -> bool {
-        self.covers(key) && self.until.is_none_or(|until| at < until)
+    fn holds(&self, key: Key<'_>, at: Micros, identities: &Identities) -> bool {
+        self.until.is_none_or(|until| at < until) && self.who.covers(key, identities)
     }
+}
 
-    /// Whether this entry speaks of `key`; of an IPv6 prefix, if it overlaps.
-    fn covers(&self, key: Key<'_>) -> bool {
-        match (&self.who, key.kind) {
+impl Allowed {
+    /// Whether it names `key`; of a prefix, if they overlap, and of an account in either of its
+    /// spellings.
+    fn covers(&self, key: Key<'_>, identities: &Identities) -> bool {
+        match (self, key.kind) {
             (Allowed::Net(allowed), KeyKind::Host | KeyKind::Range) => {
                 key.net().is_some_and(|net| allowed.contains(&net) || net.contains(allowed))
             }
             (Allowed::User(user), KeyKind::User | KeyKind::UserId) => {
-                key.text() == Some(user.as_str())
+                key.text().is_some_and(|text| identities.same(user, text))
             }
             _ => false,
         }

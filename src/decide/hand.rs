@@ -1,6 +1,6 @@
 //! What people decide: orders, and what is lifted because somebody is on the allowlist now.
 
-use super::guard::{Allow, Allowed};
+use super::guard::{Allow, Allowed, Guard};
 use super::ledger::{Active, LedgerKey};
 use super::{Decider, key_of};
 use crate::action::decision::Decision;
@@ -11,7 +11,7 @@ use crate::detect::condition::{ACTIONS, ActionKind};
 use crate::detect::detector::describe;
 use crate::detect::rule::{MODES, Mode, Rule};
 use crate::pattern::Standing;
-use crate::window::key::{Key, KeyKind, OwnKey};
+use crate::window::key::{Key, OwnKey};
 use ipnet::IpNet;
 use std::sync::Arc;
 
@@ -132,7 +132,8 @@ impl Decider {
             return refused(format!("`{}` is nothing that can be lifted", order.target.text()));
         };
         let why = format!("lifted by {}: {}", order.by, order.because);
-        let lifted = self.lift_all(order.at, names, &why, |key| meets(&who, key));
+        let lifted =
+            self.lift_all(order.at, names, &why, |guard, key| guard.names(&who, key.target.view()));
         if grace > 0 {
             self.guard.spare(who, order.at, order.at.saturating_add(grace));
         }
@@ -169,7 +170,7 @@ impl Decider {
             .map(|(key, _)| key.clone())
             .collect();
         let why = "lifted: it is on the allowlist now";
-        self.lift_all(at, names, why, |key| allowed.contains(key))
+        self.lift_all(at, names, why, |_, key| allowed.contains(key))
     }
 
     fn lift_all(
@@ -177,12 +178,12 @@ impl Decider {
         at: Micros,
         names: &[String],
         why: &str,
-        which: impl Fn(&LedgerKey) -> bool,
+        which: impl Fn(&Guard, &LedgerKey) -> bool,
     ) -> Vec<Decision> {
         let standing = self.ledger.standing();
         let keys: Vec<LedgerKey> = standing
             .into_iter()
-            .filter(|(key, _)| which(key))
+            .filter(|(key, _)| which(&self.guard, key))
             .map(|(key, _)| key.clone())
             .collect();
         let mut lifted = Vec::new();
@@ -212,7 +213,7 @@ impl Decider {
     pub fn against(&self, target: &Target, names: &[String]) -> Vec<Decision> {
         let Some(who) = who(target) else { return Vec::new() };
         let standing = self.ledger.standing();
-        let met = standing.into_iter().filter(|(key, _)| meets(&who, key));
+        let met = standing.into_iter().filter(|(key, _)| self.guard.names(&who, key.target.view()));
         met.map(|(key, active)| decision(key, active, names)).collect()
     }
 
@@ -309,20 +310,6 @@ fn who(target: &Target) -> Option<Allowed> {
         "range" => value.parse().ok().map(Allowed::Net),
         "user" | "user_id" => Some(Allowed::User(value.to_owned())),
         _ => None,
-    }
-}
-
-/// Whether what is active under `key` concerns `who`: the same, or one lies in the other.
-fn meets(who: &Allowed, key: &LedgerKey) -> bool {
-    let target = key.target.view();
-    match who {
-        Allowed::Net(net) => {
-            target.net().is_some_and(|own| own.contains(net) || net.contains(&own))
-        }
-        Allowed::User(user) => {
-            matches!(target.kind, KeyKind::User | KeyKind::UserId)
-                && target.text() == Some(user.as_str())
-        }
     }
 }
 

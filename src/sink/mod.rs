@@ -233,6 +233,26 @@ impl SinkConfig {
         }
     }
 
+    /// Whether it is there to tell somebody, so that `receivers` may name it.
+    pub fn tells(&self) -> bool {
+        matches!(
+            self,
+            SinkConfig::Alertmanager(_)
+                | SinkConfig::Mail(_)
+                | SinkConfig::Pagerduty(_)
+                | SinkConfig::Webhook(_)
+        )
+    }
+
+    /// What `receivers` calls it: its `name`, else its kind.
+    pub fn receiver(&self) -> String {
+        let name = self.name();
+        match name.split_once(' ') {
+            Some((_, own)) if self.is_remote() => own.to_owned(),
+            _ => name,
+        }
+    }
+
     /// Whether it works on a thread of its own: then it is [opened](Self::remote) as such.
     pub fn is_remote(&self) -> bool {
         !matches!(

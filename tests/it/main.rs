@@ -15,6 +15,7 @@
 //! * [`restart`]: killed at any moment, it says what an undisturbed run says
 //! * [`starting`]: what a start finds in its state directory, and says of it
 //! * [`reload`]: rules that change while a stream runs
+//! * [`double`]: an HTTP peer inside the test, for the tests of what calls one
 //! * [`service`]: the program as a service, for the tests that stop it
 //! * [`kafka`]: the Kafka source and sink, against brokers inside the test
 //! * [`broker`]: the same with a real Apache Kafka, where only that tells the truth; needs Java 17
@@ -27,6 +28,9 @@
 //! * [`netns`]: two network namespaces with real packets, for the tests that drop them
 //! * [`mixes`]: the streams that the benches measure are what they are said to be
 //! * [`readme`]: what README shows is what happens
+//! * [`crowdsec_push`]: blocks that go into a real CrowdSec
+//! * [`remotes`]: what the tests of sinks on threads of their own share
+//! * [`supabase`]: accounts that are locked, against a double of Supabase Auth
 //! * [`tidy`]: the house rules: who may use whom, and that files say what they are
 #![allow(
     clippy::unwrap_used,
@@ -42,8 +46,10 @@ mod binary;
 #[cfg(feature = "kafka")]
 mod broker;
 mod carriers;
+mod crowdsec_push;
 mod determinism;
 mod disk;
+mod double;
 mod follow;
 mod golden;
 mod hostile;
@@ -60,12 +66,14 @@ mod output;
 mod partitions;
 mod readme;
 mod reload;
+mod remotes;
 mod restart;
 mod service;
 mod simulation;
 mod starting;
 mod state;
 mod stream;
+mod supabase;
 mod support;
 mod tidy;
 mod traps;
