@@ -15,6 +15,7 @@
 //! * [`restart`]: killed at any moment, it says what an undisturbed run says
 //! * [`starting`]: what a start finds in its state directory, and says of it
 //! * [`reload`]: rules that change while a stream runs
+//! * [`double`]: an HTTP peer inside the test, for the tests of what calls one
 //! * [`service`]: the program as a service, for the tests that stop it
 //! * [`kafka`]: the Kafka source and sink, against brokers inside the test
 //! * [`broker`]: the same with a real Apache Kafka, where only that tells the truth; needs Java 17
@@ -42,6 +43,7 @@ mod broker;
 mod carriers;
 mod determinism;
 mod disk;
+mod double;
 mod follow;
 mod golden;
 mod hostile;
