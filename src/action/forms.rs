@@ -5,11 +5,14 @@
 //! held is text in all of them: no form lets it become markup, a mention or a link.
 
 use super::decision::instant_of;
-use super::{Action, Op, escape};
-use crate::decode::time;
+use super::{Action, OWN_PACK, Op, escape};
+use crate::decode::time::{self, Micros};
+use crate::detect::rule::{Severity, Urgency};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
+/// The rule of a [test message](Action::test).
+const TEST: &str = "test";
 /// Characters that are kept of each text of a [shortened](Action::shortened) action.
 const SHORT: usize = 120;
 /// Characters of a target in a folded message.
@@ -20,10 +23,19 @@ const KINDS_MAX: usize = 10;
 const NAMED_MAX: usize = 3;
 
 impl Action {
+    /// A message that says nothing but that it arrives.
+    pub fn test(at: Micros) -> Self {
+        let reason = "this is a test: the message arrived, and nothing has happened";
+        Self::note(TEST, Severity::P3, Urgency::Info, at, 0, reason.to_owned())
+    }
+
     /// What happens as one word with dots, for whoever switches on it: `portcullis.block.start`. In
     /// shadow mode it is another word, so that nobody enforces it by mistake:
     /// `portcullis.shadow.block.start`.
     pub fn event_type(&self) -> String {
+        if self.op == Op::Note && self.rule == TEST && self.pack == OWN_PACK {
+            return "portcullis.test".to_owned();
+        }
         let shadow = if self.mode == "shadow" { "shadow." } else { "" };
         format!("portcullis.{shadow}{}.{}", self.action, self.op.name())
     }
