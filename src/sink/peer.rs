@@ -229,6 +229,11 @@ impl Caller {
         }
     }
 
+    /// A secret that is sent in bodies: no message holds it.
+    pub fn hide(&mut self, secret: Secret) {
+        self.secrets.push(secret);
+    }
+
     fn without_secrets(&self, text: &str) -> String {
         let secrets = self.secrets.iter().map(Secret::reveal);
         secrets.fold(text.to_owned(), |text, secret| text.replace(secret, "(hidden)"))

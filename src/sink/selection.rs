@@ -69,6 +69,11 @@ impl Selection {
             && among(&self.severities, action.severity)
     }
 
+    /// Whether it is told of this op at all.
+    pub fn includes(&self, op: Op) -> bool {
+        self.on.contains(&op)
+    }
+
     /// Whether an active decision is told of again, of which no more is known than this.
     pub fn takes_started(&self, action: Word) -> bool {
         self.on.contains(&Op::Start)
