@@ -24,6 +24,8 @@
 //! * [`simulation`]: many instances, crashes and restarts on a log in memory, against one machine
 //! * [`memory`]: ceilings that hold under floods and monsters
 //! * [`state`]: what lasts: errors, damage, faults of the disk at every single write
+//! * [`webhook`]: messages over HTTP, verified by the libraries of their receivers; needs Python
+//! * [`alertmanager`]: alerts in a real Prometheus Alertmanager; needs Debian's apt
 //! * [`mixes`]: the streams that the benches measure are what they are said to be
 //! * [`readme`]: what README shows is what happens
 //! * [`tidy`]: the house rules: who may use whom, and that files say what they are
@@ -37,6 +39,7 @@
 )]
 
 mod accounting;
+mod alertmanager;
 mod binary;
 #[cfg(feature = "kafka")]
 mod broker;
@@ -68,3 +71,4 @@ mod stream;
 mod support;
 mod tidy;
 mod traps;
+mod webhook;
