@@ -5,6 +5,7 @@
 //! what was decided, never from when or where: the same crossing has the same id on every machine.
 
 pub mod decision;
+pub mod forms;
 pub mod identity;
 pub mod order;
 
@@ -531,15 +532,37 @@ impl Action {
         line.to_string()
     }
 
+    /// What happens, as a sentence begins with it.
+    fn verb(&self) -> String {
+        match self.op {
+            Op::Note => "NOTE".to_owned(),
+            Op::Start => self.action.to_uppercase(),
+            other => format!("{} {}", other.name(), self.action).to_uppercase(),
+        }
+    }
+
+    /// Its target, as it follows in a sentence.
+    fn at_whom(&self) -> String {
+        match self.target.kind.as_str() {
+            "global" => String::new(),
+            "ip" | "range" | "user" | "user_id" => format!(" {}", escape(self.target.text())),
+            kind => format!(" {}={}", escape(kind), escape(self.target.text())),
+        }
+    }
+
+    /// For how long, as it follows in a sentence.
+    fn how_long(&self) -> String {
+        match (self.op, self.duration_s) {
+            (Op::Start | Op::Extend | Op::Withheld, Some(s)) if self.action != "alert" => {
+                format!(" for {}", time::format_duration(s.saturating_mul(1_000_000)))
+            }
+            _ => String::new(),
+        }
+    }
+
     /// A short sentence for a terminal, safe to print whatever a log line held.
     pub fn text(&self, colour: bool) -> String {
-        let verb = match (self.op, self.action) {
-            (Op::Note, _) => "NOTE".to_owned(),
-            (op, action) => match op {
-                Op::Start => action.to_uppercase(),
-                other => format!("{} {action}", other.name()).to_uppercase(),
-            },
-        };
+        let verb = self.verb();
         let code = match (self.op, self.action) {
             (Op::End, _) => "2",
             (Op::Withheld | Op::Note, _) => "33",
@@ -549,17 +572,7 @@ impl Action {
         };
         let verb = if colour { format!("\x1b[{code}m{verb}\x1b[0m") } else { verb };
         let when = self.time.get(..19).unwrap_or(&self.time).replace('T', " ");
-        let target = match self.target.kind.as_str() {
-            "global" => String::new(),
-            "ip" | "range" | "user" | "user_id" => format!(" {}", escape(self.target.text())),
-            kind => format!(" {}={}", escape(kind), escape(self.target.text())),
-        };
-        let lasting = match (self.op, self.duration_s) {
-            (Op::Start | Op::Extend | Op::Withheld, Some(s)) if self.action != "alert" => {
-                format!(" for {}", time::format_duration(s.saturating_mul(1_000_000)))
-            }
-            _ => String::new(),
-        };
+        let (target, lasting) = (self.at_whom(), self.how_long());
         let mut tail = format!("[{}]", self.rule);
         if let Some(guard) = self.guard {
             let _ = write!(tail, " held back by {guard}");

@@ -26,6 +26,8 @@
 //! * [`memory`]: ceilings that hold under floods and monsters
 //! * [`state`]: what lasts: errors, damage, faults of the disk at every single write
 //! * [`netns`]: two network namespaces with real packets, for the tests that drop them
+//! * [`webhook`]: messages over HTTP, verified by the libraries of their receivers; needs Python
+//! * [`alertmanager`]: alerts in a real Prometheus Alertmanager; needs Debian's apt
 //! * [`mixes`]: the streams that the benches measure are what they are said to be
 //! * [`readme`]: what README shows is what happens
 //! * [`crowdsec_push`]: blocks that go into a real CrowdSec
@@ -42,6 +44,7 @@
 )]
 
 mod accounting;
+mod alertmanager;
 mod binary;
 #[cfg(feature = "kafka")]
 mod broker;
@@ -77,3 +80,4 @@ mod supabase;
 mod support;
 mod tidy;
 mod traps;
+mod webhook;

@@ -1,0 +1,43 @@
+"""A receiver of webhooks that takes what the library of Standard Webhooks verifies, and nothing else.
+
+    receiver.py SECRET
+
+It prints its port, then one line of JSON per message: the headers, the body, and why it was refused
+if it was. It ends when its standard input closes.
+"""
+
+import json
+import os
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from standardwebhooks import Webhook
+
+webhook = Webhook(sys.argv[1])
+
+
+class Receiver(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        told = {"headers": headers, "body": body.decode(), "refused": None}
+        try:
+            webhook.verify(body, headers)
+            status = 204
+        except Exception as error:
+            told["refused"] = f"{type(error).__name__}: {error}"
+            status = 400
+        self.send_response(status)
+        self.end_headers()
+        print(json.dumps(told), flush=True)
+
+    def log_message(self, *_):
+        pass
+
+
+server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+print(server.server_address[1], flush=True)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+sys.stdin.read()
+os._exit(0)
