@@ -15,6 +15,7 @@ pub mod kafka;
 pub mod mail;
 pub mod nftables;
 pub mod pagerduty;
+pub mod program;
 pub mod remote;
 pub mod secret;
 pub mod stdout;
