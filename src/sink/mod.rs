@@ -17,6 +17,7 @@ pub mod nftables;
 pub mod pace;
 pub mod pagerduty;
 pub mod peer;
+pub mod program;
 pub mod remote;
 pub mod secret;
 pub mod selection;

@@ -229,7 +229,7 @@ fn what_is_captured_is_read_whole_or_not_at_all() {
         let _any = house.core().restore(&other, &names);
     }
     let error = house.core().restore(&[1, 0, 0, 0, 0, 0, 0, 0, 9], &names).unwrap_err();
-    assert_eq!(error, "its format is 9, this version's is 1");
+    assert_eq!(error, "its format is 9, this version's is 2");
 }
 
 #[test]
