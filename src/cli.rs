@@ -47,6 +47,8 @@ pub enum Command {
     Config(Config),
     /// Look into a state directory (`state_dir`), check it, or give room back
     State(State),
+    /// List the sinks of the configuration, try one out, or take away what one made
+    Sink(Sink),
     /// Say how a running Portcullis is
     Status(Server),
     /// List what is in force, or what was (`--history`)
@@ -316,6 +318,33 @@ pub enum StateCommand {
     Verify(StateDir),
     /// Let go of what no restart needs and make the file small; not while it is in use
     Compact(StateDir),
+}
+
+/// Flags of `sink`.
+#[derive(Debug, Args)]
+pub struct Sink {
+    /// What to do
+    #[command(subcommand)]
+    pub command: SinkCommand,
+}
+
+/// What to do with sinks.
+#[derive(Debug, Subcommand)]
+pub enum SinkCommand {
+    /// List them with their names
+    List,
+    /// Try to reach what a sink acts on or whom it tells, without acting; exit code 1 if it fails
+    Test(SinkName),
+    /// Take away what a sink made: the table of nftables, for one
+    Clean(SinkName),
+}
+
+/// A sink by its name.
+#[derive(Debug, Args)]
+pub struct SinkName {
+    /// Its name as `sink list` shows it, or its kind if there is only one of it
+    #[arg(value_name = "NAME")]
+    pub name: String,
 }
 
 /// A state directory.

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Some(Command::Check(check)) => command::check::check(&cli.common, &check),
         Some(Command::Explain(explain)) => command::explain::explain(&cli.common, &explain),
         Some(Command::Config(config)) => command::print_config(&config),
+        Some(Command::Sink(sink)) => command::sink::sink(&cli.common, &sink),
         Some(Command::State(state)) => command::state::state(&cli.common, &state),
         Some(
             command @ (Command::Status(_)

@@ -6,6 +6,7 @@ pub mod explain;
 pub mod kafka;
 pub mod replay;
 pub mod run;
+pub mod sink;
 pub mod state;
 
 use crate::assembly::Assembly;
@@ -215,7 +216,7 @@ fn sinks(settings: &Settings) -> Result<Vec<Sink>> {
 ///
 /// # Errors
 /// When one cannot be opened.
-pub fn ways(settings: &Settings, acting: bool) -> Result<Ways> {
+pub fn ways(settings: &Settings, assembly: &Assembly, acting: bool) -> Result<Ways> {
     let sinks = sinks(settings)?;
     let mut remotes = Vec::new();
     for config in settings.sinks.iter().filter(|sink| sink.is_remote()) {
@@ -223,7 +224,7 @@ pub fn ways(settings: &Settings, acting: bool) -> Result<Ways> {
             info!("sink {}: told nothing; --apply lets it work", config.name());
             continue;
         }
-        let remote = remote(settings, config)?;
+        let remote = remote(settings, assembly, config)?;
         let dry = remote.acts() && !settings.armed;
         remotes.push(Driven { remote, dry });
     }
@@ -234,9 +235,16 @@ pub fn ways(settings: &Settings, acting: bool) -> Result<Ways> {
 ///
 /// # Errors
 /// When it cannot be opened.
-pub fn remote(settings: &Settings, config: &SinkConfig) -> Result<Box<dyn Remote>> {
-    let context =
-        crate::sink::Context { runbook_url: settings.runbook_url.clone(), ..Default::default() };
+pub fn remote(
+    settings: &Settings,
+    assembly: &Assembly,
+    config: &SinkConfig,
+) -> Result<Box<dyn Remote>> {
+    let context = crate::sink::Context {
+        runbook_url: settings.runbook_url.clone(),
+        identities: Arc::clone(&assembly.identities),
+        receives: settings.receives(config),
+    };
     let opened = config.remote(&context);
     opened.map_err(|error| anyhow!("error: sink {}: {error}", config.name()))
 }

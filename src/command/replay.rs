@@ -21,7 +21,7 @@ pub fn replay(common: &Common, replay: &Replay) -> Result<ExitCode> {
     super::say_inactive(&assembly);
     if let Some(hosts) = &replay.kafka {
         let kafka = super::kafka::replay(&settings, hosts, replay)?;
-        let (ways, stop) = (ways(&settings, replay.apply)?, listen()?);
+        let (ways, stop) = (ways(&settings, &assembly, replay.apply)?, listen()?);
         let live = pipeline::Live::Kafka(kafka);
         let ended = pipeline::run(&assembly, &settings, &live, ways, &stop, &Reload::never());
         let ended = ended.map_err(|error| anyhow!("error: {error}"))?;
@@ -31,7 +31,7 @@ pub fn replay(common: &Common, replay: &Replay) -> Result<ExitCode> {
         return conclude(common, &ended);
     }
     let inputs = file::expand(&replay.files).map_err(|error| anyhow!("error: {error}"))?;
-    let ways = ways(&settings, replay.apply)?;
+    let ways = ways(&settings, &assembly, replay.apply)?;
     let stop = listen()?;
     let mut progress = progress(common, &inputs);
     let ended = pipeline::replay(&assembly, &settings, inputs, ways, &stop, &mut progress);

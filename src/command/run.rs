@@ -4,13 +4,16 @@ use super::{assemble, conclude, listen, listen_for_reload, settings, ways};
 use crate::assembly::Assembly;
 use crate::cli::{Common, Run};
 use crate::config::{Settings, SourceSpec};
-use crate::pipeline::{self, Live, Reload, RunError};
+use crate::engine::ask::asking;
+use crate::pipeline::{self, Live, Reload, RunError, Ways};
+use crate::serve::{Server, Shared};
 use crate::sink::{Output, SinkConfig};
 use crate::source::file;
 use crate::source::follow::FollowSettings;
 use crate::yaml::Problem;
 use anyhow::{Result, anyhow, bail};
 use std::process::ExitCode;
+use std::sync::Arc;
 use tracing::{info, warn};
 
 /// Runs the command.
@@ -21,7 +24,7 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
     let settings = settings(common)?;
     let assembly = assemble(&settings, true)?;
     super::say_inactive(&assembly);
-    let ways = ways(&settings, true)?;
+    let mut ways = ways(&settings, &assembly, true)?;
     let stop = listen()?;
     let kafka = super::kafka::live(&settings, run)?;
     let from_end = match run.from.as_deref() {
@@ -83,6 +86,8 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
     }
     let load = || load(common, &settings);
     let reload = Reload { asked: listen_for_reload()?, load: &load };
+    // It answers as long as the stream runs, and ends with this.
+    let _server = serve(&settings, &mut ways)?;
     let ended = pipeline::run(&assembly, &settings, &live, ways, &stop, &reload);
     let ended = ended.map_err(|error| unstarted(&settings, &error))?;
     if let Some(why) = &ended.unstarted {
@@ -107,6 +112,17 @@ fn unstarted(settings: &Settings, error: &RunError) -> anyhow::Error {
     }
 }
 
+/// Starts to serve what is in force, if the settings say so.
+fn serve(settings: &Settings, ways: &mut Ways) -> Result<Option<Server>> {
+    let Some(config) = &settings.serve else { return Ok(None) };
+    let (asker, asks) = asking();
+    ways.asks = Some(asks);
+    let shared =
+        Shared { board: Arc::clone(&ways.board), asker, state_dir: settings.state_dir.clone() };
+    let server = crate::serve::start(config, Arc::new(shared));
+    server.map(Some).map_err(|error| anyhow!("error: {error}"))
+}
+
 /// Patterns, rules and settings as they are now, for a stream that goes on.
 fn load(common: &Common, before: &Settings) -> Result<Assembly, String> {
     let settings = settings(common).map_err(|error| format!("{error:#}"))?;
@@ -123,6 +139,7 @@ fn load(common: &Common, before: &Settings) -> Result<Assembly, String> {
         ("threads", settings.threads == before.threads),
         ("max_line", settings.max_line == before.max_line),
         ("block", settings.block == before.block),
+        ("serve", settings.serve == before.serve),
         ("receivers", settings.receivers == before.receivers),
     ];
     for (key, _) in fixed.iter().filter(|(_, same)| !same) {
