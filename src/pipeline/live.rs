@@ -686,8 +686,12 @@ impl LiveStream {
         }
     }
 
-    /// How far the slowest partition is; none if one has shown nothing yet.
+    /// How far the slowest partition is; none if one has shown nothing yet, or if there is none: those
+    /// that will be given to this instance can hold anything.
     fn slowest(&self) -> Option<Micros> {
+        if self.partitions.is_empty() && !self.replayed {
+            return None;
+        }
         let mut slowest = Micros::MAX;
         for (source, reading) in &self.partitions {
             // Of a replay every partition ends; then there is nothing to wait for.
