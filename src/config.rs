@@ -645,13 +645,14 @@ fn set<T>(slot: &mut T, value: Option<T>) {
 }
 
 /// The keys of `source.kafka`.
-const KAFKA_KEYS: [&str; 9] = [
+const KAFKA_KEYS: [&str; 10] = [
     "brokers",
     "topics",
     "group",
     "instance_id",
     "from",
     "properties",
+    "oauth_token",
     "dead_letter",
     "idle_after",
     "reorder",
@@ -669,6 +670,7 @@ fn kafka_source(checker: &mut Checker<'_>, key: &Key, value: &Node) -> KafkaSett
             "properties" => {
                 settings.connection.parse_properties(checker, value, Side::Consumer);
             }
+            "oauth_token" => settings.connection.parse_oauth_token(checker, value),
             "topics" => {
                 settings.topics = checker.texts(value, &what);
                 for topic in &settings.topics {
@@ -708,6 +710,7 @@ fn kafka_source(checker: &mut Checker<'_>, key: &Key, value: &Node) -> KafkaSett
             _ => {}
         }
     }
+    settings.connection.settle_oauth_token(checker, value);
     for (name, example) in [("brokers", "[kafka-1.example.org:9092]"), ("topics", "[app-logs]")] {
         let given = value.get(name);
         if given.is_none_or(|node| node.as_list().is_empty()) {

@@ -1,6 +1,10 @@
 //! What the Kafka source and the Kafka sink share: where the brokers are, which properties of the
 //! client may be set, and what its errors mean in plain words.
 
+mod token;
+
+pub use token::{Token, TokenPlace};
+
 use crate::yaml::{Checker, Kind, Node};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,6 +24,8 @@ pub struct Connection {
     pub brokers: Vec<String>,
     /// Properties of librdkafka, as its documentation names them.
     pub properties: BTreeMap<String, String>,
+    /// Where the token for OAUTHBEARER is, if there is one.
+    pub oauth_token: Option<TokenPlace>,
 }
 
 impl fmt::Debug for Connection {
@@ -29,6 +35,7 @@ impl fmt::Debug for Connection {
         f.debug_struct("Connection")
             .field("brokers", &self.brokers)
             .field("properties", &names)
+            .field("oauth_token", &self.oauth_token)
             .finish()
     }
 }
@@ -138,17 +145,79 @@ impl Connection {
             }
         }
     }
+
+    /// Reads `oauth_token`: `{ file: PATH }` or `{ env: NAME }`. The token itself is read when the
+    /// client asks for it.
+    pub fn parse_oauth_token(&mut self, checker: &mut Checker<'_>, value: &Node) {
+        let what = "`oauth_token`";
+        if value.as_map().is_none() {
+            // It may be the token, so it is not repeated.
+            let help =
+                "write { file: PATH } or { env: NAME }; the token itself does not belong here";
+            checker.node(value, "`oauth_token` must say where the token is", Some(help.into()));
+        } else if let Some((key, _, name)) = elsewhere(checker, value, what) {
+            self.oauth_token =
+                Some(if key == "env" { TokenPlace::Env(name) } else { TokenPlace::File(name) });
+        }
+    }
+
+    /// Once all is read: whether `oauth_token` fits the properties, and what follows from it. `node`
+    /// holds both.
+    pub fn settle_oauth_token(&mut self, checker: &mut Checker<'_>, node: &Node) {
+        let (Some(_), Some(place)) = (&self.oauth_token, node.get("oauth_token")) else { return };
+        const UNSIGNED: &str = "enable.sasl.oauthbearer.unsecure.jwt";
+        if self.properties.contains_key(UNSIGNED) {
+            let help = format!("take `{UNSIGNED}` out: it would make a token of its own");
+            let message = format!("both `oauth_token` and `properties.{UNSIGNED}` are given");
+            checker.node(place, message, Some(help));
+        }
+        let protocol = self.properties.get("security.protocol").map(|text| text.to_lowercase());
+        if !protocol.is_some_and(|text| text.starts_with("sasl_")) {
+            let help = "for example properties: { security.protocol: SASL_SSL }".into();
+            let message = "`oauth_token` is shown to nobody without SASL";
+            checker.node(place, message, Some(help));
+        }
+        let names = ["sasl.mechanisms", "sasl.mechanism"];
+        match names.iter().find_map(|name| Some((name, self.properties.get(*name)?))) {
+            Some((name, value)) if !value.eq_ignore_ascii_case("OAUTHBEARER") => {
+                let help = format!("take `{name}` out, or say OAUTHBEARER");
+                let message = format!("`oauth_token` is of no use with this `properties.{name}`");
+                checker.node(place, message, Some(help));
+            }
+            Some(_) => {}
+            None => {
+                self.properties.insert("sasl.mechanisms".into(), "OAUTHBEARER".into());
+            }
+        }
+    }
+
+    /// The token to show now.
+    ///
+    /// # Errors
+    /// Why there is none, and what helps.
+    pub fn token(&self) -> Result<Option<Token>, String> {
+        self.oauth_token.as_ref().map(TokenPlace::read).transpose()
+    }
 }
 
-/// A value that stands in the environment or in a file.
-fn secret(checker: &mut Checker<'_>, value: &Node, what: &str) -> Option<String> {
+/// The one member of `{ env: NAME }` or `{ file: PATH }`: its key, where it stands, and its text.
+fn elsewhere<'n>(
+    checker: &mut Checker<'_>,
+    value: &'n Node,
+    what: &str,
+) -> Option<(&'n str, &'n Node, String)> {
     let members = checker.map(value, what, &["env", "file"]);
     let [(key, node)] = members else {
         checker.node(value, format!("{what} needs a value, `env` or `file`"), None);
         return None;
     };
-    let name = checker.text(node, what)?;
-    let read = match key.name.as_str() {
+    Some((&key.name, node, checker.text(node, what)?))
+}
+
+/// A value that stands in the environment or in a file.
+fn secret(checker: &mut Checker<'_>, value: &Node, what: &str) -> Option<String> {
+    let (key, node, name) = elsewhere(checker, value, what)?;
+    let read = match key {
         "env" => std::env::var(&name)
             .map_err(|_| format!("the environment has no text under the name `{name}`")),
         _ => std::fs::read_to_string(&name)
@@ -202,12 +271,13 @@ pub fn check_topic(text: &str) -> Result<(), String> {
 }
 
 #[cfg(feature = "kafka")]
-pub use client::{Consequence, client_config, consequence, explain};
+pub use client::{Consequence, TOKEN_FAILED, client_config, consequence, explain, oauth_token};
 
 #[cfg(feature = "kafka")]
 mod client {
-    use super::Connection;
+    use super::{Connection, TokenPlace};
     use rdkafka::ClientConfig;
+    use rdkafka::client::OAuthToken;
     use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
     /// A client's configuration: what both sides need, without the properties set by hand.
@@ -220,6 +290,27 @@ mod client {
             // A broker that is back is found within two seconds, not ten.
             .set("reconnect.backoff.max.ms", "2000");
         config
+    }
+
+    /// How the client's error begins when [`oauth_token`] gave none.
+    pub const TOKEN_FAILED: &str = "Failed to acquire SASL OAUTHBEARER token: ";
+
+    /// What a client is given that asks for a token, at its start and when four fifths of the life of
+    /// the last one are over; 10 s after a failure it asks again.
+    ///
+    /// # Errors
+    /// Why there is none, and what helps.
+    pub fn oauth_token(place: Option<&TokenPlace>) -> Result<OAuthToken, String> {
+        let place = place.ok_or(
+            "OAUTHBEARER needs `oauth_token: { file: PATH }` beside `properties`; the unsigned token that \
+             `enable.sasl.oauthbearer.unsecure.jwt` makes is for tests and is never renewed",
+        )?;
+        let token = place.read()?;
+        Ok(OAuthToken {
+            token: token.text,
+            principal_name: token.principal,
+            lifetime_ms: token.until / 1000,
+        })
     }
 
     /// What an error asks for.
@@ -334,7 +425,10 @@ mod tests {
     #[test]
     fn a_connection_never_shows_a_secret() {
         let properties = [("sasl.password".to_owned(), "hunter2".to_owned())].into();
-        let shown = format!("{:?}", Connection { brokers: vec!["k:1".into()], properties });
+        let shown = format!(
+            "{:?}",
+            Connection { brokers: vec!["k:1".into()], properties, oauth_token: None }
+        );
         assert!(shown.contains("sasl.password") && !shown.contains("hunter2"), "{shown}");
     }
 

@@ -12,12 +12,14 @@
 
 use super::{Delivered, Output};
 use crate::action::Action;
-use crate::kafka::{Connection, Consequence, client_config, consequence, explain};
-use rdkafka::client::ClientContext;
+use crate::kafka::{
+    Connection, Consequence, TokenPlace, client_config, consequence, explain, oauth_token,
+};
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use std::collections::HashSet;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -39,18 +41,48 @@ struct Reports {
     complaint: Option<String>,
     /// Why the brokers refuse us.
     refused: Option<String>,
+    /// Why there was no token when the client asked last.
+    tokenless: Option<String>,
 }
 
 #[derive(Debug, Default)]
-struct Ear(Mutex<Reports>);
+struct Ear {
+    reports: Mutex<Reports>,
+    token: Option<TokenPlace>,
+    /// For what is logged.
+    topic: String,
+}
 
 impl Ear {
     fn reports(&self) -> MutexGuard<'_, Reports> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ClientContext for Ear {
+    // Without it the client's question is dropped, and it waits for a token for ever.
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(
+        &self,
+        _: Option<&str>,
+    ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        let token = oauth_token(self.token.as_ref());
+        let why = token.as_ref().err();
+        let before = std::mem::replace(&mut self.reports().tokenless, why.cloned());
+        // Nobody may send anything for hours, and would not hear of it.
+        match why {
+            Some(why) if before.as_ref() != Some(why) => {
+                tracing::error!("kafka: topic `{}`: {why}; trying on", self.topic);
+            }
+            None if before.is_some() => {
+                tracing::info!("kafka: topic `{}`: there is a token again", self.topic);
+            }
+            _ => {}
+        }
+        Ok(token?)
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         debug!("librdkafka: {facility} {message}");
         if matches!(level, RDKafkaLogLevel::Error | RDKafkaLogLevel::Critical) {
@@ -92,7 +124,8 @@ impl ProducerContext for Ear {
 struct Topic {
     connection: Connection,
     name: String,
-    producer: BaseProducer<Ear>,
+    /// It has a thread of its own, so that tokens are renewed while nothing is sent.
+    producer: ThreadedProducer<Ear>,
     /// A flush has given up waiting, and not all is delivered since.
     behind: bool,
     /// Something could not be delivered since this was asked last.
@@ -108,7 +141,7 @@ impl std::fmt::Debug for Topic {
     }
 }
 
-fn producer(connection: &Connection) -> io::Result<BaseProducer<Ear>> {
+fn producer(connection: &Connection, topic: &str) -> io::Result<ThreadedProducer<Ear>> {
     let mut config = client_config(connection);
     config
         .set("compression.type", "zstd")
@@ -119,12 +152,15 @@ fn producer(connection: &Connection) -> io::Result<BaseProducer<Ear>> {
         config.set(name, value);
     }
     config.set("enable.idempotence", "true").set("acks", "all");
-    config.create_with_context(Ear::default()).map_err(|error| io::Error::other(explain(&error)))
+    let token = connection.oauth_token.clone();
+    let ear = Ear { token, topic: topic.to_owned(), ..Ear::default() };
+    config.create_with_context(ear).map_err(|error| io::Error::other(explain(&error)))
 }
 
 impl Topic {
     fn open(connection: &Connection, name: &str) -> io::Result<Self> {
-        let producer = producer(connection)?;
+        let producer = producer(connection, name)?;
+        connection.token().map_err(io::Error::other)?;
         let topic = Self {
             connection: connection.clone(),
             name: name.to_owned(),
@@ -169,9 +205,12 @@ impl Topic {
             }
             // Long enough to hear what is wrong.
             self.producer.poll(Duration::from_millis(50));
+            if let Some(why) = self.producer.context().reports().tokenless.clone() {
+                return Err(io::Error::other(why));
+            }
             if let Some(why) = self.producer.context().reports().refused.take() {
                 return Err(io::Error::other(format!(
-                    "the brokers refuse this client: {why}; see user and password or token under `properties`, and \
+                    "the brokers refuse this client: {why}; see user and password under `properties` or `oauth_token`, and \
                      the ACLs (WRITE and DESCRIBE on the topic)"
                 )));
             }
@@ -191,7 +230,7 @@ impl Topic {
         if self.producer.client().fatal_error().is_some() {
             // An idempotent producer that has lost its sequence is of no more use.
             debug!("kafka: the producer is made anew");
-            self.producer = producer(&self.connection)?;
+            self.producer = producer(&self.connection, &self.name)?;
         }
         let patience = if self.behind { Duration::ZERO } else { FLUSH_MAX };
         let until = Instant::now() + patience;

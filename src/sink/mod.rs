@@ -171,7 +171,7 @@ impl SinkConfig {
         }
         let options = match key.name.as_str() {
             "file" => &["path", "output"][..],
-            "kafka" => &["brokers", "topic", "properties", "output"],
+            "kafka" => &["brokers", "topic", "properties", "oauth_token", "output"],
             _ => &["output"],
         };
         let mut output = None;
@@ -183,6 +183,7 @@ impl SinkConfig {
                 }
                 "brokers" => connection.parse_brokers(checker, value, "`brokers`"),
                 "properties" => connection.parse_properties(checker, value, Side::Producer),
+                "oauth_token" => connection.parse_oauth_token(checker, value),
                 "topic" => {
                     topic = checker.text(value, "`topic`");
                     if let Some(Err(why)) = topic.as_deref().map(check_topic) {
@@ -192,6 +193,7 @@ impl SinkConfig {
                 _ => path = checker.text(value, "`path`"),
             }
         }
+        connection.settle_oauth_token(checker, value);
         let json = output.unwrap_or(Output::Json);
         match key.name.as_str() {
             "stdout" => Some(SinkConfig::Stdout { output }),

@@ -289,7 +289,7 @@ pub enum KafkaError {
     },
     /// The brokers refuse us.
     #[error(
-        "kafka: the brokers refuse this client: {0}; see user and password or token under `properties`, and the ACLs \
+        "kafka: the brokers refuse this client: {0}; see user and password under `properties` or `oauth_token`, and the ACLs \
          (READ and DESCRIBE on the topics, READ on the group)"
     )]
     Refused(String),

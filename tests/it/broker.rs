@@ -370,6 +370,163 @@ fn tls_and_oauthbearer_let_in_whoever_has_a_token_for_this() {
     lets_in(&shown("logs"), &shown("other-things"), "other-things");
 }
 
+/// An unsigned token, which lives for so many seconds.
+fn token(scope: &str, life: i64) -> String {
+    let base64url = |text: &str| -> String {
+        const DIGITS: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let chunks = text.as_bytes().chunks(3).map(|chunk| {
+            let bits =
+                (0..3).fold(0, |bits, i| bits << 8 | usize::from(*chunk.get(i).unwrap_or(&0)));
+            let digits = (0..=chunk.len()).map(|i| char::from(DIGITS[bits >> (18 - 6 * i) & 63]));
+            digits.collect::<String>()
+        });
+        chunks.collect()
+    };
+    #[expect(clippy::disallowed_methods, reason = "a broker looks at the wall clock")]
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let claims = serde_json::json!({
+        "sub": "tester", "scope": scope, "iat": now.as_secs_f64(),
+        "exp": now.as_secs_f64() + life as f64,
+    });
+    format!("{}.{}.", base64url(r#"{"alg":"none"}"#), base64url(&claims.to_string()))
+}
+
+/// Puts a token where it is expected, as whatever renews them does it.
+fn renew(file: &Path, token: &str) {
+    let new = file.with_extension("new");
+    std::fs::write(&new, format!("{token}\n")).unwrap();
+    std::fs::rename(new, file).unwrap();
+}
+
+/// A source, with dead letters and a sink, that show the token of a file.
+struct Shown {
+    source: String,
+    sink: String,
+    topic: String,
+    group: String,
+    actions: String,
+}
+
+fn shown(file: &Path) -> Shown {
+    let broker = broker();
+    let address = broker.address();
+    let (topic, group) = (unique("token"), unique("g"));
+    let (actions, bad) = (unique("actions"), unique("bad"));
+    create(&address, &topic, 2);
+    create(&address, &actions, 1);
+    create(&address, &bad, 1);
+    let how = format!(
+        "brokers: ['127.0.0.1:{}'], oauth_token: {{ file: '{}' }}, properties: {{ \
+         security.protocol: SASL_SSL, ssl.ca.location: '{}' }}",
+        broker.ports[2],
+        file.display(),
+        broker.folder.join("ca.pem").display()
+    );
+    let source = format!(
+        "source: {{ kafka: {{ topics: [{topic}], group: {group}, dead_letter: {bad}, {how} }} }}\n"
+    );
+    let sink = format!("sinks: [{{ kafka: {{ topic: {actions}, {how} }} }}]\n");
+    Shown { source, sink, topic, group, actions }
+}
+
+#[test]
+fn a_token_that_cannot_be_used_is_refused_with_what_helps() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let shown = shown(&file);
+    let name = file.display().to_string();
+    let refused = |secret: &str, parts: &[&str]| {
+        for config in [&shown.source, &shown.sink] {
+            let begun = Instant::now();
+            let output = configured(config).output();
+            let said = stderr(&output);
+            assert_eq!(output.status.code(), Some(2), "{said}");
+            assert!(secret.is_empty() || !said.contains(secret), "{said}");
+            let tls = cfg!(feature = "kafka-tls");
+            for part in if tls { parts } else { &["--features kafka-tls"] } {
+                assert!(said.contains(part), "no `{part}` in {said}");
+            }
+            assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+        }
+    };
+    refused("", &["`oauth_token`: cannot read", &name, "that this user may read"]);
+    renew(&file, "hunter2");
+    refused("hunter2", &["`oauth_token`:", &name, "holds no JWT", "the access token itself"]);
+    let old = token("logs", -1);
+    renew(&file, &old);
+    refused(&old[..40], &["`oauth_token`:", &name, "expired at 20", "renew it"]);
+    // What only the broker can know.
+    let other = token("other-things", 60);
+    renew(&file, &other);
+    refused(&other[..40], &["refuse this client", "uthentication", "or `oauth_token`"]);
+}
+
+#[test]
+fn a_token_of_a_file_is_read_anew_before_it_expires_and_when_it_is_renewed_late() {
+    if !cfg!(feature = "kafka-tls") {
+        return;
+    }
+    // The client looks once a second whether four fifths of it are over, and logs in again after nine
+    // tenths; a broker lets nobody log in twice within a second. So it cannot be much shorter.
+    const LIFE: i64 = 15;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let shown = shown(&file);
+    let address = broker().address();
+    let attack = |ip: &str, all: i64| {
+        let lines = failed_logins(10, 1, ip);
+        sender(&address, &shown.topic)
+            .lines(0, &lines.lines().map(str::to_owned).collect::<Vec<_>>());
+        wait_committed(&address, &shown.group, &shown.topic, [all, 0]);
+    };
+    let keep = |seconds: u64| {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < end {
+            renew(&file, &token("logs", LIFE));
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    };
+    renew(&file, &token("logs", LIFE));
+    let mut service = Service::new(&(shown.source.clone() + &shown.sink), RULES);
+    let mut running = service.start();
+    running.wait_until_it_says("kafka: assigned");
+    // Three lives of a token; the sink has nothing to send meanwhile.
+    keep(3 * LIFE as u64);
+    attack("203.0.113.1", 10);
+    let said = running.said();
+    assert!(
+        ["WARN", "ERROR", "oauth_token", "refuse"].iter().all(|word| !said.contains(word)),
+        "{said}"
+    );
+    // Nobody renews it: both say so, and go on when there is one again.
+    for who in ["kafka: `oauth_token`", "topic `"] {
+        until(
+            || {
+                running
+                    .said()
+                    .lines()
+                    .any(|line| line.contains(who) && line.contains("expired at 20"))
+            },
+            &|| format!("{who} is not said to lack a token"),
+        );
+    }
+    // The client asks again 10 s after a failure.
+    keep(11);
+    std::thread::scope(|scope| {
+        scope.spawn(|| keep(10));
+        attack("203.0.113.2", 20);
+    });
+    let said = running.stop();
+    assert!(!said.contains("eyJ"), "{said}");
+    let reader = producer(&address, &[]);
+    let (_, count) = reader.client().fetch_watermarks(&shown.actions, 0, DEADLINE).unwrap();
+    let sent = records(&address, &shown.actions, usize::try_from(count).unwrap());
+    for ip in ["203.0.113.1", "203.0.113.2"] {
+        assert!(sent.iter().any(|(_, _, line)| line.contains(ip)), "{sent:?}");
+    }
+}
+
 /// The offsets of the records that are in a partition.
 fn offsets(address: &str, topic: &str) -> Vec<i64> {
     let consumer: BaseConsumer = ClientConfig::new()

@@ -111,7 +111,7 @@ pub fn numbered(from: usize, to: usize) -> Vec<String> {
 
 pub fn settings(broker: &str, topic: &str) -> KafkaSettings {
     KafkaSettings {
-        connection: Connection { brokers: vec![broker.to_owned()], properties: BTreeMap::new() },
+        connection: Connection { brokers: vec![broker.to_owned()], ..Connection::default() },
         topics: vec![topic.to_owned()],
         group: unique("group"),
         start_max: Duration::from_secs(5),
@@ -1154,12 +1154,25 @@ fn what_the_program_is_told_wrong_about_kafka_it_says() {
         &["`acks` cannot be set"],
     );
     config("sinks: [{ kafka: { brokers: [k:1] } }]", &["needs `brokers` and `topic`"]);
+    let token = |token: &str, properties: &str, parts: &[&str]| {
+        let with = format!("oauth_token: {token}, properties: {{ {properties} }}");
+        config(&format!("source: {{ kafka: {{ brokers: [k:1], topics: [x], {with} }} }}"), parts);
+        config(&format!("sinks: [{{ kafka: {{ brokers: [k:1], topic: x, {with} }} }}]"), parts);
+    };
+    let (file, tls) = ("{ file: token }", "security.protocol: SASL_SSL");
+    token("eyJhbGciOiJub25lIn0", tls, &["must say where", "{ file: PATH }"]);
+    token("{ file: a, env: b }", tls, &["needs a value, `env` or `file`"]);
+    token(file, "", &["without SASL", "SASL_SSL"]);
+    let plain = format!("{tls}, sasl.mechanism: PLAIN");
+    token(file, &plain, &["`properties.sasl.mechanism`", "say OAUTHBEARER"]);
+    let both = format!("{tls}, enable.sasl.oauthbearer.unsecure.jwt: true");
+    token(file, &both, &["both `oauth_token` and", "unsecure.jwt` out"]);
 }
 
 #[test]
 fn a_sink_waits_for_its_broker_only_once_and_delivers_in_order_when_it_is_back() {
     let (cluster, broker) = mock(1);
-    let connection = Connection { brokers: vec![broker.clone()], properties: BTreeMap::new() };
+    let connection = Connection { brokers: vec![broker.clone()], ..Connection::default() };
     let mut sink = KafkaSink::open(&connection, "logs", Output::Json).unwrap();
     let note = |n: i64| {
         let text = format!("note {n}");
@@ -1191,7 +1204,7 @@ fn a_sink_waits_for_its_broker_only_once_and_delivers_in_order_when_it_is_back()
 fn dead_letters_say_where_they_came_from_and_why() {
     let broker = broker();
     create(&broker, "bad", 1);
-    let mut connection = Connection { brokers: vec![broker.clone()], properties: BTreeMap::new() };
+    let mut connection = Connection { brokers: vec![broker.clone()], ..Connection::default() };
     connection.properties.insert("fetch.wait.max.ms".into(), "100".into());
     let mut letters = DeadLetters::open(&connection, "bad").unwrap();
     let origin = Origin { topic: "logs", partition: 3, offset: 42 };

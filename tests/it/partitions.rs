@@ -15,6 +15,9 @@ const PARTITIONS: i32 = 12;
 /// How many programs are killed at the same time.
 const LANES: usize = 6;
 
+/// Nothing is written for so long only when nothing is left to write.
+const QUIET: Duration = Duration::from_secs(30);
+
 /// A line with its place.
 #[derive(Debug, Clone)]
 struct Placed {
@@ -186,10 +189,18 @@ impl Lane {
         until(|| running.goes_on() && has_read(service, &self.lines), &|| {
             format!("not all is read: {:?}", service.info()["positions"])
         });
-        // What waits for slower partitions is applied once all of them have been quiet for a while.
+        // What waits for slower partitions is applied once all of them have been quiet for a while. If
+        // lines are still missing then, the comparison says which.
+        let (mut count, mut since) = (0, Instant::now());
         until(
-            || running.goes_on() && service.lines("actions.jsonl").len() >= wanted.len(),
-            &|| format!("{} of {} lines", service.lines("actions.jsonl").len(), wanted.len()),
+            || {
+                let now = service.lines("actions.jsonl").len();
+                if std::mem::replace(&mut count, now) != now {
+                    since = Instant::now();
+                }
+                running.goes_on() && (now >= wanted.len() || since.elapsed() > QUIET)
+            },
+            &|| "actions do not end".to_owned(),
         );
         running.stop();
         service.verify();

@@ -9,7 +9,8 @@
 #
 # With SASL_PORT there is a listener with TLS, too, with a certificate made on the spot
 # (FOLDER/ca.pem). By SCRAM and PLAIN it lets in the user `tester` with the password
-# `tester-secret`; by OAUTHBEARER whoever has a token, unsigned, with the scope `logs`.
+# `tester-secret`; by OAUTHBEARER whoever has a token, unsigned, with the scope `logs`,
+# for as long as that token lives.
 set -euo pipefail
 version=${KAFKA_VERSION:-4.1.0}
 here=$(cd "$(dirname "$0")" && pwd)
@@ -46,8 +47,8 @@ fetch() {
 
 case ${1:-} in
 fetch) fetch; exit 0 ;;
-run) [ $# -ge 4 ] || { sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2; } ;;
-*) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+run) [ $# -ge 4 ] || { sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2; } ;;
+*) sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 fetch
 folder=$2 port=$3 controller=$4 sasl=${5:-}
@@ -102,6 +103,7 @@ listener.name.sasl.ssl.keystore.type=PKCS12
 listener.name.sasl.sasl.enabled.mechanisms=SCRAM-SHA-512,PLAIN,OAUTHBEARER
 listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_tester="tester-secret";
 listener.name.sasl.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker" unsecuredValidatorRequiredScope="logs";
+listener.name.sasl.oauthbearer.connections.max.reauth.ms=3600000
 listener.name.sasl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 PROPERTIES
 fi

@@ -9,11 +9,13 @@ use super::{
     From, KafkaError, KafkaEvent, KafkaSettings, Lag, Progress, REVOKE_MAX, Until, weight,
 };
 use crate::decode::time::{self, Micros};
-use crate::kafka::{Consequence, client_config, consequence, explain};
+use crate::kafka::{
+    Consequence, TOKEN_FAILED, TokenPlace, client_config, consequence, explain, oauth_token,
+};
 use crate::source::lines::Batch;
 use crate::source::position::{PartitionPosition, Position, RecordOrigin};
 use crate::yaml::nearest;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError as ClientError, KafkaResult, RDKafkaErrorCode as Code};
@@ -78,11 +80,14 @@ enum Rebalance {
 }
 
 #[derive(Debug, Default)]
-struct Ear(Mutex<Heard>);
+struct Ear {
+    heard: Mutex<Heard>,
+    token: Option<TokenPlace>,
+}
 
 impl Ear {
     fn heard(&self) -> MutexGuard<'_, Heard> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -93,6 +98,16 @@ fn keep<T>(queue: &mut VecDeque<T>, item: T) {
 }
 
 impl ClientContext for Ear {
+    // Without it the client's question is dropped, and it waits for a token for ever.
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(
+        &self,
+        _: Option<&str>,
+    ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        Ok(oauth_token(self.token.as_ref())?)
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         debug!("librdkafka: {facility} {message}");
         if matches!(
@@ -322,6 +337,10 @@ pub(super) fn consume(
     let mut first = true;
     loop {
         let consumer = reader.open()?;
+        if first {
+            // Later the client tells, and tries on.
+            settings.connection.token().map_err(KafkaError::Settings)?;
+        }
         let ended = reader.read(&consumer, std::mem::take(&mut first));
         if matches!(ended, Ok(End::Anew)) {
             reader.handed = reader.parts.iter().map(|part| (part.source, part.next)).collect();
@@ -370,8 +389,9 @@ fn config(settings: &KafkaSettings) -> rdkafka::ClientConfig {
 
 impl Reader<'_> {
     fn open(&mut self) -> Result<BaseConsumer<Ear>, KafkaError> {
+        let token = self.settings.connection.oauth_token.clone();
         let consumer = config(self.settings)
-            .create_with_context(Ear::default())
+            .create_with_context(Ear { token, ..Ear::default() })
             .map_err(|error| KafkaError::Settings(explain(&error)))?;
         self.heard_at = Instant::now();
         self.pending = None;
@@ -455,6 +475,8 @@ impl Reader<'_> {
             if self.stopped() {
                 return Ok(None);
             }
+            // A client that needs a token asks for it here, and connects nowhere before it has one.
+            let _none = consumer.poll(Duration::ZERO);
             match consumer.fetch_metadata(None, Duration::from_secs(1)) {
                 Ok(metadata) => {
                     let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
@@ -673,6 +695,13 @@ impl Reader<'_> {
             }
             (Code::PollExceeded, _) => {
                 self.note(format!("kafka: this member was held up for too long: {reason}"));
+            }
+            (_, Consequence::Refused) if reason.starts_with(TOKEN_FAILED) => {
+                let why = reason.trim_start_matches(TOKEN_FAILED);
+                if !self.assigned_once {
+                    return Err(KafkaError::Settings(why.to_owned()));
+                }
+                self.fail("token", format!("kafka: {why}; trying on"));
             }
             (_, Consequence::Refused) if !self.assigned_once => {
                 return Err(KafkaError::Refused(format!("{code}: {reason}")));
