@@ -28,9 +28,10 @@ class Receiver(BaseHTTPRequestHandler):
         except Exception as error:
             told["refused"] = f"{type(error).__name__}: {error}"
             status = 400
+        # Before the answer: then the order of lines is the order of messages.
+        print(json.dumps(told), flush=True)
         self.send_response(status)
         self.end_headers()
-        print(json.dumps(told), flush=True)
 
     def log_message(self, *_):
         pass
