@@ -11,6 +11,7 @@ use portcullis::sink::remote::{Progress, Remote, Trouble};
 use portcullis::sink::{Context, SinkConfig};
 use portcullis::yaml::{Checker, Document};
 use serde_json::{Value, json};
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -86,16 +87,20 @@ struct Receiver {
 
 impl Receiver {
     fn start(secret: &str) -> Self {
+        Self::with(&[secret.as_ref()], "http")
+    }
+
+    fn with(options: &[&OsStr], scheme: &str) -> Self {
         let mut child = Command::new(python())
             .arg(root().join("tests/webhook/receiver.py"))
-            .arg(secret)
+            .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let alive = child.stdin.take().unwrap();
         let mut told = BufReader::new(child.stdout.take().unwrap()).lines();
-        let url = format!("http://127.0.0.1:{}/hook", told.next().unwrap().unwrap());
+        let url = format!("{scheme}://127.0.0.1:{}/hook", told.next().unwrap().unwrap());
         Self { child, _alive: alive, told, url }
     }
 
@@ -129,6 +134,30 @@ fn a_receiver_with_the_library_of_standard_webhooks_takes_every_kind_of_line() {
         assert_eq!(body["timestamp"], json!(action.time));
         assert_eq!(body["data"], serde_json::from_str::<Value>(&action.json()).unwrap());
     }
+}
+
+#[test]
+fn a_receiver_is_trusted_if_the_authority_that_is_named_says_who_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = Command::new("bash")
+        .arg(root().join("tests/webhook/certificates.sh"))
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let file = |name: &str| folder.path().join(name);
+    let (chain, key) = (file("server.pem"), file("server.key"));
+    let mut receiver =
+        Receiver::with(&[SECRET.as_ref(), chain.as_os_str(), key.as_os_str()], "https");
+    let (_file, place) = secret(SECRET);
+    let options = format!("url: '{}', secret: {place}", receiver.url);
+    let progress = sink(&format!("webhook: {{ {options} }}")).deliver(&[block(1)], now());
+    let Some(Trouble::Later { why, .. }) = progress.trouble else { panic!("{progress:?}") };
+    assert!(why.contains("certificate"), "{why}");
+    let ca = file("ca.pem");
+    let mut sink = sink(&format!("webhook: {{ {options}, ca: {} }}", ca.display()));
+    assert_eq!(sink.deliver(&[block(1)], now()), Progress::all(&[block(1)]));
+    assert_eq!(receiver.next()["refused"], Value::Null);
 }
 
 #[test]
