@@ -178,7 +178,8 @@ fn an_alert_lasts_as_long_as_its_decision() {
         until: later.clone(),
         ..ann.clone()
     };
-    assert_eq!(sink.deliver(&[extend.clone()], now()), Progress::all(&[extend]));
+    let extends = [extend];
+    assert_eq!(sink.deliver(&extends, now()), Progress::all(&extends));
     let alerts = server.alerts();
     assert_eq!(alerts.len(), 2, "{alerts:#?}");
     let alert = alerts.iter().find(|alert| alert["labels"]["target"] == "ann").unwrap();
