@@ -583,7 +583,9 @@ fn a_page_is_neither_sent_for_what_is_over_nor_longer_than_it_may_be() {
 fn what_pagerduty_answers_and_what_it_cannot_be_given() {
     let (_file, key) = secret(&"a".repeat(32));
     let trouble = |status: u16| {
-        let double = Double::new(move |request| Answer::new(status).body(request.text()));
+        let double = Double::new(move |request| {
+            Answer::new(status).body(request.json()["routing_key"].to_string())
+        });
         let yaml = format!("pagerduty: {{ url: '{}', routing_key: {key} }}", double.url("/"));
         let note = every_kind().into_iter().find(|action| action.op == Op::Note).unwrap();
         sink(&yaml).deliver(&[note], now()).trouble.unwrap()
