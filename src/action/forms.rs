@@ -363,3 +363,122 @@ fn segment(name: &str) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: &str = r##"{"schema":1,"id":"d9bb6d97bf65ed48","decision":"d9bb6d97bf65ed48","time":"2025-08-03T23:26:40.000000Z","op":"start","action":"block","target":{"kind":"ip","value":"203.0.113.7"},"duration_s":86400,"until":"2025-08-04T23:26:40.000000Z","rule":"ip-blocking","pack":"own rules","pattern":"FAILED_LOGIN","count":21,"window_s":3600,"first_seen":"2025-08-03T22:30:00.000000Z","last_seen":"2025-08-03T23:26:40.000000Z","level":"warning","severity":"P2","respond_s":1800,"notify":["security_team"],"runbook":"https://example.org/runbook?a=1&b=2#x","users":{"distinct":1,"sample":["<!channel> & co"]},"reasons":{"invalid_password":20},"mode":"enforce","reason":"21 FAILED_LOGIN from 203.0.113.7 within 1h"}"##;
+    const MINIMAL: &str = r##"{"schema":1,"id":"599a6a7f6d7c0efe","time":"2025-01-01T00:00:15.000000Z","op":"note","action":"alert","target":{"kind":"global"},"rule":"clock","pack":"portcullis","mode":"enforce","reason":"<@U1> & <https://evil.example|x>"}"##;
+
+    fn pinned(form: impl Fn(&Action) -> String, full: &str, minimal: &str) {
+        for (line, bytes) in [(FULL, full), (MINIMAL, minimal)] {
+            let action = Action::of_json(line).unwrap();
+            assert_eq!(action.json(), line);
+            assert_eq!(form(&action), bytes.replace("VERSION", env!("CARGO_PKG_VERSION")));
+        }
+    }
+
+    #[test]
+    fn a_message_has_these_bytes() {
+        pinned(
+            Action::message,
+            r##"{"type":"portcullis.block.start","timestamp":"2025-08-03T23:26:40.000000Z","data":{"schema":1,"id":"d9bb6d97bf65ed48","decision":"d9bb6d97bf65ed48","time":"2025-08-03T23:26:40.000000Z","op":"start","action":"block","target":{"kind":"ip","value":"203.0.113.7"},"duration_s":86400,"until":"2025-08-04T23:26:40.000000Z","rule":"ip-blocking","pack":"own rules","pattern":"FAILED_LOGIN","count":21,"window_s":3600,"first_seen":"2025-08-03T22:30:00.000000Z","last_seen":"2025-08-03T23:26:40.000000Z","level":"warning","severity":"P2","respond_s":1800,"notify":["security_team"],"runbook":"https://example.org/runbook?a=1&b=2#x","users":{"distinct":1,"sample":["<!channel> & co"]},"reasons":{"invalid_password":20},"mode":"enforce","reason":"21 FAILED_LOGIN from 203.0.113.7 within 1h"}}"##,
+            r##"{"type":"portcullis.alert.note","timestamp":"2025-01-01T00:00:15.000000Z","data":{"schema":1,"id":"599a6a7f6d7c0efe","time":"2025-01-01T00:00:15.000000Z","op":"note","action":"alert","target":{"kind":"global"},"rule":"clock","pack":"portcullis","mode":"enforce","reason":"<@U1> & <https://evil.example|x>"}}"##,
+        );
+    }
+
+    #[test]
+    fn a_cloud_event_has_these_bytes() {
+        pinned(
+            Action::cloud_event,
+            r##"{"datacontenttype":"application/json","id":"d9bb6d97bf65ed48","source":"/portcullis/own%20rules/ip-blocking","specversion":"1.0","subject":"203.0.113.7","time":"2025-08-03T23:26:40.000000Z","type":"portcullis.block.start","data":{"schema":1,"id":"d9bb6d97bf65ed48","decision":"d9bb6d97bf65ed48","time":"2025-08-03T23:26:40.000000Z","op":"start","action":"block","target":{"kind":"ip","value":"203.0.113.7"},"duration_s":86400,"until":"2025-08-04T23:26:40.000000Z","rule":"ip-blocking","pack":"own rules","pattern":"FAILED_LOGIN","count":21,"window_s":3600,"first_seen":"2025-08-03T22:30:00.000000Z","last_seen":"2025-08-03T23:26:40.000000Z","level":"warning","severity":"P2","respond_s":1800,"notify":["security_team"],"runbook":"https://example.org/runbook?a=1&b=2#x","users":{"distinct":1,"sample":["<!channel> & co"]},"reasons":{"invalid_password":20},"mode":"enforce","reason":"21 FAILED_LOGIN from 203.0.113.7 within 1h"}}"##,
+            r##"{"datacontenttype":"application/json","id":"599a6a7f6d7c0efe","source":"/portcullis/portcullis/clock","specversion":"1.0","time":"2025-01-01T00:00:15.000000Z","type":"portcullis.alert.note","data":{"schema":1,"id":"599a6a7f6d7c0efe","time":"2025-01-01T00:00:15.000000Z","op":"note","action":"alert","target":{"kind":"global"},"rule":"clock","pack":"portcullis","mode":"enforce","reason":"<@U1> & <https://evil.example|x>"}}"##,
+        );
+    }
+
+    #[test]
+    fn an_ocsf_finding_has_these_bytes() {
+        pinned(
+            Action::ocsf,
+            r##"{"action_id":2,"activity_id":1,"category_uid":2,"class_uid":2004,"count":21,"disposition_id":2,"end_time":1754263600000,"evidences":[{"src_endpoint":{"ip":"203.0.113.7"}},{"actor":{"user":{"name":"<!channel> & co"}}}],"finding_info":{"analytic":{"name":"ip-blocking","type_id":1,"uid":"own rules/ip-blocking"},"attacks":[{"technique":{"name":"Brute Force","uid":"T1110"},"version":"16.1"}],"desc":"21 FAILED_LOGIN from 203.0.113.7 within 1h","first_seen_time":1754260200000,"last_seen_time":1754263600000,"title":"ip-blocking","uid":"d9bb6d97bf65ed48"},"is_alert":true,"message":"21 FAILED_LOGIN from 203.0.113.7 within 1h","metadata":{"product":{"name":"Portcullis","vendor_name":"Portcullis","version":"VERSION"},"profiles":["security_control"],"uid":"d9bb6d97bf65ed48","version":"1.5.0"},"observables":[{"name":"evidences.src_endpoint.ip","type_id":2,"value":"203.0.113.7"},{"name":"evidences.actor.user.name","type_id":4,"value":"<!channel> & co"}],"remediation":{"desc":"The runbook says what to do.","references":["https://example.org/runbook?a=1&b=2#x"]},"severity_id":3,"start_time":1754260200000,"status_id":1,"time":1754263600000,"type_uid":200401,"unmapped":{"action":"block","level":"warning","mode":"enforce","op":"start","pack":"own rules","target":{"kind":"ip","value":"203.0.113.7"},"until":"2025-08-04T23:26:40.000000Z"}}"##,
+            r##"{"action_id":3,"activity_id":1,"category_uid":2,"class_uid":2004,"disposition_id":17,"finding_info":{"analytic":{"name":"clock","type_id":1,"uid":"portcullis/clock"},"desc":"<@U1> & <https://evil.example|x>","title":"clock","uid":"599a6a7f6d7c0efe"},"is_alert":true,"message":"<@U1> & <https://evil.example|x>","metadata":{"product":{"name":"Portcullis","vendor_name":"Portcullis","version":"VERSION"},"profiles":["security_control"],"uid":"599a6a7f6d7c0efe","version":"1.5.0"},"severity_id":0,"status_id":1,"time":1735689615000,"type_uid":200401,"unmapped":{"action":"alert","mode":"enforce","op":"note","pack":"portcullis","target":{"kind":"global"}}}"##,
+        );
+    }
+
+    #[test]
+    fn an_ecs_line_has_these_bytes() {
+        pinned(
+            Action::ecs,
+            r##"{"@timestamp":"2025-08-03T23:26:40.000000Z","ecs":{"version":"8.17.0"},"event":{"action":"block_start","category":["intrusion_detection"],"end":"2025-08-04T23:26:40.000000Z","id":"d9bb6d97bf65ed48","kind":"alert","module":"portcullis","outcome":"success","provider":"portcullis","reason":"21 FAILED_LOGIN from 203.0.113.7 within 1h","severity":47,"start":"2025-08-03T22:30:00.000000Z","type":["denied"]},"labels":{"mode":"enforce","op":"start","target_kind":"ip"},"message":"21 FAILED_LOGIN from 203.0.113.7 within 1h","observer":{"product":"portcullis","type":"ids","vendor":"portcullis","version":"VERSION"},"related":{"ip":["203.0.113.7"],"user":["<!channel> & co"]},"rule":{"id":"ip-blocking","name":"ip-blocking","ruleset":"own rules"},"source":{"address":"203.0.113.7","ip":"203.0.113.7"},"threat":{"framework":"MITRE ATT&CK","technique":{"id":["T1110"],"name":["Brute Force"]}}}"##,
+            r##"{"@timestamp":"2025-01-01T00:00:15.000000Z","ecs":{"version":"8.17.0"},"event":{"action":"alert_note","category":["intrusion_detection"],"id":"599a6a7f6d7c0efe","kind":"event","module":"portcullis","outcome":"unknown","provider":"portcullis","reason":"<@U1> & <https://evil.example|x>","severity":21,"type":["info"]},"labels":{"mode":"enforce","op":"note","target_kind":"global"},"message":"<@U1> & <https://evil.example|x>","observer":{"product":"portcullis","type":"ids","vendor":"portcullis","version":"VERSION"},"rule":{"id":"clock","name":"clock","ruleset":"portcullis"}}"##,
+        );
+    }
+
+    #[test]
+    fn a_message_for_slack_has_these_bytes_and_mentions_nobody() {
+        pinned(
+            Action::slack,
+            r##"{"blocks":[{"text":{"text":"*BLOCK* 203.0.113.7 for 24h\n21 FAILED_LOGIN from 203.0.113.7 within 1h","type":"mrkdwn","verbatim":true},"type":"section"},{"elements":[{"text":"rule ip-blocking · P2 · warning · respond within 30m · until 2025-08-04T23:26:40.000000Z · <https://example.org/runbook?a=1&amp;b=2#x|runbook>","type":"mrkdwn","verbatim":true}],"type":"context"}],"text":"BLOCK 203.0.113.7 for 24h: 21 FAILED_LOGIN from 203.0.113.7 within 1h","unfurl_links":false,"unfurl_media":false}"##,
+            r##"{"blocks":[{"text":{"text":"*NOTE*\n&lt;@U1&gt; &amp; &lt;https://evil.example|x&gt;","type":"mrkdwn","verbatim":true},"type":"section"},{"elements":[{"text":"rule clock","type":"mrkdwn","verbatim":true}],"type":"context"}],"text":"NOTE: &lt;@U1&gt; &amp; &lt;https://evil.example|x&gt;","unfurl_links":false,"unfurl_media":false}"##,
+        );
+    }
+
+    #[test]
+    fn an_ocsf_finding_says_what_became_of_it() {
+        let told = |action: &'static str, op: Op, mode: &'static str| {
+            let action = Action { action, op, mode, ..Action::of_json(FULL).unwrap() };
+            let line: Value = serde_json::from_str(&action.ocsf()).unwrap();
+            let number = |name: &str| line[name].as_i64().unwrap();
+            let of = ["type_uid", "status_id", "action_id", "disposition_id"].map(number);
+            (of, line["is_alert"].as_bool().unwrap())
+        };
+        for (action, op, mode, of, alert) in [
+            ("block", Op::Extend, "enforce", [200_402, 2, 2, 2], true),
+            ("block", Op::End, "enforce", [200_403, 4, 1, 1], false),
+            ("block", Op::Withheld, "enforce", [200_401, 3, 1, 16], true),
+            ("block", Op::Start, "shadow", [200_401, 1, 3, 15], true),
+            ("lock", Op::Start, "enforce", [200_401, 1, 2, 24], true),
+            ("require_2fa", Op::Start, "enforce", [200_401, 1, 4, 23], true),
+            ("alert", Op::Start, "enforce", [200_401, 1, 3, 19], true),
+            ("alert", Op::End, "enforce", [200_403, 4, 3, 17], false),
+        ] {
+            assert_eq!(told(action, op, mode), (of, alert), "{action} {op:?} {mode}");
+        }
+    }
+
+    #[test]
+    fn many_for_slack_are_counted_to_the_last_and_named_in_part() {
+        let action = |n: usize| {
+            let mut action = Action::of_json(FULL).unwrap();
+            action.rule = format!("rule-{}", n % 12);
+            action.target.value = Some(format!("<!here>{n}"));
+            action
+        };
+        let text = slack_of_many(&(0..40).map(action).collect::<Vec<_>>());
+        assert!(text.len() < 20_000 && !text.contains("<!here>"), "{text}");
+        let message: Value = serde_json::from_str(&text).unwrap();
+        let blocks = message["blocks"].as_array().unwrap();
+        assert_eq!(blocks.len(), KINDS_MAX + 1);
+        assert_eq!(blocks[KINDS_MAX]["text"]["text"], "6 × 2 other kinds");
+        let first =
+            "*4 × BLOCK [rule-0]*\n&lt;!here&gt;0, &lt;!here&gt;12, &lt;!here&gt;24 and 1 more";
+        assert_eq!(blocks[0]["text"]["text"], first);
+        let counts = message["text"].as_str().unwrap().split(": ").nth(1).unwrap();
+        let count = |part: &str| part.split(' ').next().unwrap().parse::<usize>().unwrap();
+        assert_eq!(counts.split(", ").map(count).sum::<usize>(), 40);
+    }
+
+    #[test]
+    fn what_an_action_is_about_is_never_cut() {
+        let mut action = Action::of_json(FULL).unwrap();
+        action.target.value = Some("x".repeat(5000));
+        action.reason = "é".repeat(5000);
+        let short = action.shortened();
+        assert_eq!(
+            (&short.target, &short.id, &short.until),
+            (&action.target, &action.id, &action.until)
+        );
+        assert_eq!(short.reason.chars().count(), SHORT + 1);
+    }
+}

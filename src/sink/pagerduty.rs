@@ -229,7 +229,10 @@ impl Remote for PagerDuty {
     }
 
     fn wants(&self, action: &Action) -> bool {
-        self.key(action).is_some() && self.selection.takes(action, self.receives.as_deref())
+        // Nobody is woken by a rule on trial.
+        action.mode == "enforce"
+            && self.key(action).is_some()
+            && self.selection.takes(action, self.receives.as_deref())
     }
 
     fn deliver(&mut self, actions: &[Action], now: SystemTime) -> Progress {
