@@ -791,6 +791,7 @@ struct SetObject {
     r#type: Value,
     #[serde(default)]
     flags: Value,
+    size: Option<u64>,
     #[serde(default)]
     elem: Vec<Element>,
 }
@@ -802,7 +803,9 @@ impl SetObject {
             Value::Array(flags) if flags.len() == 1 => flags.first(),
             other => Some(other),
         };
-        self.r#type == set.kind() && flag.is_some_and(|flag| flag == "timeout")
+        self.r#type == set.kind()
+            && self.size.is_none()
+            && flag.is_some_and(|flag| flag == "timeout")
     }
 }
 

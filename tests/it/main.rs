@@ -24,6 +24,8 @@
 //! * [`memory`]: ceilings that hold under floods and monsters
 //! * [`state`]: what lasts: errors, damage, faults of the disk at every single write
 //! * [`netns`]: two network namespaces with real packets, for the tests that drop them
+//! * [`nftables`]: the kernel's firewall keeps real packets out, and lets them in again
+//! * [`command_sink`]: programs that are given action lines, well-behaved or not
 //! * [`mixes`]: the streams that the benches measure are what they are said to be
 //! * [`readme`]: what README shows is what happens
 //! * [`tidy`]: the house rules: who may use whom, and that files say what they are
@@ -54,6 +56,8 @@ mod memory;
 mod mix;
 mod mixes;
 mod netns;
+mod nftables;
+mod command_sink;
 mod output;
 #[cfg(feature = "kafka")]
 mod partitions;
