@@ -96,7 +96,7 @@ impl Options {
                 }
             }
             "timeout" => {
-                if let Some(timeout) = checker.duration(value, &what, 1_000) {
+                if let Some(timeout) = checker.duration(value, &what, 100_000) {
                     self.timeout = Duration::from_micros(timeout.unsigned_abs());
                 }
             }

@@ -913,8 +913,9 @@ impl Remote for Firewall {
         {
             return Progress::until(0, trouble);
         }
-        let room = self.room(now);
-        let mut fresh = HashSet::new();
+        let mut room = self.room(now);
+        // What the plan so far puts in or takes out.
+        let mut there: HashMap<IpNet, bool> = HashMap::new();
         let mut planned: Vec<Option<Change>> = Vec::new();
         let mut refused = None;
         for action in actions {
@@ -925,11 +926,17 @@ impl Remote for Firewall {
                     break;
                 }
             };
-            if let Some((net, Some(_))) = change {
+            if let Some((net, until)) = change {
                 let is_held = self.held.as_ref().is_some_and(|h| h.elements.contains_key(&net));
-                if !is_held && fresh.insert(net) && fresh.len() > room {
-                    refused = Some(format!("{net}: {}", self.too_many()));
-                    break;
+                let was_there = there.insert(net, until.is_some()).unwrap_or(is_held);
+                match until {
+                    Some(_) if was_there => {}
+                    Some(_) if room == 0 => {
+                        refused = Some(format!("{net}: {}", self.too_many()));
+                        break;
+                    }
+                    Some(_) => room -= 1,
+                    None => room += usize::from(was_there),
                 }
             }
             planned.push(change);
