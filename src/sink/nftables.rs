@@ -563,7 +563,7 @@ impl Firewall {
             Err(failed) => {
                 // What failed as a whole left all as it was, except that somebody may have killed
                 // the program after it was done: then it is done again.
-                self.held = Some(held);
+                self.held = (!anew).then_some(held);
                 Err(failed)
             }
         }
@@ -598,8 +598,10 @@ impl Firewall {
             Err(Failed::Unable(why)) => return (0, Some(Trouble::later(why))),
             Err(Failed::Refused(_)) => {}
         }
-        let known = self.held.take().map(|held| held.elements).unwrap_or_default();
-        if let Err(trouble) = self.look(known, now) {
+        let held = self.held.take().unwrap_or_default();
+        if let Err(trouble) = self.look(held.elements.clone(), now) {
+            // Next time it is still known what the table is to be made of.
+            self.held = Some(held);
             return (0, Some(trouble));
         }
         self.apply_most(changes, now)
