@@ -352,6 +352,38 @@ fn a_batch_finds_its_table_gone_and_makes_it_again() {
 }
 
 #[test]
+fn what_the_table_is_to_be_made_of_is_known_until_it_is_made() {
+    let gate = Gate::new();
+    let folder = tempfile::tempdir().unwrap();
+    let off = folder.path().join("off");
+    std::fs::write(&off, "").unwrap();
+    let failing = format!(
+        "if [ \"$1\" != -f ]; then exec $NFT \"$@\"; fi; script=$(cat); \
+        case $script in *'delete table'*) if [ -e {} ]; then echo 'Operation not permitted' >&2; exit 1; fi;; esac; \
+        printf '%s\\n' \"$script\" | $NFT -f -",
+        off.display()
+    );
+    let nft_path = instead_of_nft(folder.path(), &failing);
+    let mut sink = open(&Options { nft: Some(nft_path), ..options(&gate) });
+    let first = [start("203.0.113.66", 3600)];
+    // At the start it is not known what is in the table: nothing is done until that is.
+    assert!(reason(&sink.deliver(&first, now())).contains("CAP_NET_ADMIN"));
+    std::fs::remove_file(&off).unwrap();
+    assert!(drive(&mut *sink, &first).is_empty());
+    nft(&gate, "flush ruleset");
+    std::fs::write(&off, "").unwrap();
+    let second = [start("203.0.113.67", 3600)];
+    for _ in 0..2 {
+        let progress = sink.deliver(&second, now());
+        assert_eq!(progress.done, 0);
+        assert!(reason(&progress).contains("CAP_NET_ADMIN"), "{progress:?}");
+    }
+    std::fs::remove_file(&off).unwrap();
+    assert!(drive(&mut *sink, &second).is_empty());
+    assert_eq!(names(&gate), ["203.0.113.66", "203.0.113.67"]);
+}
+
+#[test]
 fn another_run_goes_on_with_what_is_there() {
     let gate = Gate::new();
     assert!(drive(&mut *open(&options(&gate)), &[start("203.0.113.66", 3600)]).is_empty());
