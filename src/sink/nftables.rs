@@ -563,7 +563,7 @@ impl Firewall {
             Err(failed) => {
                 // What failed as a whole left all as it was, except that somebody may have killed
                 // the program after it was done: then it is done again.
-                self.held = Some(held);
+                self.held = (!anew).then_some(held);
                 Err(failed)
             }
         }
@@ -598,8 +598,10 @@ impl Firewall {
             Err(Failed::Unable(why)) => return (0, Some(Trouble::later(why))),
             Err(Failed::Refused(_)) => {}
         }
-        let known = self.held.take().map(|held| held.elements).unwrap_or_default();
-        if let Err(trouble) = self.look(known, now) {
+        let held = self.held.take().unwrap_or_default();
+        if let Err(trouble) = self.look(held.elements.clone(), now) {
+            // Next time it is still known what the table is to be made of.
+            self.held = Some(held);
             return (0, Some(trouble));
         }
         self.apply_most(changes, now)
@@ -791,6 +793,7 @@ struct SetObject {
     r#type: Value,
     #[serde(default)]
     flags: Value,
+    size: Option<u64>,
     #[serde(default)]
     elem: Vec<Element>,
 }
@@ -802,7 +805,9 @@ impl SetObject {
             Value::Array(flags) if flags.len() == 1 => flags.first(),
             other => Some(other),
         };
-        self.r#type == set.kind() && flag.is_some_and(|flag| flag == "timeout")
+        self.r#type == set.kind()
+            && self.size.is_none()
+            && flag.is_some_and(|flag| flag == "timeout")
     }
 }
 
@@ -910,8 +915,9 @@ impl Remote for Firewall {
         {
             return Progress::until(0, trouble);
         }
-        let room = self.room(now);
-        let mut fresh = HashSet::new();
+        let mut room = self.room(now);
+        // What the plan so far puts in or takes out.
+        let mut there: HashMap<IpNet, bool> = HashMap::new();
         let mut planned: Vec<Option<Change>> = Vec::new();
         let mut refused = None;
         for action in actions {
@@ -922,11 +928,17 @@ impl Remote for Firewall {
                     break;
                 }
             };
-            if let Some((net, Some(_))) = change {
+            if let Some((net, until)) = change {
                 let is_held = self.held.as_ref().is_some_and(|h| h.elements.contains_key(&net));
-                if !is_held && fresh.insert(net) && fresh.len() > room {
-                    refused = Some(format!("{net}: {}", self.too_many()));
-                    break;
+                let was_there = there.insert(net, until.is_some()).unwrap_or(is_held);
+                match until {
+                    Some(_) if was_there => {}
+                    Some(_) if room == 0 => {
+                        refused = Some(format!("{net}: {}", self.too_many()));
+                        break;
+                    }
+                    Some(_) => room -= 1,
+                    None => room += usize::from(was_there),
                 }
             }
             planned.push(change);

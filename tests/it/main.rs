@@ -28,6 +28,8 @@
 //! * [`netns`]: two network namespaces with real packets, for the tests that drop them
 //! * [`webhook`]: messages over HTTP, verified by the libraries of their receivers; needs Python
 //! * [`alertmanager`]: alerts in a real Prometheus Alertmanager; needs Debian's apt
+//! * [`nftables`]: the kernel's firewall keeps real packets out, and lets them in again
+//! * [`command_sink`]: programs that are given action lines, well-behaved or not
 //! * [`mixes`]: the streams that the benches measure are what they are said to be
 //! * [`readme`]: what README shows is what happens
 //! * [`crowdsec_push`]: blocks that go into a real CrowdSec
@@ -64,6 +66,8 @@ mod memory;
 mod mix;
 mod mixes;
 mod netns;
+mod nftables;
+mod command_sink;
 mod output;
 #[cfg(feature = "kafka")]
 mod partitions;

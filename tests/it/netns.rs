@@ -174,7 +174,7 @@ fn a_wire_carries_packets_until_somebody_drops_them() {
              add rule inet t c {family} saddr {from} drop"
         );
         assert!(gate.command("nft").arg(table).status().unwrap().success());
-        assert!(gate.is_dropped(from));
+        gate.until_dropped(from);
         assert!(gate.passes(neighbour));
         assert!(gate.command("nft").arg("delete table inet t").status().unwrap().success());
         gate.until_passes(from);
