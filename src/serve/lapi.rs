@@ -9,7 +9,7 @@
 
 mod feed;
 #[cfg(test)]
-mod histories;
+pub(super) mod histories;
 mod spans;
 
 use super::Shared;

@@ -9,6 +9,8 @@
 //! * [`accounting`]: every line and record has exactly one outcome, whatever it holds
 //! * [`hostile`]: text in a log never chooses who is blocked
 //! * [`binary`]: the program as users run it: flags, exit codes, messages, signals
+//! * [`bouncers`]: real bouncers, nginx and HAProxy, fed by the Local API and the lists; needs root,
+//!   Debian, Python and Node.js
 //! * [`follow`]: files that are followed through rotation
 //! * [`lasting`]: what outlives the process: captured, written down, read again
 //! * [`disk`]: disks that fail or are full under the running program
@@ -48,6 +50,7 @@
 mod accounting;
 mod alertmanager;
 mod binary;
+mod bouncers;
 #[cfg(feature = "kafka")]
 mod broker;
 mod carriers;
