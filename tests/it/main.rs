@@ -16,6 +16,7 @@
 //! * [`starting`]: what a start finds in its state directory, and says of it
 //! * [`reload`]: rules that change while a stream runs
 //! * [`service`]: the program as a service, for the tests that stop it
+//! * [`serve`]: the HTTP server: who is let in, what is told, and what hostile clients cannot do
 //! * [`kafka`]: the Kafka source and sink, against brokers inside the test
 //! * [`broker`]: the same with a real Apache Kafka, where only that tells the truth; needs Java 17
 //!   and Maven
@@ -58,6 +59,7 @@ mod partitions;
 mod readme;
 mod reload;
 mod restart;
+mod serve;
 mod service;
 mod simulation;
 mod starting;
