@@ -705,7 +705,7 @@ fn history_is_read_from_the_state_directory() {
     assert!(state.join("portcullis.db").exists(), "{}", stderr(&output));
     let served = serve(&usual(folder.path(), ""), Some(state));
     let at = served.server.address();
-    let got = get(at, "/api/decisions?history=true&action=block", READ).json();
+    let got = get(at, "/api/decisions?history=true&action=block&mode=enforce", READ).json();
     let values = |got: &Value| {
         let all = got["decisions"].as_array().unwrap().clone();
         all.iter().map(|d| d["target"]["value"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
@@ -714,7 +714,9 @@ fn history_is_read_from_the_state_directory() {
     all.sort();
     assert_eq!(all, ["203.0.113.7", "203.0.113.8"], "{got}");
     assert_eq!(got["decisions"][0]["rule"], "ip-blocking");
-    let got = get(at, "/api/decisions?history=true&target=203.0.113.8&action=block", READ).json();
+    let got =
+        get(at, "/api/decisions?history=true&target=203.0.113.8&action=block&mode=enforce", READ)
+            .json();
     assert_eq!(values(&got), ["203.0.113.8"]);
     let got = get(at, "/api/decisions?history=true&action=block&limit=1", READ).json();
     assert_eq!(values(&got).len(), 1);
@@ -863,7 +865,7 @@ fn thousands_of_slow_connections_keep_nobody_out() {
     // Those who have shown a token stay.
     let mut good = connect(at);
     let text = format!("GET /api/status HTTP/1.1\r\nHost: x\r\nX-Api-Key: {READ}\r\n\r\n");
-    let mut again = |stream: &mut TcpStream| {
+    let again = |stream: &mut TcpStream| {
         stream.write_all(text.as_bytes()).unwrap();
         let mut bytes = [0; 4096];
         let n = stream.read(&mut bytes).unwrap();
@@ -1109,25 +1111,25 @@ for family in text_string_to_metric_families(sys.stdin.read()):
     assert!(output.status.success(), "{}\n{}", stderr(&output), page.body);
     let read = stdout(&output);
     for sample in [
-        r#"portcullis_lines_total{"outcome": "matched"} 7.0"#,
-        r#"portcullis_lines_total{"outcome": "late"} 0.0"#,
-        r#"portcullis_records_total{"outcome": "matched"} 7.0"#,
-        r#"portcullis_events_total{"pattern": "FAILED_LOGIN"} 7.0"#,
-        r#"portcullis_events_total{"pattern": "SUCCESSFUL_LOGIN"} 0.0"#,
-        r#"portcullis_actions_total{"op": "start", "rule": "ip-blocking"} 2.0"#,
-        r#"portcullis_actions_total{"op": "start", "rule": "brake"} 2.0"#,
-        r#"portcullis_actions_total{"op": "start", "rule": "other"} 2.0"#,
-        r#"portcullis_decisions_active{"action": "block", "mode": "enforce"} 1.0"#,
-        r#"portcullis_decisions_active{"action": "block", "mode": "shadow"} 1.0"#,
-        r#"portcullis_decisions_active{"action": "alert", "mode": "shadow"} 0.0"#,
-        r#"portcullis_sink_state{"sink": "webhook \"security\"", "state": "failing"} 1.0"#,
-        r#"portcullis_sink_state{"sink": "webhook \"security\"", "state": "working"} 0.0"#,
-        r#"portcullis_sink_waiting{"sink": "webhook \"security\""} 4.0"#,
-        r#"portcullis_sink_delivered_total{"sink": "webhook \"security\""} 9.0"#,
-        "portcullis_ready{} 1.0",
-        "portcullis_clock_seconds{} 1754260200.0",
+        r#"portcullis_lines_total{"outcome": "matched"} 7"#,
+        r#"portcullis_lines_total{"outcome": "late"} 0"#,
+        r#"portcullis_records_total{"outcome": "matched"} 7"#,
+        r#"portcullis_events_total{"pattern": "FAILED_LOGIN"} 7"#,
+        r#"portcullis_events_total{"pattern": "SUCCESSFUL_LOGIN"} 0"#,
+        r#"portcullis_actions_total{"op": "start", "rule": "ip-blocking"} 2"#,
+        r#"portcullis_actions_total{"op": "start", "rule": "brake"} 2"#,
+        r#"portcullis_actions_total{"op": "start", "rule": "other"} 2"#,
+        r#"portcullis_decisions_active{"action": "block", "mode": "enforce"} 1"#,
+        r#"portcullis_decisions_active{"action": "block", "mode": "shadow"} 1"#,
+        r#"portcullis_decisions_active{"action": "alert", "mode": "shadow"} 0"#,
+        r#"portcullis_sink_state{"sink": "webhook \"security\"", "state": "failing"} 1"#,
+        r#"portcullis_sink_state{"sink": "webhook \"security\"", "state": "working"} 0"#,
+        r#"portcullis_sink_waiting{"sink": "webhook \"security\""} 4"#,
+        r#"portcullis_sink_delivered_total{"sink": "webhook \"security\""} 9"#,
+        "portcullis_ready{} 1",
+        "portcullis_clock_seconds{} 1754260200",
         "portcullis_delay_seconds{} 0.25",
-        "portcullis_state_bytes{} 4096.0",
+        "portcullis_state_bytes{} 4096",
     ] {
         assert!(read.lines().any(|line| line == sample), "{sample}\n{read}");
     }
