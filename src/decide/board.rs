@@ -8,11 +8,18 @@ use crate::action::decision::{Decision, instant_of};
 use crate::action::{Action, Op};
 use crate::decode::time::Micros;
 use dashmap::DashMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Changes that are remembered; a reader who is further behind takes the whole list.
 const CHANGES_MAX: usize = 200_000;
+
+/// How long a decision is remembered after the end that was said of it last: who keeps no time of
+/// its own and was away must still hear that it is over.
+pub const LINGER: Micros = 3_600_000_000;
+
+/// Decisions that are over and are remembered; of more, those whose time is up first go.
+const OVER_MAX: usize = 200_000;
 
 /// What happened to a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,9 +54,29 @@ struct Log {
     /// The number of the last change.
     last: u64,
     changes: VecDeque<Change>,
-    /// Decisions that are over, with when they would have ended: a reader that was away may still
+    /// Decisions that are over, by when they would have ended: a reader that was away may still
     /// enforce them until then.
-    over: VecDeque<(Micros, Decision)>,
+    over: BTreeMap<(Micros, String), Decision>,
+    /// Ends that were said of decisions before these were extended, from before a restart.
+    ends_before: Vec<(String, Micros)>,
+}
+
+impl Log {
+    fn remember(&mut self, announced: Micros, decision: Decision) {
+        self.over.insert((announced, decision.id.clone()), decision);
+        if self.over.len() > OVER_MAX {
+            self.over.pop_first();
+        }
+    }
+
+    fn forget(&mut self, now: Micros) {
+        while let Some(first) = self.over.first_entry() {
+            if first.key().0.saturating_add(LINGER) > now {
+                break;
+            }
+            first.remove();
+        }
+    }
 }
 
 /// The board.
@@ -61,14 +88,24 @@ pub struct Board {
 
 impl Board {
     /// A board with what a restart has found: what is in force, and what is over but may still be
-    /// enforced somewhere, with when it would have ended.
+    /// enforced somewhere, with when it would have ended (back to [`LINGER`] ago).
     pub fn new(active: Vec<Decision>, over: Vec<(Micros, Decision)>) -> Self {
         let board = Self::default();
-        board.log().over.extend(over);
+        over.into_iter().for_each(|(announced, decision)| {
+            board.log().remember(announced, decision);
+        });
         for decision in active {
             board.active.insert(decision.id.clone(), decision);
         }
         board
+    }
+
+    /// The same, with the ends that were said of what is in force before it was extended, by the
+    /// decision's id: who ignores an extension lets go at such an end, and must be told again.
+    #[must_use]
+    pub fn with_ends_before(self, ends: Vec<(String, Micros)>) -> Self {
+        self.log().ends_before = ends;
+        self
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
@@ -98,7 +135,8 @@ impl Board {
                     let Some((_, mut decision)) = self.active.remove(id) else { continue };
                     let announced = decision.until;
                     decision.until = instant_of(&action.time).unwrap_or(announced);
-                    log.over.push_back((announced, decision.clone()));
+                    log.forget(decision.until);
+                    log.remember(announced, decision.clone());
                     (Happened::Ended { announced }, decision)
                 }
                 Op::Withheld | Op::Note => continue,
@@ -154,19 +192,91 @@ impl Board {
 
     /// The changes after `number`, the oldest first; none if they are not known any more.
     pub fn changes_after(&self, number: u64) -> Option<Vec<Change>> {
+        self.some_changes_after(number, usize::MAX)
+    }
+
+    /// The first `most` of the changes after `number`: for readers who must not keep the stream's
+    /// thread from writing for long.
+    pub fn some_changes_after(&self, number: u64, most: usize) -> Option<Vec<Change>> {
         let log = self.log();
         let oldest = log.changes.front().map_or(log.last + 1, |change| change.number);
         if number > log.last || number + 1 < oldest {
             return None;
         }
         let skip = usize::try_from(number + 1 - oldest).unwrap_or(usize::MAX);
-        Some(log.changes.iter().skip(skip).cloned().collect())
+        Some(log.changes.iter().skip(skip).take(most).cloned().collect())
     }
 
     /// Decisions that are over although whoever was told of them last may enforce them at `now`.
     pub fn over(&self, now: Micros) -> Vec<Decision> {
-        let mut log = self.log();
-        log.over.retain(|(announced, _)| *announced > now);
-        log.over.iter().map(|(_, decision)| decision.clone()).collect()
+        self.over_since(now).into_iter().map(|(_, decision)| decision).collect()
+    }
+
+    /// Decisions that are over and whose end, by what was said of them last, lies after `when`, with
+    /// that end.
+    pub fn over_since(&self, when: Micros) -> Vec<(Micros, Decision)> {
+        let log = self.log();
+        let still = log.over.range((when.saturating_add(1), String::new())..);
+        still.map(|((announced, _), decision)| (*announced, decision.clone())).collect()
+    }
+
+    /// Ends that were said of decisions and hold no longer, as far as they are known: from before a
+    /// restart, and from the changes that are remembered.
+    pub fn ends_before(&self) -> Vec<(String, Micros)> {
+        let log = self.log();
+        let extended = log.changes.iter().filter_map(|change| match change.happened {
+            Happened::Extended { before } => Some((change.decision.id.clone(), before)),
+            Happened::Begun | Happened::Ended { .. } => None,
+        });
+        log.ends_before.iter().cloned().chain(extended).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::action::Target;
+
+    const SECOND: Micros = 1_000_000;
+
+    fn decision(id: u64, until: Micros) -> Decision {
+        Decision {
+            id: format!("{id:016x}"),
+            action: "block",
+            mode: "enforce",
+            target: Target { kind: "ip".to_owned(), value: Some("203.0.113.9".to_owned()) },
+            rule: "rule".to_owned(),
+            pack: "pack".to_owned(),
+            started: 0,
+            until,
+            hosts: Vec::new(),
+            reason: String::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_over_is_told_until_its_end_would_have_come() {
+        let over = (1..=3_u64).map(|n| {
+            let announced = Micros::try_from(n).unwrap() * 10 * SECOND;
+            (announced, decision(n, 0))
+        });
+        let board = Board::new(Vec::new(), over.collect());
+        let ends =
+            |now| board.over_since(now).into_iter().map(|(at, _)| at / SECOND).collect::<Vec<_>>();
+        assert_eq!(ends(0), [10, 20, 30]);
+        assert_eq!(ends(10 * SECOND), [20, 30]);
+        assert_eq!(ends(30 * SECOND), [0; 0]);
+        assert_eq!(board.over(10 * SECOND).len(), 2);
+        // Nothing was thrown away by asking.
+        assert_eq!(ends(0), [10, 20, 30]);
+    }
+
+    #[test]
+    fn what_nobody_can_enforce_any_more_is_let_go() {
+        let mut log = Log::default();
+        log.remember(5 * SECOND, decision(1, 0));
+        log.remember(9 * SECOND, decision(2, 0));
+        log.forget(LINGER + 5 * SECOND);
+        assert_eq!(log.over.keys().map(|(at, _)| *at).collect::<Vec<_>>(), [9 * SECOND]);
     }
 }

@@ -1,10 +1,339 @@
 //! The Local API of CrowdSec, as bouncers need it.
+//!
+//! Every bouncer that speaks it works with Portcullis: a list of decisions with what is new since the
+//! last look (`/v1/decisions/stream`), a question about one address (`/v1/decisions`), and a place to
+//! drop usage figures (`/v1/usage-metrics`), which are not kept. What real bouncers stumble over is
+//! avoided: both lists of a stream are always there, nothing found is exactly `null`, all texts of a
+//! decision are filled, durations are whole positive seconds, values are canonical, answers are not
+//! compressed, and parameters that are not known are passed over.
+
+mod feed;
+#[cfg(test)]
+pub(super) mod histories;
+mod spans;
 
 use super::Shared;
+use super::auth::Who;
+use crate::decode::addr::{canonical, canonical_net, normalize_user};
+use crate::decode::time::Micros;
 use axum::Router;
-use std::sync::Arc;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Extension, Request, State};
+use axum::http::header::{CONTENT_TYPE, USER_AGENT};
+use axum::http::{HeaderValue, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use feed::{Cursor, Feed, Filter, Told, Value};
+use ipnet::IpNet;
+use serde::Serialize;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
-/// What it answers.
+/// Where decisions come from, as bouncers are told; some name sets after it.
+pub const ORIGIN: &str = "portcullis";
+
+/// Bouncers whose place is remembered; of more, the one that was away longest is forgotten, and is
+/// told everything when it comes again.
+const CURSORS_MAX: usize = 1_000;
+
+/// Bytes of usage figures that are taken, as they arrive.
+const METRICS_MAX: usize = 1 << 20;
+
+/// Whoever asks: the name of its token, its address, and what it calls itself.
+type Seer = (Arc<str>, Option<IpAddr>, String);
+
+/// The wall clock, or a test's.
+type Clock = Arc<dyn Fn() -> Micros + Send + Sync>;
+
+#[derive(Default)]
+struct Places {
+    feed: Feed,
+    cursors: HashMap<Seer, (Cursor, u64)>,
+    asked: u64,
+}
+
+struct Lapi {
+    places: Mutex<Places>,
+    clock: Clock,
+}
+
+/// Microseconds since 1970.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what is left of a decision is left by the wall clock"
+)]
+pub(super) fn wall_now() -> Micros {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
+}
+
+/// The paths of the Local API.
 pub fn routes() -> Router<Arc<Shared>> {
+    routes_by(Arc::new(wall_now))
+}
+
+fn routes_by(clock: Clock) -> Router<Arc<Shared>> {
+    let lapi = Arc::new(Lapi { places: Mutex::default(), clock });
     Router::new()
+        // A HEAD asks whether the key is good; it must not cost its sender what is new.
+        .route("/v1/decisions/stream", get(stream).head(empty))
+        .route("/v1/decisions", get(live).head(empty))
+        .route("/v1/usage-metrics", post(metrics))
+        .layer(DefaultBodyLimit::max(METRICS_MAX))
+        .layer(Extension(lapi))
+}
+
+async fn empty() -> StatusCode {
+    StatusCode::OK
+}
+
+/// Figures are taken, compressed or not, and not kept.
+async fn metrics(_figures: Bytes) -> StatusCode {
+    StatusCode::CREATED
+}
+
+#[derive(Serialize)]
+struct Decision<'a> {
+    id: i64,
+    origin: &'static str,
+    r#type: &'static str,
+    scope: &'static str,
+    value: String,
+    duration: String,
+    scenario: &'a str,
+}
+
+impl<'a> From<&'a Told> for Decision<'a> {
+    fn from(told: &'a Told) -> Self {
+        Self {
+            id: told.id,
+            origin: ORIGIN,
+            r#type: told.key.kind,
+            scope: told.key.value.scope(),
+            value: told.key.value.text(),
+            duration: duration(told.left_s),
+            scenario: &told.rule,
+        }
+    }
+}
+
+fn written(all: &[Told]) -> Vec<Decision<'_>> {
+    all.iter().map(Decision::from).collect()
+}
+
+#[derive(Serialize)]
+struct Stream<'a> {
+    new: Vec<Decision<'a>>,
+    deleted: Vec<Decision<'a>>,
+}
+
+/// As Go writes it, `3h59m57s`: bouncers read nothing else.
+fn duration(seconds: i64) -> String {
+    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{rest}s"),
+        (0, _) => format!("{minutes}m{rest}s"),
+        _ => format!("{hours}h{minutes}m{rest}s"),
+    }
+}
+
+fn json(body: &impl Serialize) -> Response {
+    match serde_json::to_vec(body) {
+        Ok(body) => ([(CONTENT_TYPE, "application/json")], body).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// The parameters of an address, those that are given twice by their first.
+struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+impl<'a> Query<'a> {
+    fn of(uri: &'a Uri) -> Self {
+        let pairs = uri.query().unwrap_or_default().split('&');
+        Self(
+            pairs
+                .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+                .map(|(name, value)| (unescaped(name), unescaped(value)))
+                .collect(),
+        )
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        let found = self.0.iter().find(|(known, value)| known == name && !value.is_empty());
+        found.map(|(_, value)| value.as_ref())
+    }
+
+    fn list(&self, name: &str) -> Vec<String> {
+        let words = self.get(name).unwrap_or_default().split(',').map(str::trim);
+        words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
+    }
+
+    fn filter(&self) -> Filter {
+        let origins = self.list("origins");
+        Filter {
+            scopes: None,
+            containing: self.list("scenarios_containing"),
+            not_containing: self.list("scenarios_not_containing"),
+            origin: origins.is_empty() || origins.iter().any(|origin| origin == ORIGIN),
+            kind: None,
+        }
+    }
+
+    fn scopes(&self) -> Option<Vec<String>> {
+        [self.list("scopes"), self.list("scope")].into_iter().find(|scopes| !scopes.is_empty())
+    }
+}
+
+/// `%2C` and `+` undone.
+fn unescaped(text: &str) -> Cow<'_, str> {
+    if !text.contains(['%', '+']) {
+        return Cow::Borrowed(text);
+    }
+    let digit = |at: usize| text.as_bytes().get(at).and_then(|&byte| char::from(byte).to_digit(16));
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(&byte) = text.as_bytes().get(at) {
+        let escaped = (byte == b'%').then(|| Some(digit(at + 1)? * 16 + digit(at + 2)?)).flatten();
+        match escaped.and_then(|value| u8::try_from(value).ok()) {
+            Some(value) => {
+                bytes.push(value);
+                at += 3;
+            }
+            None => {
+                bytes.push(if byte == b'+' { b' ' } else { byte });
+                at += 1;
+            }
+        }
+    }
+    Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Who sent a request.
+fn who(request: &Request) -> Seer {
+    const AGENT_MAX: usize = 200;
+    let agent = request.headers().get(USER_AGENT).map(HeaderValue::as_bytes).unwrap_or_default();
+    let agent = String::from_utf8_lossy(agent.get(..AGENT_MAX).unwrap_or(agent)).into_owned();
+    let who = request.extensions().get::<Who>();
+    (who.map_or_else(|| "".into(), |who| Arc::clone(&who.name)), who.map(|who| who.peer), agent)
+}
+
+async fn stream(
+    State(shared): State<Arc<Shared>>,
+    Extension(lapi): Extension<Arc<Lapi>>,
+    request: Request,
+) -> Response {
+    let query = Query::of(request.uri());
+    let startup = query.get("startup") == Some("true");
+    let mut filter = query.filter();
+    let scopes = query.scopes();
+    filter.scopes = Some(scopes.unwrap_or_else(|| vec!["ip".to_owned(), "range".to_owned()]));
+    let who = who(&request);
+    let news = {
+        let mut places = lapi.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.feed.advance(&shared.board, (lapi.clock)());
+        let seen = places.cursors.get(&who).map(|(cursor, _)| *cursor).filter(|_| !startup);
+        let (news, cursor) = places.feed.news(seen, &filter);
+        places.keep(who, cursor);
+        news
+    };
+    json(&Stream { new: written(&news.new), deleted: written(&news.deleted) })
+}
+
+impl Places {
+    fn keep(&mut self, who: Seer, cursor: Cursor) {
+        self.asked += 1;
+        self.cursors.insert(who, (cursor, self.asked));
+        if self.cursors.len() > CURSORS_MAX {
+            let longest_away = self.cursors.iter().min_by_key(|(_, (_, asked))| *asked);
+            if let Some(who) = longest_away.map(|(who, _)| who.clone()) {
+                self.cursors.remove(&who);
+            }
+        }
+    }
+}
+
+/// What is asked about.
+enum About {
+    /// Everything that the filter takes.
+    All,
+    /// An address or a range; whether those around it or those in it.
+    Net(IpNet, bool),
+    /// A value with its scope.
+    One(Value),
+    /// Something that nothing is ever decided about.
+    Nothing,
+}
+
+fn about(query: &Query<'_>) -> Result<About, String> {
+    let around = query.get("contains") != Some("false");
+    if let Some(text) = query.get("ip") {
+        let ip: IpAddr = text
+            .parse()
+            .map_err(|_| format!("unable to convert '{text}' to int: invalid address"))?;
+        return Ok(About::Net(canonical(ip).into(), around));
+    }
+    if let Some(text) = query.get("range") {
+        let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        let net = net.map_err(|_| format!("unable to convert '{text}' to int: invalid range"))?;
+        return Ok(About::Net(canonical_net(net), around));
+    }
+    let Some(text) = query.get("value") else { return Ok(About::All) };
+    let scope = query.scopes().and_then(|scopes| scopes.into_iter().next()).unwrap_or_default();
+    let name = normalize_user(text).unwrap_or_default().into_owned();
+    let value = match scope.as_str() {
+        "username" => Some(Value::Name(name.into())),
+        "user_id" => Some(Value::Id(text.into())),
+        _ => match text.parse::<IpNet>() {
+            Ok(net) => Some(Value::Range(canonical_net(net))),
+            Err(_) => text.parse().ok().map(|ip| Value::Ip(canonical(ip))),
+        },
+    };
+    Ok(value.map_or(About::Nothing, About::One))
+}
+
+/// The values that hold all of a range: itself, and every shorter prefix.
+fn around(net: IpNet) -> impl Iterator<Item = Value> {
+    let whole = net.prefix_len() == net.max_prefix_len();
+    let wider = std::iter::successors(Some(net), IpNet::supernet).map(Value::Range);
+    whole.then_some(Value::Ip(net.addr())).into_iter().chain(wider)
+}
+
+async fn live(
+    State(shared): State<Arc<Shared>>,
+    Extension(lapi): Extension<Arc<Lapi>>,
+    request: Request,
+) -> Response {
+    let query = Query::of(request.uri());
+    let about = match about(&query) {
+        Ok(about) => about,
+        Err(message) => {
+            let body = json(&serde_json::json!({ "message": message }));
+            return (StatusCode::INTERNAL_SERVER_ERROR, body).into_response();
+        }
+    };
+    let mut filter = query.filter();
+    filter.scopes = query.scopes();
+    filter.kind = query.get("type").map(str::to_owned);
+    let found = {
+        let mut places = lapi.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let feed = &mut places.feed;
+        feed.advance(&shared.board, (lapi.clock)());
+        match about {
+            About::All => feed.active(&filter, |_| true),
+            About::Net(net, true) => feed.active_at(&filter, around(net)),
+            About::Net(net, false) => feed.active(&filter, |value| match value {
+                Value::Ip(ip) => net.contains(ip),
+                Value::Range(inner) => net.contains(inner),
+                Value::Name(_) | Value::Id(_) => false,
+            }),
+            About::One(value) => feed.active_at(&filter, std::iter::once(value)),
+            About::Nothing => Vec::new(),
+        }
+    };
+    // Some compare the text of the answer with `null`, and take an empty list for a hit.
+    let found = Some(written(&found)).filter(|found| !found.is_empty());
+    json(&found)
 }

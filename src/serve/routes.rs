@@ -40,6 +40,7 @@ pub const ROUTES: [Route; 18] = [
     route("GET", "/v1/decisions", Need::Bouncer),
     route("GET", "/v1/decisions/stream", Need::Bouncer),
     route("POST", "/v1/usage-metrics", Need::Bouncer),
+    route("GET", "/blocklist", Need::Bouncer),
     route("GET", "/blocklist.txt", Need::Bouncer),
 ];
 

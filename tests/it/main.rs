@@ -24,6 +24,7 @@
 //! * [`simulation`]: many instances, crashes and restarts on a log in memory, against one machine
 //! * [`memory`]: ceilings that hold under floods and monsters
 //! * [`state`]: what lasts: errors, damage, faults of the disk at every single write
+//! * [`netns`]: two network namespaces with real packets, for the tests that drop them
 //! * [`mixes`]: the streams that the benches measure are what they are said to be
 //! * [`readme`]: what README shows is what happens
 //! * [`tidy`]: the house rules: who may use whom, and that files say what they are
@@ -53,6 +54,7 @@ mod memory;
 #[path = "../../benches/mix.rs"]
 mod mix;
 mod mixes;
+mod netns;
 mod output;
 #[cfg(feature = "kafka")]
 mod partitions;
