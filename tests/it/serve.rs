@@ -1150,6 +1150,7 @@ fn the_document_says_what_happens() {
          # The original answers 500 to an address that it cannot read, and takes what it does not know.\n\
          include-path-regex = \"^/v1/\"\n\
          checks.not_a_server_error.enabled = false\n\
+         checks.positive_data_acceptance.enabled = false\n\
          checks.negative_data_rejection.enabled = false\n",
     )
     .unwrap();
