@@ -386,3 +386,34 @@ fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     }
     Ok(all)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(ip: &str, proven: bool, busy: usize) -> Entry {
+        let connection =
+            Arc::new(Connection { proven: AtomicBool::new(proven), busy: AtomicUsize::new(busy) });
+        let task = tokio::spawn(std::future::pending::<()>()).abort_handle();
+        Entry { ip: ip.parse().unwrap(), connection, task }
+    }
+
+    fn victim(entries: &[(&str, bool, usize)]) -> Option<u64> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let entries = entries.iter().map(|(ip, proven, busy)| entry(ip, *proven, *busy));
+            Open { next: 0, entries: (0..).zip(entries).collect() }.victim()
+        })
+    }
+
+    #[test]
+    fn who_has_shown_a_token_stays_and_who_has_most_goes_first() {
+        let (a, b) = ("203.0.113.7", "203.0.113.8");
+        assert_eq!(victim(&[]), None);
+        assert_eq!(victim(&[(a, true, 0), (b, false, 0)]), Some(1));
+        // The oldest of the address with most.
+        assert_eq!(victim(&[(a, false, 0), (b, false, 0), (b, false, 0)]), Some(1));
+        assert_eq!(victim(&[(a, true, 1), (b, true, 0)]), Some(1));
+        assert_eq!(victim(&[(a, true, 1), (b, true, 2)]), None);
+    }
+}

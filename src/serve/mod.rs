@@ -311,3 +311,117 @@ fn audit(who: &auth::Who, what: &str, because: &str, carried: &Carried) {
         escape(because)
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+    use crate::yaml::Document;
+
+    fn settings(text: &str, environment: &[(&str, &str)]) -> (Settings, String) {
+        let mut settings = Settings::default();
+        let document = Document { name: "t.yaml".into(), text: text.into() };
+        let mut problems = settings.apply(&document);
+        let variables = environment.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        problems.extend(settings.apply_environment(variables));
+        let shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        (settings, shown.join("\n"))
+    }
+
+    const TOKEN: &str = "{ name: ops, role: operator, token: { env: OPS } }";
+
+    #[test]
+    fn all_keys_are_read() {
+        let text = format!(
+            "serve:\n  listen: '[::]:7979'\n  tokens: [{TOKEN}]\n  max_connections: 8\n  max_body: 64KiB\n  timeout: 5s\n  tls: {{ cert: c, key: k, client_ca: a }}\n"
+        );
+        let (settings, told) = settings(&text, &[]);
+        assert_eq!(told, "");
+        let serve = settings.serve.unwrap();
+        assert_eq!((serve.max_connections, serve.max_body), (8, 64 << 10));
+        assert_eq!(serve.timeout, Duration::from_secs(5));
+        assert_eq!(serve.tls.unwrap().client_ca.unwrap(), PathBuf::from("a"));
+        assert_eq!(serve.tokens[0].name, "ops");
+    }
+
+    #[test]
+    fn a_variable_changes_what_it_names_and_nothing_else() {
+        let text = format!("serve: {{ tokens: [{TOKEN}] }}\n");
+        let (settings, told) = settings(
+            &text,
+            &[
+                ("PORTCULLIS_SERVE__LISTEN", "0.0.0.0:80"),
+                ("PORTCULLIS_TOKEN", "x"),
+                ("PORTCULLIS_URL", "x"),
+            ],
+        );
+        assert_eq!(told, "");
+        let serve = settings.serve.unwrap();
+        assert_eq!((serve.listen.as_str(), serve.tokens.len()), ("0.0.0.0:80", 1));
+    }
+
+    #[test]
+    fn off_is_off() {
+        let (settings, told) =
+            settings("serve: { listen: 127.0.0.1:1 }\n", &[("PORTCULLIS_SERVE", "off")]);
+        assert_eq!((settings.serve, told.as_str()), (None, ""));
+    }
+
+    #[test]
+    fn mistakes_are_told_with_what_would_be_right() {
+        let hash = "sha256";
+        for (text, parts) in [
+            ("serve: { listen: 0.0.0.0:7979 }", &["open to others", "tokens: [{"][..]),
+            ("serve: { listen: example.org:80 }", &["open to others"]),
+            ("serve: { listen: 127.0.0.1 }", &["has no port", "127.0.0.1:7979"]),
+            ("serve: { listen: ':80' }", &["names no host"]),
+            ("serve: { listen: '::1:80' }", &["names no host", "[::1]:7979"]),
+            ("serve: { listen: 127.0.0.1:70000 }", &["between 0 and 65535"]),
+            ("serve: { liste: x }", &["did you mean `listen`?"]),
+            ("serve: { max_connections: 1 }", &["between 4 and 65536"]),
+            ("serve: { max_body: 1 }", &["between 1024"]),
+            ("serve: { timeout: 10ms }", &["at least 1s"]),
+            ("serve: { tls: { cert: c } }", &["needs `cert` and `key`"]),
+            (
+                "serve: { tokens: [{ name: a, role: admin, token: { env: T } }] }",
+                &["`admin` is not known"],
+            ),
+            (
+                "serve: { tokens: [{ name: a, role: raed, token: { env: T } }] }",
+                &["did you mean `read`?"],
+            ),
+            ("serve: { tokens: [{ name: a, role: read }] }", &["a token needs `token`"]),
+            (
+                "serve: { tokens: [{ name: 'a b', role: read, token: { env: T } }] }",
+                &["is no name"],
+            ),
+            (
+                "serve: { tokens: [{ name: a, role: read, token: { env: T } }, { name: a, role: read, token: { env: U } }] }",
+                &["two tokens are named a"],
+            ),
+            (
+                "serve: { tokens: [{ name: a, role: read, token: geheimes-wort }] }",
+                &["where the secret is"],
+            ),
+            (
+                &format!(
+                    "serve: {{ tokens: [{{ name: a, role: read, token: {{ {hash}: geheimes-wort }} }}] }}"
+                ),
+                &["is no SHA-256", "sha256sum"],
+            ),
+        ] {
+            let (_, told) = settings(&format!("{text}\n"), &[]);
+            for part in parts {
+                assert!(told.contains(part), "{text}: {told}");
+            }
+        }
+        let open =
+            format!("serve: {{ listen: 0.0.0.0:1, insecure_loopback: true, tokens: [{TOKEN}] }}\n");
+        assert!(settings(&open, &[]).1.contains("opens all to whoever"), "{open}");
+        // What stands where a hash should be may be the token: it is not repeated.
+        let text = format!(
+            "serve:\n  tokens:\n    - {{ name: a, role: read, token: {{ {hash}: geheimes-wort }} }}\n"
+        );
+        assert!(!settings(&text, &[]).1.contains("geheimes-wort"));
+    }
+}

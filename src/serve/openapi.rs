@@ -17,7 +17,7 @@ pub async fn answer() -> Json<Value> {
 /// The document. Its paths come out of the table of routes, so that none can be missing.
 pub fn document() -> Value {
     let mut paths = Map::new();
-    for route in &ROUTES {
+    for route in ROUTES {
         let path = paths.entry(route.path).or_insert_with(|| json!({}));
         path[route.method.to_ascii_lowercase()] = operation(route);
         if route.method == "GET" && route.path.starts_with("/v1/") {
@@ -233,7 +233,11 @@ fn outside(path: &str) -> Option<(&'static str, Value)> {
             json!({ "responses": { "201": { "description": "They are taken." } } }),
         ),
         path if path.starts_with("/blocklist") => {
-            let parameters = texts(&[("family", "`4` or `6`; both without it.")]);
+            let words = |all: &[&str], usual: &str| json!({ "type": "string", "enum": all, "default": usual });
+            let parameters = [
+                query("family", "IPv4, IPv6 or both.", &words(&["4", "6", "all"], "all")),
+                query("format", "For whom.", &words(&["plain", "nginx", "haproxy"], "plain")),
+            ];
             let mut responses = plain("One address or range per line.");
             responses["304"] = json!({ "description": "It is what was fetched before." });
             responses["400"] = error("A parameter cannot be read.");
@@ -461,7 +465,7 @@ mod tests {
     #[test]
     fn every_route_is_described_and_nothing_else() {
         let document = document();
-        for route in &ROUTES {
+        for route in ROUTES {
             assert!(said(route).is_some(), "{} {} is not described", route.method, route.path);
             let operation = &document["paths"][route.path][route.method.to_lowercase()];
             assert!(operation["summary"].is_string(), "{} {}", route.method, route.path);

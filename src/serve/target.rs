@@ -80,6 +80,11 @@ fn address(text: &str) -> Option<IpAddr> {
     if text.contains([' ', '=', ',', ';', '"', '\'', '@']) {
         return None;
     }
+    // With a port behind it and no brackets, a slip of the pen would be another address.
+    if text.matches(':').count() > 1 && !text.starts_with('[') {
+        let bare = text.split('%').next().unwrap_or_default();
+        return bare.parse::<IpAddr>().ok().map(addr::canonical);
+    }
     addr::parse_ip(text)
 }
 

@@ -19,6 +19,7 @@
 //! * [`reload`]: rules that change while a stream runs
 //! * [`double`]: an HTTP peer inside the test, for the tests of what calls one
 //! * [`service`]: the program as a service, for the tests that stop it
+//! * [`serve`]: the HTTP server: who is let in, what is told, and what hostile clients cannot do
 //! * [`kafka`]: the Kafka source and sink, against brokers inside the test
 //! * [`broker`]: the same with a real Apache Kafka, where only that tells the truth; needs Java 17
 //!   and Maven
@@ -78,6 +79,7 @@ mod readme;
 mod reload;
 mod remotes;
 mod restart;
+mod serve;
 mod service;
 mod simulation;
 mod starting;
