@@ -42,10 +42,11 @@ def authenticate(server, session, envelope, mechanism, data):
 
 
 class AnyPort(Controller):
-    """The usual one asks itself whether it is there under the port that it was given, which is 0."""
+    """The usual one asks itself whether it is there at the port that it was given, which is 0."""
 
     def _trigger_server(self):
-        pass
+        self.port = self.server.sockets[0].getsockname()[1]
+        super()._trigger_server()
 
 
 options = {}
@@ -59,6 +60,6 @@ if kind != "plain":
         options |= {"tls_context": context, "require_starttls": True}
 controller = AnyPort(Keeper(), hostname="127.0.0.1", port=0, ready_timeout=60, **options)
 controller.start()
-print(controller.server.sockets[0].getsockname()[1], flush=True)
+print(controller.port, flush=True)
 sys.stdin.read()
 controller.stop()
