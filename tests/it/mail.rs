@@ -193,7 +193,7 @@ fn a_user_is_told_in_plain_words_once_a_day_and_of_a_lift() {
     assert!(!sink.wants(&Action { op: Op::Extend, ..start.clone() }));
     // The next day it is, and so is a lift.
     let later = Action { until: Some(instant(100_000)), ..lock("a3", "user", "ann@example.org") };
-    done(&mut sink, &[later.clone()], 90_000);
+    done(&mut sink, std::slice::from_ref(&later), 90_000);
     done(&mut sink, &[ended(&later, 90_100), ended(&later, 90_100)], 90_100);
     let subjects = smtp.subjects();
     assert_eq!(subjects.len(), 3, "{subjects:?}");
