@@ -313,19 +313,7 @@ impl Settings {
             }
             "identities" => self.identities = checker.text(value, &what).map(PathBuf::from),
             "receivers" => self.receivers(checker, value),
-            "never_block" => {
-                for (key, value) in
-                    checker.map(value, "`never_block`", &["private", "cgnat", "extra"])
-                {
-                    let what = format!("`never_block.{}`", key.name);
-                    match key.name.as_str() {
-                        "private" => set(&mut self.never_private, checker.bool(value, &what)),
-                        "cgnat" => set(&mut self.never_cgnat, checker.bool(value, &what)),
-                        "extra" => self.never_extra = nets(checker, value, &what),
-                        _ => {}
-                    }
-                }
-            }
+            "never_block" => self.never_block(checker, value),
             "allow" => {
                 self.allow =
                     value.as_list().into_iter().filter_map(|entry| allow(checker, entry)).collect();
@@ -452,6 +440,18 @@ impl Settings {
         } else {
             SourceSpec::Files { files, follow, from_end }
         };
+    }
+
+    fn never_block(&mut self, checker: &mut Checker<'_>, value: &Node) {
+        for (key, value) in checker.map(value, "`never_block`", &["private", "cgnat", "extra"]) {
+            let what = format!("`never_block.{}`", key.name);
+            match key.name.as_str() {
+                "private" => set(&mut self.never_private, checker.bool(value, &what)),
+                "cgnat" => set(&mut self.never_cgnat, checker.bool(value, &what)),
+                "extra" => self.never_extra = nets(checker, value, &what),
+                _ => {}
+            }
+        }
     }
 
     fn receivers(&mut self, checker: &mut Checker<'_>, value: &Node) {

@@ -119,6 +119,8 @@ pub struct Context {
     pub identities: std::sync::Arc<crate::action::identity::Identities>,
     /// The names in `notify` for which this sink is a receiver (`receivers`); none: all lines.
     pub receives: Option<Vec<String>>,
+    /// Sinks that change the world may: `mode: enforce` is written.
+    pub armed: bool,
 }
 
 impl SinkConfig {

@@ -36,6 +36,8 @@
 //! * [`mixes`]: the streams that the benches measure are what they are said to be
 //! * [`readme`]: what README shows is what happens
 //! * [`crowdsec_push`]: blocks that go into a real CrowdSec
+//! * [`identities`]: accounts with two spellings, and whom the names in `notify` mean
+//! * [`mail`]: messages that reach a real SMTP server
 //! * [`remotes`]: what the tests of sinks on threads of their own share
 //! * [`supabase`]: accounts that are locked, against a double of Supabase Auth
 //! * [`tidy`]: the house rules: who may use whom, and that files say what they are
@@ -62,9 +64,11 @@ mod double;
 mod follow;
 mod golden;
 mod hostile;
+mod identities;
 mod lasting;
 #[cfg(feature = "kafka")]
 mod kafka;
+mod mail;
 mod memory;
 #[path = "../../benches/mix.rs"]
 mod mix;
