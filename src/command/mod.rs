@@ -244,6 +244,7 @@ pub fn remote(
         runbook_url: settings.runbook_url.clone(),
         identities: Arc::clone(&assembly.identities),
         receives: settings.receives(config),
+        armed: settings.armed,
     };
     let opened = config.remote(&context);
     opened.map_err(|error| anyhow!("error: sink {}: {error}", config.name()))
