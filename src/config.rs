@@ -321,41 +321,58 @@ impl Settings {
             "brakes" => self.brakes(checker, value),
             "runbook_url" => self.runbook_url = checker.text(value, &what),
             "max_locks_per_user" => self.max_locks = rule::limit(checker, value),
-            "rules" => {
-                let document = Document { name: checker.name().to_owned(), text: String::new() };
-                let document = Document { text: checker.source_text().to_owned(), ..document };
-                for (key, node) in value.as_map().unwrap_or_default() {
-                    self.overrides.push(Override {
-                        id: key.name.clone(),
-                        node: node.clone(),
-                        document: document.clone(),
-                        place: key.place,
-                    });
-                }
-                if value.as_map().is_none() && value.kind != Kind::Null {
-                    checker.node(
-                        value,
-                        "`rules` must be a map from a rule's id to what changes",
-                        Some("rules of your own go into a pattern file".into()),
-                    );
-                }
-            }
-            "sinks" => {
-                if value.as_list().is_empty() {
-                    checker.node(
-                        value,
-                        "`sinks` names none, so nobody would be told of an attack",
-                        Some("take it out for standard output, or write  - stdout: {}".into()),
-                    );
-                }
-                refuse_one_file_twice(checker, &value.as_list());
-                self.sinks = value
-                    .as_list()
-                    .into_iter()
-                    .filter_map(|node| SinkConfig::parse(checker, node))
-                    .collect();
-            }
+            "rules" => self.rules(checker, value),
+            "sinks" => self.sinks(checker, value),
             _ => {}
+        }
+    }
+
+    fn rules(&mut self, checker: &mut Checker<'_>, value: &Node) {
+        let document = Document { name: checker.name().to_owned(), text: String::new() };
+        let document = Document { text: checker.source_text().to_owned(), ..document };
+        for (key, node) in value.as_map().unwrap_or_default() {
+            self.overrides.push(Override {
+                id: key.name.clone(),
+                node: node.clone(),
+                document: document.clone(),
+                place: key.place,
+            });
+        }
+        if value.as_map().is_none() && value.kind != Kind::Null {
+            checker.node(
+                value,
+                "`rules` must be a map from a rule's id to what changes",
+                Some("rules of your own go into a pattern file".into()),
+            );
+        }
+    }
+
+    fn sinks(&mut self, checker: &mut Checker<'_>, value: &Node) {
+        if value.as_list().is_empty() {
+            checker.node(
+                value,
+                "`sinks` names none, so nobody would be told of an attack",
+                Some("take it out for standard output, or write  - stdout: {}".into()),
+            );
+        }
+        refuse_one_file_twice(checker, &value.as_list());
+        self.sinks = value
+            .as_list()
+            .into_iter()
+            .filter_map(|node| SinkConfig::parse(checker, node))
+            .collect();
+        // How far each is stands under its name. Files are compared by what they are, above.
+        let mut known: Vec<String> = Vec::new();
+        for (sink, node) in self.sinks.iter().zip(value.as_list()) {
+            let name = sink.name();
+            if known.contains(&name) && !matches!(sink, SinkConfig::File { .. }) {
+                let help = match sink.is_remote() {
+                    true => "give each a `name` of its own",
+                    false => "one is enough",
+                };
+                checker.node(node, format!("two sinks are called `{name}`"), Some(help.into()));
+            }
+            known.push(name);
         }
     }
 

@@ -503,6 +503,10 @@ impl Worker {
                 self.failures += 1;
                 state.status.state = "failing";
             }
+            Trouble::Paced { wait } => {
+                self.resume = Some(Instant::now() + wait.div_f64(self.pace));
+                return;
+            }
             Trouble::Refused { .. } => {
                 error!("sink {}: {why}", self.line.name);
                 state.status.refused += 1;

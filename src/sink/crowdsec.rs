@@ -405,6 +405,7 @@ impl Crowdsec {
             }
         };
         match trouble {
+            paced @ Trouble::Paced { .. } => paced,
             Trouble::Later { why, after } => Trouble::Later { why: clean(why), after },
             Trouble::Refused { why } => Trouble::Refused { why: clean(why) },
             Trouble::Disabled { why } => Trouble::Disabled { why: clean(why) },

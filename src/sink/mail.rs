@@ -407,7 +407,7 @@ impl Remote for Mail {
         for (index, action) in users.iter().enumerate() {
             if let Err(other) = self.tell_user(action, now) {
                 let first = trouble.is_none() || index < reached;
-                if first || matches!(other, Trouble::Later { .. }) {
+                if first || matches!(other, Trouble::Later { .. } | Trouble::Paced { .. }) {
                     (reached, trouble) = (index, Some(other));
                 }
                 break;
@@ -607,11 +607,7 @@ impl Mail {
         body: String,
         now: SystemTime,
     ) -> Result<(), Trouble> {
-        self.limit.take(now).map_err(|wait| {
-            let most = self.options.per_minute;
-            let why = format!("{most} messages a minute have gone; what follows is told in one");
-            Trouble::Later { why, after: Some(wait) }
-        })?;
+        self.limit.take(now).map_err(|wait| Trouble::Paced { wait })?;
         let from = &self.options.from;
         let mut message = Message::builder()
             .from(from.clone())

@@ -220,10 +220,12 @@ impl Caller {
                 Err(Failed { status: Some(answer.status), trouble: meaning(&answer) })
             }
             Err(mut trouble) => {
-                let (Trouble::Later { why, .. }
+                if let Trouble::Later { why, .. }
                 | Trouble::Refused { why }
-                | Trouble::Disabled { why }) = &mut trouble;
-                *why = self.without_secrets(why);
+                | Trouble::Disabled { why } = &mut trouble
+                {
+                    *why = self.without_secrets(why);
+                }
                 Err(Failed { status: None, trouble })
             }
         }

@@ -43,6 +43,11 @@ pub enum Trouble {
         /// The receiver asked not to be tried before.
         after: Option<Duration>,
     },
+    /// It keeps to a pace that the settings ask for: nothing is wrong, and it goes on after this time.
+    Paced {
+        /// How long.
+        wait: Duration,
+    },
     /// This one never will: it is counted, said and passed over.
     Refused {
         /// What happened.
@@ -69,6 +74,7 @@ impl Trouble {
     /// What happened.
     pub fn why(&self) -> &str {
         match self {
+            Self::Paced { .. } => "max_messages_per_minute is reached",
             Self::Later { why, .. } | Self::Refused { why } | Self::Disabled { why } => why,
         }
     }

@@ -49,6 +49,10 @@ impl SecretPlace {
                 format!("{what} must say where the secret is, not what it is"),
                 help(),
             );
+            if let Some(problem) = checker.problems.last_mut() {
+                let before = node.place.column.saturating_sub(1);
+                problem.excerpt = problem.excerpt.chars().take(before).collect();
+            }
             return None;
         }
         let members = checker.map(node, what, &["env", "file"]);

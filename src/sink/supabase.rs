@@ -541,6 +541,7 @@ impl Supabase {
     fn without_secret(&self, trouble: Trouble) -> Trouble {
         let clean = |why: String| why.replace(self.secret.reveal(), "(the key)");
         match trouble {
+            paced @ Trouble::Paced { .. } => paced,
             Trouble::Later { why, after } => Trouble::Later { why: clean(why), after },
             Trouble::Refused { why } => Trouble::Refused { why: clean(why) },
             Trouble::Disabled { why } => Trouble::Disabled { why: clean(why) },

@@ -244,10 +244,7 @@ impl Webhook {
     }
 
     fn send(&mut self, id: &str, body: &str, now: SystemTime) -> Result<u16, Trouble> {
-        self.pace.take().map_err(|wait| Trouble::Later {
-            why: "max_messages_per_minute is reached".to_owned(),
-            after: Some(wait),
-        })?;
+        self.pace.take().map_err(|wait| Trouble::Paced { wait })?;
         let timestamp = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().to_string();
         let signatures: Vec<String> =
             self.keys.iter().map(|key| key.sign(id, &timestamp, body)).collect();
