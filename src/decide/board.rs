@@ -5,10 +5,11 @@
 //! who has seen too little of late, or nothing since a restart, takes the whole list.
 
 use crate::action::decision::{Decision, instant_of};
-use crate::action::{Action, Op};
+use crate::action::{Action, Op, Target};
 use crate::decode::time::Micros;
 use dashmap::DashMap;
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Changes that are remembered; a reader who is further behind takes the whole list.
@@ -79,6 +80,14 @@ impl Log {
     }
 }
 
+/// What stands for an address of a range that is not remembered any more: its enforcers must hear
+/// that it is over, although the range is not.
+fn of_host(decision: &Decision, host: IpAddr) -> Decision {
+    let target = Target { kind: "ip".to_owned(), value: Some(host.to_string()) };
+    let id = format!("{} {host}", decision.id);
+    Decision { id, target, hosts: Vec::new(), ..decision.clone() }
+}
+
 /// The board.
 #[derive(Debug, Default)]
 pub struct Board {
@@ -129,10 +138,13 @@ impl Board {
                 }
                 Op::Extend => {
                     let Some(mut decision) = self.active.get_mut(id) else { continue };
-                    let before = decision.until;
+                    let (before, hosts) = (decision.until, decision.hosts.clone());
                     let until = action.until.as_deref().and_then(instant_of);
                     decision.until = until.unwrap_or(before).max(before);
                     action.hosts.iter().for_each(|host| decision.add_host(*host));
+                    for host in hosts.into_iter().filter(|host| !decision.hosts.contains(host)) {
+                        log.remember(before, of_host(&decision, host));
+                    }
                     (Happened::Extended { before }, decision.clone())
                 }
                 Op::End => {
@@ -239,7 +251,6 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::action::Target;
 
     const SECOND: Micros = 1_000_000;
 

@@ -337,3 +337,219 @@ async fn live(
     let found = Some(written(&found)).filter(|found| !found.is_empty());
     json(&found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::histories::line;
+    use super::*;
+    use crate::decide::board::Board;
+    use crate::engine::ask::asking;
+    use crate::serve::auth::Role;
+    use axum::body::Body;
+    use serde_json::Value as Json;
+    use std::sync::atomic::{AtomicI64, Ordering};
+    use tower::ServiceExt;
+
+    const SECOND: Micros = 1_000_000;
+
+    struct Server {
+        board: Arc<Board>,
+        app: Router,
+        now: Arc<AtomicI64>,
+    }
+
+    impl Server {
+        fn new() -> Self {
+            let (board, now) = (Arc::new(Board::default()), Arc::new(AtomicI64::new(0)));
+            let shared = Shared { board: Arc::clone(&board), asker: asking().0, state_dir: None };
+            let clock = Arc::clone(&now);
+            let app = routes_by(Arc::new(move || clock.load(Ordering::Relaxed)));
+            Self { board, app: app.with_state(Arc::new(shared)), now }
+        }
+
+        fn say(&self, op: &str, id: u64, target: (&str, &str), until_s: i64, host: &str) {
+            self.board.apply(&[line(op, id, target, 0, until_s * SECOND, host)]);
+        }
+
+        /// The answer to a bouncer that calls itself `agent`.
+        fn answer(&self, method: &str, path: &str, agent: &str, body: Vec<u8>) -> (u16, String) {
+            let request = Request::builder().method(method).uri(path).header(USER_AGENT, agent);
+            let mut request = request.body(Body::from(body)).unwrap();
+            let (name, peer) = ("bouncer".into(), IpAddr::from([127, 0, 0, 1]));
+            request.extensions_mut().insert(Who { name, role: Role::Bouncer, peer });
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let answer = self.app.clone().oneshot(request).await.unwrap();
+                let status = answer.status().as_u16();
+                let body = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+                (status, String::from_utf8(body.to_vec()).unwrap())
+            })
+        }
+
+        fn text(&self, path: &str) -> String {
+            let (status, text) = self.answer("GET", path, "test/1", Vec::new());
+            assert_eq!(status, 200, "{path}: {text}");
+            text
+        }
+
+        /// The values of a list.
+        fn values(&self, path: &str) -> Vec<String> {
+            let found: Option<Vec<Json>> = serde_json::from_str(&self.text(path)).unwrap();
+            let value = |found: Json| found["value"].as_str().unwrap().to_owned();
+            found.unwrap_or_default().into_iter().map(value).collect()
+        }
+
+        /// The values that are new and those that are deleted.
+        fn stream(&self, path: &str, agent: &str) -> (Vec<String>, Vec<String>) {
+            let (_, text) = self.answer("GET", path, agent, Vec::new());
+            let news: Json = serde_json::from_str(&text).unwrap();
+            let of = |list: &str| {
+                let list = news[list].as_array().unwrap().iter();
+                list.map(|told| told["value"].as_str().unwrap().to_owned()).collect()
+            };
+            (of("new"), of("deleted"))
+        }
+    }
+
+    const STREAM: &str = "/v1/decisions/stream";
+
+    #[test]
+    fn the_bytes_are_those_that_bouncers_read() {
+        let server = Server::new();
+        assert_eq!(server.text(STREAM), r#"{"new":[],"deleted":[]}"#);
+        assert_eq!(server.text("/v1/decisions?ip=203.0.113.9"), "null");
+        server.say("start", 0xffff_ffff_ffff_fff0, ("ip", "203.0.113.9"), 86_399, "");
+        let decision = r#"{"id":9223372036854775800,"origin":"portcullis","type":"ban","scope":"Ip","value":"203.0.113.9","duration":"23h59m59s","scenario":"rule"}"#;
+        assert_eq!(server.text(STREAM), format!(r#"{{"new":[{decision}],"deleted":[]}}"#));
+        assert_eq!(server.text("/v1/decisions?ip=203.0.113.9"), format!("[{decision}]"));
+        assert_eq!([1, 60, 3600, 90_061].map(duration), ["1s", "1m0s", "1h0m0s", "25h1m1s"]);
+    }
+
+    #[test]
+    fn each_bouncer_has_its_place() {
+        let server = Server::new();
+        server.say("start", 2, ("ip", "203.0.113.9"), 60, "");
+        let (path, none) = (format!("{STREAM}?startup=false&community_pull=false"), Vec::new());
+        let all = (vec!["203.0.113.9".to_owned()], none.clone());
+        for agent in ["a/1", "b/-"] {
+            // Who was never here is told everything, whatever it says.
+            assert_eq!(server.stream(&path, agent), all);
+            assert_eq!(server.stream(&path, agent), (none.clone(), none.clone()));
+        }
+        server.say("end", 2, ("ip", "203.0.113.9"), 60, "");
+        // A look at the key costs nothing of what is new.
+        assert_eq!(server.answer("HEAD", &path, "a/1", Vec::new()), (200, String::new()));
+        assert_eq!(server.answer("HEAD", "/v1/decisions", "a/1", Vec::new()).0, 200);
+        for path in [&path, &format!("{STREAM}?startup=true"), &format!("{STREAM}?")] {
+            let ended = (none.clone(), vec!["203.0.113.9".to_owned()]);
+            let news = server.stream(path, "a/1");
+            assert_eq!(
+                news,
+                if path.ends_with('?') { (none.clone(), none.clone()) } else { ended }
+            );
+        }
+    }
+
+    #[test]
+    fn an_end_is_told_when_time_is_up() {
+        let server = Server::new();
+        server.say("start", 2, ("ip", "203.0.113.9"), 60, "");
+        assert_eq!(server.stream(STREAM, "a/1").0.len(), 1);
+        server.now.store(60 * SECOND, Ordering::Relaxed);
+        assert_eq!(server.stream(STREAM, "a/1"), (Vec::new(), vec!["203.0.113.9".to_owned()]));
+        assert_eq!(server.text("/v1/decisions?ip=203.0.113.9"), "null");
+    }
+
+    #[test]
+    fn a_range_comes_with_those_of_its_addresses_that_offended() {
+        let server = Server::new();
+        let range = ("range", "2001:db8:66::/64");
+        server.say("start", 2, range, 60, "2001:db8:66::1");
+        let (new, _) = server.stream(STREAM, "a/1");
+        assert_eq!(new, ["2001:db8:66::/64", "2001:db8:66::1"]);
+        // Of many, the oldest is let go.
+        for host in 2..=17 {
+            server.say("extend", 2, range, 70, &format!("2001:db8:66::{host:x}"));
+        }
+        let (new, deleted) = server.stream(STREAM, "a/1");
+        assert_eq!((new.len(), deleted), (17, vec!["2001:db8:66::1".to_owned()]));
+        server.say("end", 2, range, 60, "");
+        assert_eq!(server.stream(STREAM, "a/1").1.len(), 17);
+        assert_eq!(server.text("/v1/decisions"), "null");
+    }
+
+    #[test]
+    fn only_what_is_asked_for_is_told() {
+        let server = Server::new();
+        server.say("start", 2, ("ip", "203.0.113.9"), 60, "");
+        server.say("start", 4, ("range", "198.51.100.0/24"), 60, "");
+        server.say("start", 6, ("user", "alice@example.org"), 60, "");
+        server.say("start", 8, ("ip", "2001:db8::9"), 60, "");
+        let count =
+            |query: &str| server.stream(&format!("{STREAM}?startup=true&{query}"), "a/1").0.len();
+        assert_eq!(count(""), 3);
+        assert_eq!(count("scopes=IP%2Crange%2Cusername"), 4);
+        assert_eq!(count("scopes=username"), 1);
+        assert_eq!(count("scopes=country,as"), 0);
+        assert_eq!(count("origins=crowdsec,portcullis&dedup=false"), 3);
+        assert_eq!(count("origins=CAPI"), 0);
+        assert_eq!(count("scenarios_containing=ssh,RUL"), 3);
+        assert_eq!(count("scenarios_containing=ssh"), 0);
+        assert_eq!(count("scenarios_not_containing=ule"), 0);
+
+        let at = |query: &str| server.values(&format!("/v1/decisions?{query}"));
+        assert_eq!(at("ip=198.51.100.7"), ["198.51.100.0/24"]);
+        assert_eq!(at("ip=::ffff:203.0.113.9&foo=bar"), ["203.0.113.9"]);
+        assert_eq!(at("ip=2001:0DB8:0::9"), ["2001:db8::9"]);
+        assert_eq!(at("range=198.51.100.128/25"), ["198.51.100.0/24"]);
+        assert_eq!(at("range=198.51.0.0/16"), [""; 0]);
+        assert_eq!(at("range=198.51.0.0/16&contains=false"), ["198.51.100.0/24"]);
+        assert_eq!(at("scope=username&value=Alice%40example.org"), ["alice@example.org"]);
+        assert_eq!(at("scope=Ip&value=203.0.113.9&type=ban"), ["203.0.113.9"]);
+        assert_eq!(at("ip=203.0.113.9&type=captcha"), [""; 0]);
+        assert_eq!(at("").len(), 4);
+        let (status, body) =
+            server.answer("GET", "/v1/decisions?ip=not%20an%20ip", "a/1", Vec::new());
+        assert_eq!(status, 500);
+        assert!(body.contains("unable to convert 'not an ip' to int"), "{body}");
+    }
+
+    #[test]
+    fn figures_are_taken_as_they_come_but_not_without_end() {
+        let server = Server::new();
+        let post = |body| server.answer("POST", "/v1/usage-metrics", "a/1", body);
+        assert_eq!(post(b"\x1f\x8b\x08garbage".to_vec()), (201, String::new()));
+        assert_eq!(post(vec![b' '; METRICS_MAX + 1]).0, 413);
+        assert_eq!(
+            server.answer("GET", "/v1/usage-metrics", "a/1", Vec::new()),
+            (405, String::new())
+        );
+    }
+
+    #[test]
+    fn what_was_only_watched_or_told_is_nobodys_to_enforce() {
+        let server = Server::new();
+        let mut action = line("start", 2, ("ip", "203.0.113.9"), 0, 60 * SECOND, "");
+        action.mode = "shadow";
+        let mut alert = line("start", 4, ("ip", "203.0.113.10"), 0, 60 * SECOND, "");
+        alert.action = "alert";
+        let held = line("withheld", 6, ("ip", "203.0.113.11"), 0, 60 * SECOND, "");
+        let all = line("start", 8, ("range", "0.0.0.0/0"), 0, 60 * SECOND, "");
+        let odd = line("start", 10, ("ip", "not-an-ip"), 0, 60 * SECOND, "");
+        server.board.apply(&[action, alert, held, all, odd]);
+        assert_eq!(server.text("/v1/decisions"), "null");
+        assert_eq!(server.text(STREAM), r#"{"new":[],"deleted":[]}"#);
+    }
+
+    #[test]
+    fn bouncers_that_come_and_go_do_not_pile_up() {
+        let mut places = Places::default();
+        let (_, cursor) = places.feed.news(None, &Filter::default());
+        for n in 0..CURSORS_MAX + 10 {
+            places.keep(("bouncer".into(), None, n.to_string()), cursor);
+            places.keep(("bouncer".into(), None, "steady".to_owned()), cursor);
+        }
+        assert_eq!(places.cursors.len(), CURSORS_MAX);
+        assert!(places.cursors.contains_key(&("bouncer".into(), None, "steady".to_owned())));
+    }
+}

@@ -11,6 +11,7 @@ use portcullis::serve::auth::{Role, TokenConfig, TokenPlace};
 use portcullis::serve::{ServeConfig, Server, Shared, start};
 use sha2::{Digest, Sha256};
 use std::io::{BufRead, BufReader, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, OnceLock};
@@ -88,7 +89,14 @@ impl Gatehouse {
     }
 
     fn say(&self, line: &str) {
-        self.board.apply(&[Action::of_json(line).unwrap()]);
+        let mut action = Action::of_json(line).unwrap();
+        // They are no part of the line of others.
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        let hosts = value["hosts"].as_array().unwrap();
+        action
+            .hosts
+            .extend(hosts.iter().map(|host| host.as_str().unwrap().parse::<IpAddr>().unwrap()));
+        self.board.apply(&[action]);
     }
 
     fn url(&self) -> String {
@@ -239,7 +247,7 @@ stream.run()
 live = QueryClient(api_key=key, lapi_url=url)
 def show():
     print(stream.get_action_for('203.0.113.9'), stream.get_action_for('198.51.100.7'),
-          stream.get_action_for('203.0.113.10'), stream.cache.get_all() if False else '',
+          stream.get_action_for('203.0.113.10'),
           len(live.get_decisions_for('198.51.100.7') or []), live.get_decisions_for('203.0.113.10'), flush=True)
 show()
 for line in sys.stdin:
@@ -253,10 +261,10 @@ for line in sys.stdin:
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut client = Running::start(&mut command);
     let mut lines = BufReader::new(client.0.stdout.take().unwrap()).lines();
-    assert_eq!(lines.next().unwrap().unwrap(), "ban ban None  1 None");
+    assert_eq!(lines.next().unwrap().unwrap(), "ban ban None 1 None");
     house.say(&ended(1, "ip", "203.0.113.9"));
     writeln!(client.0.stdin.take().unwrap(), "go on").unwrap();
-    assert_eq!(lines.next().unwrap().unwrap(), "None ban None  1 None");
+    assert_eq!(lines.next().unwrap().unwrap(), "None ban None 1 None");
 }
 
 #[test]
@@ -297,6 +305,50 @@ fn the_custom_bouncer_of_debian_runs_a_script_for_a_lockout() {
     let seconds: i64 = locked.split(' ').nth(2).unwrap().parse().unwrap();
     assert!((500..=600).contains(&seconds), "{locked}");
     assert!(locked.ends_with(" failed-login-ip"), "{locked}");
+}
+
+#[test]
+fn the_node_bouncer_takes_the_stream_and_asks_live() {
+    let house = Gatehouse::new();
+    house.say(&started(1, "ip", "203.0.113.9", 600));
+    house.say(&started(2, "range", "198.51.100.0/24", 600));
+    let script = r"
+const [file, key, url] = process.argv.slice(1);
+const { CrowdSecBouncer } = await import(file);
+const at = async (bouncer, ip) => (await bouncer.getIpRemediation(ip)).remediation;
+const stream = new CrowdSecBouncer({ url, bouncerApiToken: key, streamMode: true });
+const live = new CrowdSecBouncer({ url, bouncerApiToken: key, streamMode: false });
+const all = ['203.0.113.9', '198.51.100.7', '203.0.113.10'];
+const show = async (bouncer) => {
+  const words = [];
+  for (const ip of all) words.push(await at(bouncer, ip));
+  console.log('#', words.join(' '));
+};
+await stream.refreshDecisions({ scopes: ['ip', 'range'] });
+await show(stream);
+await show(live);
+for await (const _ of process.stdin) {
+  await stream.refreshDecisions({ scopes: ['ip', 'range'] });
+  await show(stream);
+  await stream.pushUsageMetrics('test').then(() => console.log('# sent'));
+  process.exit(0);
+}
+";
+    let module = peers().join("node/node_modules/@crowdsec/nodejs-bouncer/dist/index.js");
+    let url = house.url();
+    let mut command = Command::new("node");
+    command.args(["--input-type=module", "-e", script]).arg(module);
+    command.args([KEY, url.trim_end_matches('/')]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut client = Running::start(&mut command);
+    let lines = BufReader::new(client.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut lines = lines.filter(|line| line.starts_with('#'));
+    assert_eq!(lines.next().unwrap(), "# ban ban bypass");
+    assert_eq!(lines.next().unwrap(), "# ban ban bypass");
+    house.say(&ended(1, "ip", "203.0.113.9"));
+    writeln!(client.0.stdin.take().unwrap(), "go on").unwrap();
+    assert_eq!(lines.next().unwrap(), "# bypass ban bypass");
+    assert_eq!(lines.next().unwrap(), "# sent");
 }
 
 /// The status of a request that says it comes from `from`.

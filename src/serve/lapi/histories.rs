@@ -11,6 +11,7 @@ use crate::decide::board::{Board, LINGER};
 use crate::decode::time::{Micros, format};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 const SECOND: Micros = 1_000_000;
 /// When histories begin.
@@ -27,13 +28,15 @@ pub fn line(
 ) -> Action {
     let action = if target.0 == "user" { "lock" } else { "block" };
     let (id, own) = (format!("{id:016x}"), if op == "start" { id } else { !id });
-    let hosts = if host.is_empty() { String::new() } else { format!(r#""hosts":["{host}"],"#) };
     let (time, until) = (format(at), format(until));
     let (kind, value) = target;
     let line = format!(
-        r#"{{"schema":1,"id":"{own:016x}","decision":"{id}","time":"{time}","op":"{op}","action":"{action}","target":{{"kind":"{kind}","value":"{value}"}},"until":"{until}","rule":"rule","pack":"own","notify":[],{hosts}"mode":"enforce","reason":"because"}}"#
+        r#"{{"schema":1,"id":"{own:016x}","decision":"{id}","time":"{time}","op":"{op}","action":"{action}","target":{{"kind":"{kind}","value":"{value}"}},"until":"{until}","rule":"rule","pack":"own","notify":[],"mode":"enforce","reason":"because"}}"#
     );
-    Action::of_json(&line).unwrap()
+    let mut action = Action::of_json(&line).unwrap();
+    // It is no part of the line.
+    action.hosts.extend(host.parse::<IpAddr>());
+    action
 }
 
 /// At whom; some hold elements of others.
