@@ -1,8 +1,9 @@
 //! What operators and their programs ask for.
 
 use super::auth::Who;
+use super::reply::Refusal;
 use super::target::{self, Meant};
-use super::{Shared, audit, metrics, openapi, reply};
+use super::{Shared, audit, metrics, openapi};
 use crate::action::Target;
 use crate::action::decision::Decision;
 use crate::action::order::{Order, What};
@@ -14,7 +15,7 @@ use crate::state::{Db, StoredDecision};
 use axum::body::Body;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -34,7 +35,7 @@ const LASTING: (Micros, Micros) = (1_000_000, 3650 * 86_400 * 1_000_000);
 /// The widest ranges that are blocked by hand: IPv4 and IPv6.
 const WIDEST: (u8, u8) = (8, 16);
 
-type Answer = Result<Response<Body>, Response<Body>>;
+type Answer = Result<Response<Body>, Refusal>;
 
 /// What it answers.
 pub fn routes() -> Router<Arc<Shared>> {
@@ -66,26 +67,25 @@ fn now() -> Micros {
     Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
 }
 
-fn wrong(why: impl AsRef<str>) -> Response<Body> {
-    reply::error(StatusCode::BAD_REQUEST, "bad_request", why.as_ref())
+fn wrong(why: impl Into<String>) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, "bad_request", why)
 }
 
 /// Nobody answers.
-pub fn unanswered(why: Unanswered) -> Response<Body> {
-    let mut answer = reply::error(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &why.to_string());
-    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    answer
+pub fn unanswered(why: Unanswered) -> Refusal {
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", why.to_string())
 }
 
 async fn health() -> Json<Value> {
     Json(json!({ "status": "up" }))
 }
 
-async fn ready(State(shared): State<Arc<Shared>>) -> Response<Body> {
-    match shared.asker.status().await.map(|status| status.unready.clone()) {
-        Ok(None) => Json(json!({ "status": "ready" })).into_response(),
-        Ok(Some(why)) => reply::error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", &why),
-        Err(why) => reply::error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", &why.to_string()),
+async fn ready(State(shared): State<Arc<Shared>>) -> Answer {
+    let unready = |why: String| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", why);
+    let status = shared.asker.status().await.map_err(|why| unready(why.to_string()))?;
+    match &status.unready {
+        None => Ok(Json(json!({ "status": "ready" })).into_response()),
+        Some(why) => Err(unready(why.clone())),
     }
 }
 
@@ -157,7 +157,7 @@ struct Filter {
 }
 
 impl Filter {
-    fn of(wanted: &Wanted) -> Result<Self, Response<Body>> {
+    fn of(wanted: &Wanted) -> Result<Self, Refusal> {
         let known = |name: &str, value: &Option<String>, words: &[&str]| match value {
             Some(word) if !words.contains(&word.as_str()) => {
                 Err(wrong(format!("`{name}` is one of {}", words.join(", "))))
@@ -212,7 +212,7 @@ async fn decisions(
     }
     let Some(dir) = shared.state_dir.clone() else {
         let why = "there is no history: the settings name no `state_dir`";
-        return Err(reply::error(StatusCode::NOT_FOUND, "no_history", why));
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "no_history", why));
     };
     let read = tokio::task::spawn_blocking(move || {
         Db::read_only(&dir)?.newest_decisions(limit, &|decision| {
@@ -220,7 +220,7 @@ async fn decisions(
             filter.fits(action, mode, rule, &target_of(decision))
         })
     });
-    let failed = |why: String| reply::error(StatusCode::SERVICE_UNAVAILABLE, "no_history", &why);
+    let failed = |why: String| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_history", why);
     let found = read.await.map_err(|error| failed(error.to_string()))?;
     let found = found.map_err(|error| failed(error.to_string()))?;
     let found: Vec<Value> = found.iter().map(stored).collect();
@@ -310,22 +310,22 @@ struct DisallowQuery {
 type Read<T> = Result<Json<T>, JsonRejection>;
 
 /// What was sent, if it can be read.
-fn read<T>(sent: Read<T>) -> Result<T, Response<Body>> {
+fn read<T>(sent: Read<T>) -> Result<T, Refusal> {
     sent.map(|Json(read)| read).map_err(|rejected| {
         let error = match rejected.status() {
             StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported_media_type",
             StatusCode::UNPROCESSABLE_ENTITY => "unprocessable",
             _ => "bad_request",
         };
-        reply::error(rejected.status(), error, &rejected.body_text())
+        Refusal::new(rejected.status(), error, rejected.body_text())
     })
 }
 
-fn unprocessable(why: impl AsRef<str>) -> Response<Body> {
-    reply::error(StatusCode::UNPROCESSABLE_ENTITY, "unprocessable", why.as_ref())
+fn unprocessable(why: impl Into<String>) -> Refusal {
+    Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "unprocessable", why)
 }
 
-fn duration(name: &str, text: &str, least: Micros) -> Result<Micros, Response<Body>> {
+fn duration(name: &str, text: &str, least: Micros) -> Result<Micros, Refusal> {
     let Some(lasting) = time::parse_duration(text) else {
         let why = "a number and a unit: 30s, 5m, 1h, 24h, 30d, 2w";
         return Err(unprocessable(format!("`{name}` is no duration; write {why}")));
@@ -337,7 +337,7 @@ fn duration(name: &str, text: &str, least: Micros) -> Result<Micros, Response<Bo
     Ok(lasting)
 }
 
-fn because(text: &str) -> Result<String, Response<Body>> {
+fn because(text: &str) -> Result<String, Refusal> {
     let text = text.trim();
     let count = text.chars().count();
     if !(1..=BECAUSE_MAX).contains(&count) {
@@ -396,7 +396,7 @@ async fn order(
     let carried = shared.asker.order(order).await.map_err(unanswered)?;
     audit(who, &told, reason, &carried);
     if let Some(why) = carried.refused {
-        return Err(reply::error(StatusCode::CONFLICT, "refused", &why));
+        return Err(Refusal::new(StatusCode::CONFLICT, "refused", why));
     }
     let body = json!({ "actions": carried.actions, "lifted": carried.lifted });
     Ok(Json(body).into_response())

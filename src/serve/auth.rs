@@ -398,9 +398,13 @@ async fn pass(door: &Door, mut request: Request<Body>, next: Next) -> Response<B
     let (parts, body) = request.into_parts();
     let body = match tokio::time::timeout(door.timeout, to_bytes(body, door.max_body)).await {
         Ok(Ok(body)) => body,
-        Ok(Err(_)) => {
-            let why = format!("the body is broken off or longer than {} bytes", door.max_body);
+        Ok(Err(error)) if error.to_string().contains("limit") => {
+            let why = format!("the body is longer than {} bytes", door.max_body);
             return reply::error(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &why);
+        }
+        Ok(Err(_)) => {
+            let why = "the body breaks off or is no body";
+            return reply::error(StatusCode::BAD_REQUEST, "bad_request", why);
         }
         Err(_) => {
             let why = format!("the body did not come within {} s", door.timeout.as_secs());
@@ -409,7 +413,10 @@ async fn pass(door: &Door, mut request: Request<Body>, next: Next) -> Response<B
     };
     let answer = next.run(Request::from_parts(parts, Body::from(body)));
     tokio::time::timeout(door.timeout, answer).await.unwrap_or_else(|_| {
-        let why = format!("there was no answer within {} s", door.timeout.as_secs());
+        let why = format!(
+            "there was no answer within {} s; an order may still be carried out",
+            door.timeout.as_secs()
+        );
         reply::error(StatusCode::SERVICE_UNAVAILABLE, "no_answer", &why)
     })
 }

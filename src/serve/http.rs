@@ -6,6 +6,7 @@
 //! all have shown a token and are being answered does a new one have to go.
 
 use super::TlsConfig;
+use crate::decode::addr;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, Response};
@@ -13,11 +14,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use ipnet::IpNet;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -103,7 +105,8 @@ impl Drop for Busy<'_> {
 
 #[derive(Debug)]
 struct Entry {
-    ip: IpAddr,
+    /// Whoever has one address of IPv6 has all of its /64.
+    net: IpNet,
     connection: Arc<Connection>,
     task: AbortHandle,
 }
@@ -123,10 +126,11 @@ impl Open {
             return None;
         }
         let lowest = || self.entries.iter().filter(|(_, entry)| entry.connection.rank() == rank);
-        let mut by_ip: HashMap<IpAddr, usize> = HashMap::new();
-        lowest().for_each(|(_, entry)| *by_ip.entry(entry.ip).or_default() += 1);
-        let most = by_ip.into_iter().max_by_key(|(ip, count)| (*count, *ip))?.0;
-        lowest().filter(|(_, entry)| entry.ip == most).map(|(number, _)| *number).min()
+        let mut by_net: HashMap<IpNet, usize> = HashMap::new();
+        lowest().for_each(|(_, entry)| *by_net.entry(entry.net).or_default() += 1);
+        let most = by_net.values().max().copied()?;
+        let of_most = |entry: &Entry| by_net.get(&entry.net) == Some(&most);
+        lowest().filter(|(_, entry)| of_most(entry)).map(|(number, _)| *number).min()
     }
 
     /// Ends one for a new one; false if none can go.
@@ -166,6 +170,8 @@ pub async fn accept(listening: Listening) {
     while let Some(accepted) = or_stopped(&mut stopped, listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => {
+                let peer = SocketAddr::new(addr::canonical(peer.ip()), peer.port());
+                let net = addr::target(peer.ip(), 64).1;
                 let mut held = lock(&open);
                 if held.entries.len() >= max_connections && !held.make_room() {
                     continue;
@@ -176,7 +182,7 @@ pub async fn accept(listening: Listening) {
                 let leaving = Leaving(Arc::clone(&open), number);
                 let task = serving.clone().serve(stream, peer, Arc::clone(&connection), leaving);
                 let task = tokio::spawn(task).abort_handle();
-                held.entries.insert(number, Entry { ip: peer.ip(), connection, task });
+                held.entries.insert(number, Entry { net, connection, task });
             }
             // One that went away before it was taken is its own affair. Otherwise the process has
             // no descriptor left: one is given back, and time to close it.
@@ -395,7 +401,7 @@ mod tests {
         let connection =
             Arc::new(Connection { proven: AtomicBool::new(proven), busy: AtomicUsize::new(busy) });
         let task = tokio::spawn(std::future::pending::<()>()).abort_handle();
-        Entry { ip: ip.parse().unwrap(), connection, task }
+        Entry { net: addr::target(ip.parse().unwrap(), 64).1, connection, task }
     }
 
     fn victim(entries: &[(&str, bool, usize)]) -> Option<u64> {
@@ -413,6 +419,9 @@ mod tests {
         assert_eq!(victim(&[(a, true, 0), (b, false, 0)]), Some(1));
         // The oldest of the address with most.
         assert_eq!(victim(&[(a, false, 0), (b, false, 0), (b, false, 0)]), Some(1));
+        let (c, d) = ("2001:db8:1:2::1", "2001:db8:1:2::2");
+        assert_eq!(victim(&[(a, false, 0), (c, false, 0), (d, false, 0)]), Some(1));
+        assert_eq!(victim(&[(b, false, 0), (a, false, 0)]), Some(0));
         assert_eq!(victim(&[(a, true, 1), (b, true, 0)]), Some(1));
         assert_eq!(victim(&[(a, true, 1), (b, true, 2)]), None);
     }

@@ -35,7 +35,7 @@ pub async fn answer(
             let form = "text/plain; version=0.0.4; charset=utf-8";
             ([(header::CONTENT_TYPE, form)], text(&status, &shared.board, started)).into_response()
         }
-        Err(why) => unanswered(why),
+        Err(why) => unanswered(why).into_response(),
     }
 }
 

@@ -313,16 +313,22 @@ fn list(of: &Value) -> Value {
 }
 
 fn schemas() -> Value {
+    let mut all = sent();
+    if let (Some(all), Value::Object(more)) = (all.as_object_mut(), answered()) {
+        all.extend(more);
+    }
+    all
+}
+
+/// What is sent, and errors.
+fn sent() -> Value {
     let text = json!({ "type": "string" });
-    let count = json!({ "type": "integer", "minimum": 0 });
     let flag = json!({ "type": "boolean" });
-    let time = json!({ "type": "string", "format": "date-time" });
     let duration = json!({
         "type": "string",
         "description": "A number and a unit, as in 30s, 5m, 1h, 24h, 30d, 2w.",
         "pattern": "^[1-9][0-9]{0,2}[smhdw]$"
     });
-    let target = || reference("Target");
     let sought = json!({ "anyOf": [reference("TargetText"), reference("TargetParts")] });
     let because = reference("Because");
     json!({
@@ -366,6 +372,17 @@ fn schemas() -> Value {
             ("for?", duration),
         ]),
         "Disallow": closed(&[("target", sought), ("because", because)]),
+    })
+}
+
+/// What is answered.
+fn answered() -> Value {
+    let text = json!({ "type": "string" });
+    let count = json!({ "type": "integer", "minimum": 0 });
+    let flag = json!({ "type": "boolean" });
+    let time = json!({ "type": "string", "format": "date-time" });
+    let target = || reference("Target");
+    json!({
         "Action": {
             "type": "object",
             "description": "An action line (schema 1).",

@@ -11,6 +11,30 @@ pub fn error(status: StatusCode, error: &str, reason: &str) -> Response<Body> {
     (status, Json(json!({ "error": error, "reason": reason }))).into_response()
 }
 
+/// An error that is on its way.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Its status.
+    pub status: StatusCode,
+    /// What it is, in a word.
+    pub error: &'static str,
+    /// Why.
+    pub reason: String,
+}
+
+impl Refusal {
+    /// One.
+    pub fn new(status: StatusCode, error: &'static str, reason: impl Into<String>) -> Self {
+        Self { status, error, reason: reason.into() }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response<Body> {
+        error(self.status, self.error, &self.reason)
+    }
+}
+
 /// What the Local API of CrowdSec answers to whoever shows no key that it knows.
 pub fn forbidden() -> Response<Body> {
     (StatusCode::FORBIDDEN, Json(json!({ "message": "access forbidden" }))).into_response()

@@ -857,8 +857,7 @@ fn thousands_of_slow_connections_keep_nobody_out() {
     }
     let (_, most) = apart.memory();
     println!(
-        "{aim} slow connections: {} KiB before, {most} KiB at most, slowest answer {slowest:?}",
-        before
+        "{aim} slow connections: {before} KiB before, {most} KiB at most, slowest answer {slowest:?}"
     );
     assert!(most - before < 32 << 10, "{before} KiB before, {most} KiB at most");
     assert!(slowest < Duration::from_secs(10), "{slowest:?}");
