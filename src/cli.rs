@@ -148,7 +148,7 @@ pub struct Lift {
     /// Why, for whoever reads it later
     #[arg(long, value_name = "TEXT")]
     pub because: Option<String>,
-    /// How long nothing is decided against it again; default: 0s
+    /// How long nothing is decided against it again, from now; default: 10m
     #[arg(long, value_name = "TIME")]
     pub grace: Option<String>,
 }

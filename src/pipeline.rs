@@ -19,10 +19,11 @@ use crate::config::Settings;
 use crate::decide::board::Board;
 use crate::decode::time::{Micros, When};
 use crate::decode::{Decoded, decode};
-use crate::engine::ask::{Ask, SinkStatus};
+use crate::engine::ask::SinkStatus;
 use crate::engine::order::{Cursor, Engine};
 use crate::engine::scan::{Scanned, Scanner};
 use crate::engine::summary::Summary;
+use crate::serve::ServeConfig;
 use crate::sink::{Delivered, Sink};
 use crate::source::file::{self, Input, InputError};
 use crate::source::lines::{LineReader, Spares};
@@ -89,8 +90,8 @@ pub struct Ways {
     pub remotes: Vec<Driven>,
     /// What is in force.
     pub board: Arc<Board>,
-    /// Questions to a stream while it runs.
-    pub asks: Option<Receiver<Ask>>,
+    /// How what is in force is served while a stream runs.
+    pub serve: Option<ServeConfig>,
 }
 
 /// Lines to their sinks; errors are told once per sink and counted.

@@ -4,16 +4,13 @@ use super::{assemble, conclude, listen, listen_for_reload, settings, ways};
 use crate::assembly::Assembly;
 use crate::cli::{Common, Run};
 use crate::config::{Settings, SourceSpec};
-use crate::engine::ask::asking;
-use crate::pipeline::{self, Live, Reload, RunError, Ways};
-use crate::serve::{Server, Shared};
+use crate::pipeline::{self, Live, Reload, RunError};
 use crate::sink::{Output, SinkConfig};
 use crate::source::file;
 use crate::source::follow::FollowSettings;
 use crate::yaml::Problem;
 use anyhow::{Result, anyhow, bail};
 use std::process::ExitCode;
-use std::sync::Arc;
 use tracing::{info, warn};
 
 /// Runs the command.
@@ -86,8 +83,7 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
     }
     let load = || load(common, &settings);
     let reload = Reload { asked: listen_for_reload()?, load: &load };
-    // It answers as long as the stream runs, and ends with this.
-    let _server = serve(&settings, &mut ways)?;
+    ways.serve.clone_from(&settings.serve);
     let ended = pipeline::run(&assembly, &settings, &live, ways, &stop, &reload);
     let ended = ended.map_err(|error| unstarted(&settings, &error))?;
     if let Some(why) = &ended.unstarted {
@@ -110,17 +106,6 @@ fn unstarted(settings: &Settings, error: &RunError) -> anyhow::Error {
         }
         _ => anyhow!("error: {error}"),
     }
-}
-
-/// Starts to serve what is in force, if the settings say so.
-fn serve(settings: &Settings, ways: &mut Ways) -> Result<Option<Server>> {
-    let Some(config) = &settings.serve else { return Ok(None) };
-    let (asker, asks) = asking();
-    ways.asks = Some(asks);
-    let shared =
-        Shared { board: Arc::clone(&ways.board), asker, state_dir: settings.state_dir.clone() };
-    let server = crate::serve::start(config, Arc::new(shared));
-    server.map(Some).map_err(|error| anyhow!("error: {error}"))
 }
 
 /// Patterns, rules and settings as they are now, for a stream that goes on.

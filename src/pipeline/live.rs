@@ -12,12 +12,13 @@ use crate::action::order::Order;
 use crate::assembly::Assembly;
 use crate::config::Settings;
 use crate::decode::time::Micros;
-use crate::engine::ask::{Ask, Status};
+use crate::engine::ask::{Ask, Status, asking};
 use crate::engine::core::Core;
 use crate::engine::entry::Journal;
 use crate::engine::order::{DeadLetter, Engine};
 use crate::engine::scan::{Scanned, Scanner};
 use crate::engine::summary::Lag;
+use crate::serve::{self, Shared};
 use crate::sink::kafka::{DeadLetters, Origin};
 use crate::source::file::InputError;
 use crate::source::follow::{FollowNote, FollowSettings, follow};
@@ -55,6 +56,9 @@ pub enum RunError {
     /// The topic for records that cannot be read.
     #[error("`source.kafka.dead_letter`: {0}")]
     DeadLetters(std::io::Error),
+    /// What is to be served cannot be.
+    #[error("{0}")]
+    Serve(String),
 }
 
 /// Where a stream comes from.
@@ -129,7 +133,7 @@ pub fn run(
     let mut engine = assembly.engine();
     let replayed = matches!(live, Live::Kafka(KafkaSettings { until: Some(_), .. }));
     let mut known = Vec::new();
-    let asks = ways.asks.take();
+    let (serve, board) = (ways.serve.take(), Arc::clone(&ways.board));
     let out = match &settings.state_dir {
         Some(dir) if !replayed => {
             let (core, recovered) = keep::recover(dir, &|| assembly.engine().core)?;
@@ -146,6 +150,16 @@ pub fn run(
             Out::Kept(Box::new(keeper))
         }
         _ => Out::Direct(Delivery::new(ways, replayed)),
+    };
+    // Not before the board is filled: whoever asks would be told that nobody is blocked.
+    let (_server, asks) = match serve {
+        Some(config) => {
+            let (asker, asks) = asking();
+            let state_dir = settings.state_dir.clone();
+            let shared = Arc::new(Shared { board, asker, state_dir });
+            (Some(serve::start(&config, shared).map_err(RunError::Serve)?), Some(asks))
+        }
+        None => (None, None),
     };
     let pool = Pool::new(&assembly.scanner, settings.threads);
     let scanner = pool.scanner.clone();

@@ -24,6 +24,10 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+/// How long nothing is decided against who was lifted, if nothing else is said, microseconds: the
+/// events that led to it are not to do so again at once.
+const GRACE: i64 = 600_000_000;
+
 /// Characters of a `because`.
 pub const BECAUSE_MAX: usize = 500;
 /// Decisions in one answer, unless told otherwise.
@@ -448,7 +452,7 @@ async fn lift(
 ) -> Answer {
     let Lift { target, because, grace } = read(sent)?;
     let target = target.target().map_err(unprocessable)?;
-    let grace = grace.as_deref().map_or(Ok(0), |text| duration("grace", text, 0))?;
+    let grace = grace.as_deref().map_or(Ok(GRACE), |text| duration("grace", text, 0))?;
     order(&shared, &who, target, &because, What::Lift { grace }, false).await
 }
 

@@ -105,7 +105,8 @@ impl Gatehouse {
 }
 
 /// A program that is killed at the end, also of a test that panics.
-struct Running(Child);
+#[derive(Debug)]
+pub struct Running(Child);
 
 impl Running {
     fn start(command: &mut Command) -> Self {
@@ -173,16 +174,14 @@ fn a_server_for_another_namespace() {
     }
 }
 
-#[test]
-fn the_firewall_bouncer_of_debian_drops_packets() {
-    let gate = Gate::new();
-    let folder = tempfile::tempdir().unwrap();
-    let mut house = Inside::start(&gate, "127.0.0.1:18080");
-    let config = folder.path().join("bouncer.yaml");
-    let pids = folder.path().display();
+/// Debian's firewall bouncer behind a gate, asking at `url` ten times a second; its log is
+/// `folder/log`.
+pub fn firewall_bouncer(gate: &Gate, folder: &Path, url: &str, key: &str) -> Running {
+    let config = folder.join("bouncer.yaml");
+    let pids = folder.display();
     let text = format!(
         "mode: nftables\npid_dir: {pids}/\nupdate_frequency: 100ms\ndaemonize: true\nlog_mode: stdout\n\
-         log_level: info\napi_url: http://127.0.0.1:18080/\napi_key: {KEY}\ninsecure_skip_verify: false\n\
+         log_level: info\napi_url: {url}\napi_key: {key}\ninsecure_skip_verify: false\n\
          disable_ipv6: false\ndeny_action: DROP\nsupported_decisions_types: [ban]\n\
          blacklists_ipv4: crowdsec-blacklists\nblacklists_ipv6: crowdsec6-blacklists\n\
          nftables:\n  ipv4: {{enabled: true, set-only: false, table: crowdsec, chain: crowdsec-chain}}\n  \
@@ -190,10 +189,18 @@ fn the_firewall_bouncer_of_debian_drops_packets() {
          prometheus: {{enabled: false, listen_addr: 127.0.0.1, listen_port: 60601}}\n"
     );
     std::fs::write(&config, text).unwrap();
-    let log = std::fs::File::create(folder.path().join("log")).unwrap();
+    let log = std::fs::File::create(folder.join("log")).unwrap();
     let mut command = gate.command(debian("bin/crowdsec-firewall-bouncer"));
     command.arg("-c").arg(&config).stdout(log.try_clone().unwrap()).stderr(log);
-    let _bouncer = Running::start(&mut command);
+    Running::start(&mut command)
+}
+
+#[test]
+fn the_firewall_bouncer_of_debian_drops_packets() {
+    let gate = Gate::new();
+    let folder = tempfile::tempdir().unwrap();
+    let mut house = Inside::start(&gate, "127.0.0.1:18080");
+    let _bouncer = firewall_bouncer(&gate, folder.path(), "http://127.0.0.1:18080/", KEY);
 
     let (attacker, neighbour) = ("203.0.113.66", "203.0.113.67");
     assert!(gate.passes(attacker) && gate.passes(neighbour));

@@ -33,6 +33,7 @@
 //! * [`alertmanager`]: alerts in a real Prometheus Alertmanager; needs Debian's apt
 //! * [`nftables`]: the kernel's firewall keeps real packets out, and lets them in again
 //! * [`command_sink`]: programs that are given action lines, well-behaved or not
+//! * [`gate`]: the whole way, from lines of a log to packets that are dropped
 //! * [`mixes`]: the streams that the benches measure are what they are said to be
 //! * [`readme`]: what README shows is what happens
 //! * [`crowdsec_push`]: blocks that go into a real CrowdSec
@@ -72,6 +73,7 @@ mod mail;
 mod memory;
 #[path = "../../benches/mix.rs"]
 mod mix;
+mod gate;
 mod mixes;
 mod netns;
 mod nftables;
