@@ -8,6 +8,7 @@ use crate::action::decision::Decision;
 use crate::action::order::{Carried, Order};
 use crate::action::{self, Target, Word};
 use crate::decode::time::{self, Micros};
+use crate::detect::condition::Condition;
 use crate::detect::detector::Counted;
 use crate::window::Tally;
 use serde::Serialize;
@@ -90,9 +91,10 @@ impl Counter {
         let Counted { rule, pattern, held, needed, span } = counted;
         let within = rule.condition.within().unwrap_or(0);
         let left = span.first.saturating_add(within).saturating_sub(now);
-        let what = match rule.condition.field() {
-            Some(field) => format!("different {field} in {pattern}"),
-            None => (*pattern).to_owned(),
+        let what = match (&rule.condition, rule.condition.field()) {
+            (Condition::Sequence { then, .. }, _) => format!("{pattern} before a {then}"),
+            (_, Some(field)) => format!("different {field} in {pattern}"),
+            (_, None) => (*pattern).to_owned(),
         };
         let sentence = format!(
             "{held} of {needed} {what} within {}, the oldest expires in {}",
