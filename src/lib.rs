@@ -35,11 +35,19 @@
 //!   [`engine::core`] the state machine behind it, which applies their records to the stream's
 //!   [clock](engine::clock), the detector and the ledger, and keeps the
 //!   [accounting](engine::summary). Everything that comes into it can be written down as an
-//!   [entry](engine::entry), and all that it knows can be captured and restored.
+//!   [entry](engine::entry), and all that it knows can be captured and restored. [`engine::ask`] is how
+//!   other threads ask it something or hand it an order: it answers between two batches.
+//! * [`decide::hand`] carries out what people order, and takes in decisions that outlived their rule;
+//!   [`decide::board`] is what is in force, written after each commit, read by [`serve`] and by sinks
+//!   that compare the world with it.
 //! * [`state`] keeps in a state directory what a restart needs, whole or not at all.
 //! * [`pipeline`] starts threads, bounds queues, merges files and partitions by time, lets actions
-//!   leave only when they last, and shuts down;
+//!   leave only when they last, and shuts down; [`pipeline::remotes`] drives the sinks that act or tell
+//!   somebody ([`sink::remote`]), each on a thread of its own, so that none holds up the stream or another;
 //!   [`telemetry`] is what the program says about itself.
+//! * [`serve`] is the HTTP server, on a thread of its own: one [table of routes](serve::routes), one
+//!   [door](serve::auth), decisions for [bouncers](serve::lapi) and as [lists](serve::blocklist), figures,
+//!   and the [orders](serve::api) of operators.
 //! * [`mod@kafka`] is what the source and the sink of that name share.
 //! * [`yaml`] reads everything that a user writes, with places; [`config`] checks the settings,
 //!   [`pack`] the files of patterns and rules;
@@ -49,8 +57,11 @@
 //!
 //! * Arrows point to the left in: source, decode, pattern, window, detect, action, decide, sink.
 //!   decode, pattern, window, detect, action and decide do no I/O, ask no clock and start nothing. A source knows no pattern; a sink knows only actions. A test holds this.
+//! * An order by hand comes to the engine as an entry like every other, is journalled, and leaves as action
+//!   lines: what people did survives a restart as what rules did.
 //! * Time inside is one integer type, microseconds of the record's own time. Only the pipeline
-//!   reads the wall clock, for records that have no time and for idle streams.
+//!   reads the wall clock for the stream: for records that have no time, for idle streams, and for sinks.
+//!   [`serve`] says with it when an order was given.
 //! * Every line and every record has exactly one outcome, and the outcomes add up. Every queue,
 //!   map and list that the input can grow has a bound, and reaching a bound is said.
 //! * Structure beats text, and where two readings or two fields differ, neither is used: what an
@@ -62,7 +73,10 @@
 //! |---|---|---|
 //! | a pattern or rule | YAML in `patterns/`, its tests inside | nothing |
 //! | a built-in pack | a file in `patterns/` | [`pack::PACKS`] |
-//! | a sink | one file in `src/sink/` | its entries in `src/sink/mod.rs`, README, CHANGELOG |
+//! | a sink of lines | one file in `src/sink/` | its entries in `src/sink/mod.rs`, the example, README, CHANGELOG |
+//! | a sink that acts or tells | the same, with a [`sink::remote::Remote`] that may do everything twice | the same |
+//! | something to ask for | a handler in `src/serve/` | [`serve::routes::ROUTES`], [`serve::openapi`], README |
+//! | an order by hand | an arm in [`action::order::What`] and in [`decide::hand`] | [`engine::entry`], [`serve::api`], [`cli`], [`mod@command::client`] |
 //! | a condition | an arm in [`detect::condition`], its window in [`window`] or [`detect`] | the table in README |
 //! | an envelope or time form | one function in [`decode::envelope`] or [`decode::time`] | a fixture |
 
