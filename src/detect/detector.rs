@@ -562,12 +562,12 @@ impl Detector {
         let mut counted = Vec::new();
         for (rule, plan) in self.rules.iter().zip(&self.plans) {
             let per = self.pers.get(plan.per).map(Vec::as_slice).unwrap_or_default();
-            let own = match (per, key.kind) {
+            let own = matches!(
+                (per, key.kind),
                 ([Part::Ip], KeyKind::Host | KeyKind::Range)
-                | ([Part::User], KeyKind::User | KeyKind::UserId)
-                | ([Part::UserId], KeyKind::UserId) => true,
-                _ => false,
-            };
+                    | ([Part::User], KeyKind::User | KeyKind::UserId)
+                    | ([Part::UserId], KeyKind::UserId)
+            );
             let Some(needed) = rule.condition.at_least().filter(|_| own) else { continue };
             let (recent, held) = self.store.recent(place, plan.tag, plan.slot, now);
             let (span, _) = self.store.span(place, plan.tag, plan.slot, &recent);

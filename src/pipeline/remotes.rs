@@ -302,8 +302,7 @@ impl Worker {
         let state = self.line.state();
         match state.ending {
             Some(Ending { until, patience }) => {
-                let done = state.cursor >= state.last
-                    && self.driven.remote.due(SystemTime::now()).is_none();
+                let done = state.cursor >= state.last && self.driven.remote.due(now()).is_none();
                 done || Instant::now() >= until || self.failures >= patience
             }
             None => false,
@@ -320,7 +319,7 @@ impl Worker {
         if let Some(at) = self.resume {
             wait = wait.min(at.saturating_duration_since(Instant::now()));
         }
-        if let Some(due) = self.driven.remote.due(SystemTime::now()) {
+        if let Some(due) = self.driven.remote.due(now()) {
             wait = wait.min(due);
         }
         let state = self.line.state();
@@ -339,11 +338,8 @@ impl Worker {
         if !self.driven.dry && !self.off && self.reconcile() {
             return true;
         }
-        if !self.driven.dry
-            && !self.off
-            && self.driven.remote.due(SystemTime::now()) == Some(Duration::ZERO)
-        {
-            let ticked = self.driven.remote.tick(SystemTime::now());
+        if !self.driven.dry && !self.off && self.driven.remote.due(now()) == Some(Duration::ZERO) {
+            let ticked = self.driven.remote.tick(now());
             self.note(ticked.err());
             return true;
         }
@@ -368,7 +364,7 @@ impl Worker {
             return false;
         }
         let active = self.board.active();
-        match self.driven.remote.reconcile(&active, SystemTime::now()) {
+        match self.driven.remote.reconcile(&active, now()) {
             Ok(mended) => {
                 self.reconciled = Some(Instant::now());
                 if let Some(mended) = mended {
@@ -436,11 +432,8 @@ impl Worker {
             return;
         }
         let actions: Vec<Action> = wanted.iter().map(|(_, action)| action.clone()).collect();
-        let progress = if actions.is_empty() {
-            Progress::default()
-        } else {
-            remote.deliver(&actions, SystemTime::now())
-        };
+        let progress =
+            if actions.is_empty() { Progress::default() } else { remote.deliver(&actions, now()) };
         let done = progress.done.min(actions.len());
         let next = wanted.get(done).map(|(at, _)| *at);
         match (&progress.trouble, next) {
@@ -526,6 +519,11 @@ fn pause(failures: usize) -> Duration {
     // Nothing here needs good chance, only that two programs do not have the same.
     let chance = RandomState::new().hash_one(failures) % 401;
     base.mul_f64(0.8 + chance as f64 / 1000.0)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the world is told what is left of a decision now")]
+fn now() -> SystemTime {
+    SystemTime::now()
 }
 
 #[cfg(test)]
