@@ -92,14 +92,22 @@ fn is_false(flag: &bool) -> bool {
     !flag
 }
 
-fn tally<S: Serializer>(tally: &Option<Tally>, serializer: S) -> Result<S::Ok, S::Error> {
+/// Writes how many different values there are, and some of them.
+pub(crate) fn tally<S: Serializer>(
+    tally: &Option<Tally>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     tally
         .as_ref()
         .map(|t| Sample { distinct: t.distinct, sample: t.sample.clone() })
         .serialize(serializer)
 }
 
-fn reasons<S: Serializer>(reasons: &[(String, u64)], serializer: S) -> Result<S::Ok, S::Error> {
+/// Writes reasons with how often each.
+pub(crate) fn reasons<S: Serializer>(
+    reasons: &[(String, u64)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(Some(reasons.len()))?;
     for (reason, count) in reasons {
         map.serialize_entry(reason, count)?;

@@ -360,6 +360,13 @@ fn show_why(body: &Value) -> String {
         };
         let (rule, sentence) = (shown(&counter["rule"]), shown(&counter["sentence"]));
         let _infallible = writeln!(out, "{rule}: {sentence}{per}");
+        for what in ["users", "ips", "request_ids"] {
+            let (distinct, sample) = (&counter[what]["distinct"], items(&counter[what]["sample"]));
+            if !sample.is_empty() {
+                let some: Vec<String> = sample.iter().map(shown).collect();
+                let _infallible = writeln!(out, "  {what}: {distinct}, first {}", some.join(", "));
+            }
+        }
     }
     out
 }

@@ -4,12 +4,13 @@
 //! lasts. Whoever asks may go away: nobody waits for that.
 
 use super::summary::Summary;
-use crate::action::Target;
-use crate::action::Word;
 use crate::action::decision::Decision;
 use crate::action::order::{Carried, Order};
+use crate::action::{self, Target, Word};
 use crate::decode::time::{self, Micros};
+use crate::detect::condition::Condition;
 use crate::detect::detector::Counted;
+use crate::window::Tally;
 use serde::Serialize;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -68,6 +69,18 @@ pub struct Counter {
     /// Seconds of the stream's time until the first of them is too old to count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_expires_s: Option<i64>,
+    /// The accounts that were tried, of a target that is none.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "action::tally")]
+    pub users: Option<Tally>,
+    /// The addresses that tried, of a target that is none.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "action::tally")]
+    pub ips: Option<Tally>,
+    /// The requests.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "action::tally")]
+    pub request_ids: Option<Tally>,
+    /// The commonest reasons with how often each.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "action::reasons")]
+    pub reasons: Vec<(String, u64)>,
     /// One sentence for people: `4 of 5 FAILED_LOGIN within 5m, the oldest expires in 3m12s`.
     pub sentence: String,
 }
@@ -78,9 +91,10 @@ impl Counter {
         let Counted { rule, pattern, held, needed, span } = counted;
         let within = rule.condition.within().unwrap_or(0);
         let left = span.first.saturating_add(within).saturating_sub(now);
-        let what = match rule.condition.field() {
-            Some(field) => format!("different {field} in {pattern}"),
-            None => (*pattern).to_owned(),
+        let what = match (&rule.condition, rule.condition.field()) {
+            (Condition::Sequence { then, .. }, _) => format!("{pattern} before a {then}"),
+            (_, Some(field)) => format!("different {field} in {pattern}"),
+            (_, None) => (*pattern).to_owned(),
         };
         let sentence = format!(
             "{held} of {needed} {what} within {}, the oldest expires in {}",
@@ -98,6 +112,10 @@ impl Counter {
             first_seen: Some(time::format(span.first)),
             last_seen: Some(time::format(span.last)),
             oldest_expires_s: Some(left.max(0) / 1_000_000),
+            users: Some(span.users.clone()).filter(|users| users.distinct > 0),
+            ips: Some(span.ips.clone()).filter(|ips| ips.distinct > 0),
+            request_ids: Some(span.request_ids.clone()).filter(|ids| ids.distinct > 0),
+            reasons: span.reasons.clone(),
             sentence,
         }
     }

@@ -33,6 +33,7 @@
 //! * [`alertmanager`]: alerts in a real Prometheus Alertmanager; needs Debian's apt
 //! * [`nftables`]: the kernel's firewall keeps real packets out, and lets them in again
 //! * [`command_sink`]: programs that are given action lines, well-behaved or not
+//! * [`hand`]: orders of people and what follows from them
 //! * [`gate`]: the whole way, from lines of a log to packets that are dropped
 //! * [`mixes`]: the streams that the benches measure are what they are said to be
 //! * [`readme`]: what README shows is what happens
@@ -74,6 +75,7 @@ mod memory;
 #[path = "../../benches/mix.rs"]
 mod mix;
 mod gate;
+mod hand;
 mod mixes;
 mod netns;
 mod nftables;
