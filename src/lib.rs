@@ -42,7 +42,7 @@
 //!   that compare the world with it.
 //! * [`state`] keeps in a state directory what a restart needs, whole or not at all.
 //! * [`pipeline`] starts threads, bounds queues, merges files and partitions by time, lets actions
-//!   leave only when they last, and shuts down; [`pipeline::remotes`] drives the sinks that act or tell
+//!   leave only when they last, and shuts down; `pipeline::remotes` drives the sinks that act or tell
 //!   somebody ([`sink::remote`]), each on a thread of its own, so that none holds up the stream or another;
 //!   [`telemetry`] is what the program says about itself.
 //! * [`serve`] is the HTTP server, on a thread of its own: one [table of routes](serve::routes), one
