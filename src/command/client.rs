@@ -390,7 +390,8 @@ fn show_carried(body: &Value) -> String {
         };
         let _infallible = writeln!(
             out,
-            "{}: {} of {}{until}: {}",
+            "{}{}: {} of {}{until}: {}",
+            if action["mode"] == "shadow" { "in shadow, where nothing is enforced: " } else { "" },
             shown(&action["op"]),
             shown(&action["action"]),
             target(&action["target"]),

@@ -70,6 +70,38 @@ impl Log {
         }
     }
 
+    fn note(&mut self, happened: Happened, decision: Decision) {
+        self.last += 1;
+        self.changes.push_back(Change { number: self.last, happened, decision });
+        if self.changes.len() > CHANGES_MAX {
+            self.changes.pop_front();
+        }
+    }
+
+    /// The decision that was over and that an action extends all the same.
+    fn revive(&mut self, action: &Action) -> Option<Decision> {
+        let id = action.decision.as_deref()?;
+        let at = self.over.iter().find(|(_, over)| over.id == id).map(|(at, _)| at.clone());
+        let known = at.and_then(|at| self.over.remove(&at));
+        let until = instant_of(action.until.as_deref()?)?;
+        let decision = match known {
+            Some(known) => Decision { until, ..known },
+            None => Decision {
+                id: id.to_owned(),
+                action: action.action,
+                mode: action.mode,
+                target: action.target.clone(),
+                rule: action.rule.clone(),
+                pack: action.pack.clone(),
+                started: instant_of(&action.time)?,
+                until,
+                hosts: action.hosts.clone(),
+                reason: action.reason.clone(),
+            },
+        };
+        Some(decision)
+    }
+
     fn forget(&mut self, now: Micros) {
         while let Some(first) = self.over.first_entry() {
             if first.key().0.saturating_add(LINGER) > now {
@@ -137,7 +169,13 @@ impl Board {
                     (Happened::Begun, decision)
                 }
                 Op::Extend => {
-                    let Some(mut decision) = self.active.get_mut(id) else { continue };
+                    let Some(mut decision) = self.active.get_mut(id) else {
+                        // A late crossing, when its end was said already: it begins anew.
+                        let Some(decision) = log.revive(action) else { continue };
+                        self.active.insert(decision.id.clone(), decision.clone());
+                        log.note(Happened::Begun, decision);
+                        continue;
+                    };
                     let (before, hosts) = (decision.until, decision.hosts.clone());
                     let until = action.until.as_deref().and_then(instant_of);
                     decision.until = until.unwrap_or(before).max(before);
@@ -157,12 +195,7 @@ impl Board {
                 }
                 Op::Withheld | Op::Note => continue,
             };
-            log.last += 1;
-            let number = log.last;
-            log.changes.push_back(Change { number, happened, decision });
-            if log.changes.len() > CHANGES_MAX {
-                log.changes.pop_front();
-            }
+            log.note(happened, decision);
         }
     }
 

@@ -86,8 +86,8 @@ pub struct Guard {
     grace: Vec<Allow>,
 }
 
-/// Entries that can be added by hand, of either kind; past it the oldest goes.
-const BY_HAND_MAX: usize = 10_000;
+/// Entries that can be added by hand, and targets that can be spared after they were lifted.
+pub const BY_HAND_MAX: usize = 10_000;
 
 impl Guard {
     /// Guards from the settings.
@@ -164,9 +164,21 @@ impl Guard {
         self.allow.iter().chain(&self.by_hand).any(|entry| entry.holds(key, at, &self.identities))
     }
 
-    /// Adds an entry to the allowlist; one for the same takes its place.
-    pub fn add(&mut self, entry: Allow) {
-        push(&mut self.by_hand, entry);
+    /// Adds an entry to the allowlist at `at`; one for the same takes its place. `false` if there are
+    /// too many.
+    pub fn add(&mut self, entry: Allow, at: Micros) -> bool {
+        self.by_hand.retain(|known| known.until.is_none_or(|until| until > at));
+        self.by_hand.retain(|known| known.who != entry.who);
+        let room = self.by_hand.len() < BY_HAND_MAX;
+        if room {
+            self.by_hand.push(entry);
+        }
+        room
+    }
+
+    /// Whether a block of `key` is never right, whoever asks for it.
+    pub fn never_blocks(&self, key: Key<'_>) -> bool {
+        key.net().is_some_and(|net| self.never.overlaps(&net).is_some())
     }
 
     /// Takes an entry away that was added by hand; whether there was one.
@@ -183,8 +195,12 @@ impl Guard {
 
     /// Decides nothing against `who` before `until`: it was lifted by hand.
     pub fn spare(&mut self, who: Allowed, at: Micros, until: Micros) {
-        self.grace.retain(|entry| entry.until.is_some_and(|until| until > at));
-        push(&mut self.grace, Allow { who, comment: String::new(), until: Some(until) });
+        self.grace.retain(|entry| entry.until.is_some_and(|until| until > at) && entry.who != who);
+        if self.grace.len() >= BY_HAND_MAX {
+            // Those lifted long ago need it least.
+            self.grace.remove(0);
+        }
+        self.grace.push(Allow { who, comment: String::new(), until: Some(until) });
     }
 
     /// The entries that were added by hand and have not ended at `at`.
@@ -289,14 +305,6 @@ impl Guard {
             kind.name()
         )
     }
-}
-
-fn push(list: &mut Vec<Allow>, entry: Allow) {
-    list.retain(|known| known.who != entry.who);
-    if list.len() >= BY_HAND_MAX {
-        list.remove(0);
-    }
-    list.push(entry);
 }
 
 impl Allow {

@@ -1,6 +1,6 @@
 //! What people decide: orders, and what is lifted because somebody is on the allowlist now.
 
-use super::guard::{Allow, Allowed, Guard};
+use super::guard::{Allow, Allowed, BY_HAND_MAX, Guard};
 use super::ledger::{Active, LedgerKey};
 use super::{Decider, key_of};
 use crate::action::decision::Decision;
@@ -9,10 +9,11 @@ use crate::action::{self, Action, IdParts, OWN_PACK, Op, Target, Word};
 use crate::decode::time::{self, Micros};
 use crate::detect::condition::{ACTIONS, ActionKind};
 use crate::detect::detector::describe;
-use crate::detect::rule::{MODES, Mode, Rule};
+use crate::detect::rule::{MODES, Mode, OnRepeat, Rule};
 use crate::pattern::Standing;
 use crate::window::key::{Key, OwnKey};
 use ipnet::IpNet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A decision that was made before, as a history of decisions tells of it.
@@ -35,6 +36,9 @@ pub struct Known {
     /// When it ends.
     pub until: Micros,
 }
+
+/// Why what is active is let go when the guards have changed.
+const ALLOWED: &str = "lifted: it is on the allowlist now, or never blocked";
 
 /// How often one rule can have fired for one key at one time: beyond it, nobody looks for a number.
 const ORDINALS_MAX: u32 = 10_000;
@@ -83,6 +87,9 @@ impl Decider {
             let Some((id, until)) = self.ledger.repeat(key.asked(), Some(wanted)) else {
                 return Carried::default();
             };
+            if order.force {
+                self.ledger.force(key.asked());
+            }
             let mut line = self.line(order, &rule, kind, Op::Extend, mode);
             line.decision = Some(action::hex(id));
             (line.duration_s, line.until) = (Some(lasting / 1_000_000), Some(time::format(until)));
@@ -103,6 +110,7 @@ impl Decider {
             pattern: "".into(),
             started: order.at,
             hosts: Vec::new(),
+            forced: order.force,
         };
         self.out.push(line);
         self.ledger.start(key.asked(), order.at, active, false);
@@ -132,8 +140,8 @@ impl Decider {
             return refused(format!("`{}` is nothing that can be lifted", order.target.text()));
         };
         let why = format!("lifted by {}: {}", order.by, order.because);
-        let lifted =
-            self.lift_all(order.at, names, &why, |guard, key| guard.names(&who, key.target.view()));
+        let lifted = self
+            .lift_all(order.at, names, &why, |guard, key, _| guard.names(&who, key.target.view()));
         if grace > 0 {
             self.guard.spare(who, order.at, order.at.saturating_add(grace));
         }
@@ -145,8 +153,18 @@ impl Decider {
             return refused(format!("`{}` is nothing that can be allowed", order.target.text()));
         };
         let comment = format!("{}: {}", order.by, order.because);
-        self.guard.add(Allow { who, comment, until });
-        Carried { lifted: self.lift_allowed(order.at, names), ..Carried::default() }
+        if !self.guard.add(Allow { who: who.clone(), comment, until }, order.at) {
+            let why = format!("{BY_HAND_MAX} entries were added by hand; take some away first");
+            return refused(why);
+        }
+        if until.is_some_and(|until| until <= order.at) {
+            return Carried::default();
+        }
+        // What somebody decided against the guards is not undone by an entry for somebody else.
+        let lifted = self.lift_all(order.at, names, ALLOWED, |guard, key, _| {
+            key.kind != ActionKind::Alert && guard.names(&who, key.target.view())
+        });
+        Carried { lifted, ..Carried::default() }
     }
 
     fn disallow(&mut self, order: &Order) -> Carried {
@@ -159,18 +177,14 @@ impl Decider {
         }
     }
 
-    /// Lifts what is active against somebody who is on the allowlist at `at`; what that was.
+    /// Lifts what no guard would let start at `at`: whoever is on the allowlist now, or in a range that
+    /// is never blocked. What was decided against the guards stays. What that was.
     pub fn lift_allowed(&mut self, at: Micros, names: &[String]) -> Vec<Decision> {
-        let allowed: Vec<LedgerKey> = self
-            .ledger
-            .standing()
-            .into_iter()
-            .filter(|(key, _)| key.kind != ActionKind::Alert)
-            .filter(|(key, _)| self.guard.allows(key.target.view(), at))
-            .map(|(key, _)| key.clone())
-            .collect();
-        let why = "lifted: it is on the allowlist now";
-        self.lift_all(at, names, why, |_, key| allowed.contains(key))
+        self.lift_all(at, names, ALLOWED, |guard, key, active| {
+            let view = key.target.view();
+            let never = key.kind == ActionKind::Block && guard.never_blocks(view);
+            key.kind != ActionKind::Alert && !active.forced && (never || guard.allows(view, at))
+        })
     }
 
     fn lift_all(
@@ -178,14 +192,17 @@ impl Decider {
         at: Micros,
         names: &[String],
         why: &str,
-        which: impl Fn(&Guard, &LedgerKey) -> bool,
+        which: impl Fn(&Guard, &LedgerKey, &Active) -> bool,
     ) -> Vec<Decision> {
         let standing = self.ledger.standing();
         let keys: Vec<LedgerKey> = standing
             .into_iter()
-            .filter(|(key, _)| which(&self.guard, key))
+            .filter(|(key, active)| which(&self.guard, key, active))
             .map(|(key, _)| key.clone())
             .collect();
+        // A late crossing must not find one again whose end was said.
+        let Self { guard, ledger, .. } = self;
+        ledger.forget_said(|key, active| which(guard, key, active));
         let mut lifted = Vec::new();
         for key in keys {
             let Some(mut active) = self.ledger.lift(&key) else { continue };
@@ -222,15 +239,25 @@ impl Decider {
     /// gives the ids of decisions that had to give way.
     pub fn adopt(&mut self, known: &[Known], rules: &[Arc<Rule>], names: &[String]) -> Vec<String> {
         let mut gave_way = Vec::new();
+        let standing = self.ledger.standing();
+        let now: HashMap<u64, LedgerKey> =
+            standing.into_iter().map(|(key, active)| (active.id, key.clone())).collect();
         for one in known {
             let Some((key, active)) = self.restored(one, rules, names) else { continue };
+            // An id says nothing of the mode: what was told in shadow stays there.
+            if let Some(other) = now.get(&active.id).filter(|other| **other != key) {
+                self.ledger.lift(other);
+            }
             let same = self.ledger.get(key.asked()).map(|now| (now.id, now.until));
             match same {
-                // What was told of it last holds, whatever its rule would say now; an alert may have been
-                // prolonged in silence since.
-                Some((id, until)) if id == active.id && until >= active.until => {}
-                Some((id, _)) if id == active.id => {
-                    self.ledger.repeat(key.asked(), Some(active.until));
+                // What was told of it last holds, whatever its rule would say now. Only what is
+                // prolonged in silence may end later than was told.
+                Some((id, until)) if id == active.id => {
+                    let silent = active.rule.on_repeat == Some(OnRepeat::Quiet)
+                        || key.kind == ActionKind::Alert && active.rule.on_repeat.is_none();
+                    if !silent || until < active.until {
+                        self.ledger.end_at(key.asked(), active.until);
+                    }
                 }
                 Some((id, _)) => {
                     gave_way.push(action::hex(id));
@@ -284,6 +311,7 @@ impl Decider {
             pattern: "".into(),
             started: known.started,
             hosts: Vec::new(),
+            forced: false,
         };
         Some((key, active))
     }

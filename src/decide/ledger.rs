@@ -87,6 +87,8 @@ pub struct Active {
     pub started: Micros,
     /// Of a range: the addresses that crossed.
     pub hosts: Vec<IpAddr>,
+    /// Somebody decided it although a guard spoke against it.
+    pub forced: bool,
 }
 
 /// Earlier decisions of one key, for escalation and limits.
@@ -275,6 +277,7 @@ impl Ledger {
                 pattern: from.text()?.into(),
                 started: 0,
                 hosts: Vec::new(),
+                forced: false,
             };
             let (number, place, said) = (from.number()?, from.time()?, from.byte()? != 0);
             let Some(key) = key else { continue };
@@ -310,6 +313,7 @@ impl Ledger {
         for entry in self.active.values() {
             put_number(out, entry.number);
             put_time(out, entry.active.started);
+            out.push(u8::from(entry.active.forced));
             put_number(out, number(entry.active.hosts.len()));
             entry.active.hosts.iter().for_each(|host| put_bytes(out, host.to_string().as_bytes()));
         }
@@ -317,18 +321,19 @@ impl Ledger {
 
     /// Reads it as it was written.
     pub fn restore_more(&mut self, from: &mut Reader<'_>) -> Option<()> {
-        let mut more = HashMap::<u64, (Micros, Vec<IpAddr>), RandomState>::default();
+        let mut more = HashMap::<u64, (Micros, bool, Vec<IpAddr>), RandomState>::default();
         for _ in 0..from.number()? {
-            let (number, started) = (from.number()?, from.time()?);
+            let (number, started, forced) = (from.number()?, from.time()?, from.byte()? != 0);
             let mut hosts = Vec::new();
             for _ in 0..from.number()? {
                 hosts.push(from.text()?.parse().ok()?);
             }
-            more.insert(number, (started, hosts));
+            more.insert(number, (started, forced, hosts));
         }
         for entry in self.active.values_mut() {
-            if let Some((started, hosts)) = more.remove(&entry.number) {
-                (entry.active.started, entry.active.hosts) = (started, hosts);
+            if let Some((started, forced, hosts)) = more.remove(&entry.number) {
+                let active = &mut entry.active;
+                (active.started, active.forced, active.hosts) = (started, forced, hosts);
             }
         }
         Some(())
@@ -350,8 +355,36 @@ impl Ledger {
         self.ends.remove(&place).map(|_| entry.active)
     }
 
-    /// Puts a decision back that was made before and is not known here; `place_of_rule` is the
-    /// number of an alert's rule.
+    /// Notes that somebody insists on it.
+    pub fn force(&mut self, key: Asked<'_>) {
+        if let Some(entry) = self.active.get_mut(&key) {
+            entry.active.forced = true;
+        }
+    }
+
+    /// Forgets those whose end was said, of which a late crossing would otherwise find some again.
+    pub fn forget_said(&mut self, which: impl Fn(&LedgerKey, &Active) -> bool) {
+        let Self { active, said, .. } = self;
+        said.retain(|_, key| {
+            let gone = active.get(&key.asked()).is_some_and(|entry| which(key, &entry.active));
+            if gone {
+                active.remove(&key.asked());
+            }
+            !gone
+        });
+    }
+
+    /// Lets a decision end at another time than it would, earlier or later.
+    pub fn end_at(&mut self, key: Asked<'_>, until: Micros) {
+        let Some(entry) = self.active.get_mut(&key) else { return };
+        let before = (entry.place, entry.number);
+        let list = if entry.said { &mut self.said } else { &mut self.ends };
+        let own = list.remove(&before).unwrap_or_else(|| key.own());
+        (entry.active.until, entry.place, entry.said) = (until, until, false);
+        self.ends.insert((until, entry.number), own);
+    }
+
+    /// Takes a decision in that was made before and is not known here, in place of any other.
     pub fn adopt(&mut self, key: LedgerKey, active: Active) {
         self.lift(&key);
         self.started += 1;

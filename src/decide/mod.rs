@@ -10,6 +10,7 @@ use crate::decode::time::{self, Micros};
 use crate::detect::condition::{ActionKind, Condition, Limit, Then};
 use crate::detect::detector::{Details, Firing, Verdict, describe, shown_tallies};
 use crate::detect::rule::{Mode, OnRepeat, Rule, Severity, Urgency};
+use crate::pattern::Standing;
 use crate::window::codec::{Reader, number, put_bytes, put_number, put_time};
 use crate::window::key::{Key, KeyKind, OwnKey, put_net, put_part};
 use guard::{Guard, Held};
@@ -215,8 +216,13 @@ impl Decider {
             self.end(key, &over, told.names);
         }
         let base = firing.rule.duration(&then);
-        if self.ledger.get(key).is_some() {
-            self.repeat(told, then, key, base);
+        if let Some(active) = self.ledger.get(key) {
+            // Only a person may go on against the guards.
+            let forbidden = active.forced
+                && self.guard.forbids(key.target, Standing::Good, then.action, at).is_some();
+            if !forbidden {
+                self.repeat(told, then, key, base);
+            }
             return Verdict::Stands;
         }
         let standing = || told.details().span.standing;
@@ -256,6 +262,7 @@ impl Decider {
             pattern: Arc::clone(firing.pattern),
             started: at,
             hosts: firing.host.into_iter().collect(),
+            forced: false,
         };
         self.ledger.start(key, at, active, recurs);
         Verdict::Stands

@@ -300,8 +300,12 @@ impl Core {
 
     /// Carries a person's order out.
     pub fn order(&mut self, order: &Order) -> Carried {
-        self.write_down(|| Entry::Order(order.clone()));
-        self.decider.carry_out(order, &self.key_names)
+        let carried = self.decider.carry_out(order, &self.key_names);
+        // What was refused changed nothing, and must not be judged again by other guards.
+        if carried.refused.is_none() {
+            self.write_down(|| Entry::Order(order.clone()));
+        }
+        carried
     }
 
     /// Lets go of whoever is on the allowlist at `at` by the wall clock; what was active.

@@ -117,8 +117,9 @@ pub struct Keeper {
     /// When a snapshot is due.
     checkpoint: Duration,
     captured: Instant,
-    /// Records handed over since.
+    /// Records handed over since, and all entries.
     records: u64,
+    entries: u64,
     bytes: u64,
 }
 
@@ -226,7 +227,7 @@ pub fn recover(dir: &Path, fresh: &dyn Fn() -> Core) -> Result<(Core, Recovered)
         Ok(())
     })?;
     core.expect_partial(false);
-    if records > 0 {
+    if by.is_some() {
         make_good(&mut core, &db, &mut actions)?;
     }
     core.forget_counts();
@@ -425,6 +426,7 @@ impl Keeper {
             checkpoint,
             captured: Instant::now(),
             records: 0,
+            entries: 0,
             bytes: 0,
         })
     }
@@ -432,6 +434,7 @@ impl Keeper {
     /// Hands a step over; waits if the disk is behind.
     pub fn step(&mut self, step: Step) {
         self.records += step.journal.records;
+        self.entries += step.journal.entries;
         self.bytes += u64::try_from(step.journal.bytes.len()).unwrap_or(0);
         self.send(Message::Step(step));
     }
@@ -448,7 +451,7 @@ impl Keeper {
     pub fn is_due(&self, keys: usize) -> bool {
         let Shared { begun, written, .. } = &*self.shared;
         let busy = begun.load(Ordering::Acquire) != written.load(Ordering::Acquire);
-        if self.records == 0 || busy {
+        if self.entries == 0 || busy {
             return false;
         }
         let since = self.captured.elapsed();
@@ -460,7 +463,7 @@ impl Keeper {
     /// The state is captured as it is after all steps before; buffers for it.
     pub fn capture_begins(&mut self) -> Vec<Vec<u8>> {
         self.captured = Instant::now();
-        (self.records, self.bytes) = (0, 0);
+        (self.records, self.entries, self.bytes) = (0, 0, 0);
         self.shared.begun.fetch_add(1, Ordering::AcqRel);
         self.send(Message::CaptureBegins);
         let mut rooms =

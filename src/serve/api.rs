@@ -36,7 +36,7 @@ pub const LIMIT: u32 = 1000;
 pub const LIMIT_MAX: u32 = 100_000;
 /// What is ordered lasts so long at least and at most, seconds.
 const LASTING: (Micros, Micros) = (1_000_000, 3650 * 86_400 * 1_000_000);
-/// The widest ranges that are blocked by hand: IPv4 and IPv6.
+/// The widest ranges that are blocked, lifted or allowed by hand: IPv4 and IPv6.
 const WIDEST: (u8, u8) = (8, 16);
 
 type Answer = Result<Response<Body>, Refusal>;
@@ -363,11 +363,21 @@ fn blockable(target: &Target) -> Result<(), String> {
             target.kind
         ));
     };
+    narrow(&net)
+}
+
+/// Whether a range is no slip of the fingers.
+fn narrow(net: &ipnet::IpNet) -> Result<(), String> {
     let widest = if net.addr().is_ipv4() { WIDEST.0 } else { WIDEST.1 };
     if net.prefix_len() < widest {
-        return Err(format!("{net} is too wide; the widest range that is blocked is a /{widest}"));
+        return Err(format!("{net} is too wide; the widest range that is taken is a /{widest}"));
     }
     Ok(())
+}
+
+/// An account, an address or a range that is not too wide.
+fn anybody(target: &Target) -> Result<(), String> {
+    target::net(target).map_or(Ok(()), |net| narrow(&net))
 }
 
 fn lockable(target: &Target) -> Result<(), String> {
@@ -452,6 +462,7 @@ async fn lift(
 ) -> Answer {
     let Lift { target, because, grace } = read(sent)?;
     let target = target.target().map_err(unprocessable)?;
+    anybody(&target).map_err(unprocessable)?;
     let grace = grace.as_deref().map_or(Ok(GRACE), |text| duration("grace", text, 0))?;
     order(&shared, &who, target, &because, What::Lift { grace }, false).await
 }
@@ -463,6 +474,7 @@ async fn allow(
 ) -> Answer {
     let Allow { target, r#for: lasting, because } = read(sent)?;
     let target = target.target().map_err(unprocessable)?;
+    anybody(&target).map_err(unprocessable)?;
     let lasting = lasting.as_deref().map(|text| duration("for", text, LASTING.0)).transpose()?;
     let until = lasting.map(|lasting| now().saturating_add(lasting));
     order(&shared, &who, target, &because, What::Allow { until }, false).await

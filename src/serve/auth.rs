@@ -6,7 +6,7 @@ use crate::sink::secret::SecretPlace;
 use crate::yaml::{Checker, Node};
 use axum::body::{Body, to_bytes};
 use axum::extract::{MatchedPath, State};
-use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use axum::middleware::Next;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -274,7 +274,8 @@ impl Access {
                 // A page in a browser on this machine reaches it too: by a name that its author had
                 // made to point here, or by sending it something.
                 let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-                if !host.is_some_and(is_here) || headers.contains_key(header::ORIGIN) {
+                let passed_on = headers.keys().any(is_of_a_proxy);
+                if !host.is_some_and(is_here) || headers.contains_key(header::ORIGIN) || passed_on {
                     return Err(
                         "without a token, only programs that ask for localhost are answered",
                     );
@@ -332,6 +333,12 @@ fn credential(headers: &HeaderMap, basic: bool) -> Result<Option<String>, &'stat
         }
     }
     Err("`Authorization` must be `Bearer` and the token")
+}
+
+/// Whether a header says that somebody passes on what others ask. Not every proxy adds one.
+fn is_of_a_proxy(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "via" | "x-real-ip")
 }
 
 /// Whether `Host` says that this machine was meant.
@@ -396,6 +403,8 @@ async fn pass(door: &Door, mut request: Request<Body>, next: Next) -> Response<B
     }
     let _busy = connection.as_ref().map(|connection| connection.busy());
     let (parts, body) = request.into_parts();
+    // What asks for nothing but an answer has no body that anybody reads.
+    let body = if parts.method == "GET" || parts.method == "HEAD" { Body::empty() } else { body };
     let body = match tokio::time::timeout(door.timeout, to_bytes(body, door.max_body)).await {
         Ok(Ok(body)) => body,
         Ok(Err(error)) if error.to_string().contains("limit") => {

@@ -301,7 +301,11 @@ impl Drop for Server {
 fn audit(who: &auth::Who, what: &str, because: &str, carried: &Carried) {
     let done = match &carried.refused {
         Some(why) => format!("refused: {why}"),
-        None => format!("{} lines, {} lifted", carried.actions.len(), carried.lifted.len()),
+        None => {
+            let shadow = carried.actions.iter().any(|line| line.mode == "shadow");
+            let shadow = if shadow { ", in shadow" } else { "" };
+            format!("{} lines, {} lifted{shadow}", carried.actions.len(), carried.lifted.len())
+        }
     };
     tracing::info!(
         "{} from {}: {} ({}): {done}",

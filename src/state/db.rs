@@ -433,7 +433,8 @@ fn write_decision(
         }
         Op::Extend => {
             let Some(old) = known()? else { return Ok(()) };
-            (Some(old.clone()), StoredDecision { until: action.until, ..old })
+            // A late crossing may come when its end was said already.
+            (Some(old.clone()), StoredDecision { until: action.until, ended: None, ..old })
         }
         Op::End => {
             let Some(old) = known()? else { return Ok(()) };

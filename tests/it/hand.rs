@@ -65,9 +65,9 @@ fn lines(actions: &[Action]) -> Vec<String> {
     actions.iter().map(short).collect()
 }
 
-/// Those of the rules that block and lock.
-fn strict(actions: Vec<Action>) -> Vec<Action> {
-    actions.into_iter().filter(|line| line.action != "alert").collect()
+/// The blocks among them.
+fn blocks(actions: Vec<Action>) -> Vec<Action> {
+    actions.into_iter().filter(|line| line.action == "block").collect()
 }
 
 #[test]
@@ -125,19 +125,19 @@ fn guards_stand_before_people_too_unless_they_insist() {
 fn what_is_lifted_stays_lifted_for_a_while_and_then_counts_anew() {
     let assembly = assembly("");
     let mut engine = assembly.engine();
-    let block = strict(failures(&assembly, &mut engine, 0, 21, "203.0.113.9"));
+    let block = blocks(failures(&assembly, &mut engine, 0, 21, "203.0.113.9"));
     assert_eq!(lines(&block)[0], "start block 203.0.113.9");
     let carried = engine.core.order(&order(LIFT, "ip", "203.0.113.9", 30));
     assert!(carried.lifted.iter().any(|one| one.action == "block"), "{carried:?}");
-    let ends = strict(engine.take_actions());
+    let ends = blocks(engine.take_actions());
     assert_eq!(lines(&ends), ["end block 203.0.113.9"]);
     assert_eq!(ends[0].time, "2025-08-03T22:30:30.000000Z");
     assert_eq!(ends[0].reason, "block of 203.0.113.9 lifted by ops: a reason");
     assert_eq!(ends[0].decision, block[0].decision);
     // Ten minutes of grace.
-    let spared = strict(failures(&assembly, &mut engine, 40, 30, "203.0.113.9"));
+    let spared = blocks(failures(&assembly, &mut engine, 40, 30, "203.0.113.9"));
     assert!(lines(&spared).contains(&"withheld block 203.0.113.9 grace".to_owned()), "{spared:?}");
-    let again = strict(failures(&assembly, &mut engine, 640, 21, "203.0.113.9"));
+    let again = blocks(failures(&assembly, &mut engine, 640, 21, "203.0.113.9"));
     assert!(lines(&again).contains(&"start block 203.0.113.9".to_owned()), "{again:?}");
     // An alert is told in any case; it locks nobody out.
     assert_eq!(engine.core.order(&order(LIFT, "ip", "192.0.2.1", 700)).lifted, []);
@@ -147,11 +147,11 @@ fn what_is_lifted_stays_lifted_for_a_while_and_then_counts_anew() {
 fn an_address_is_lifted_with_the_range_that_it_lies_in() {
     let assembly = assembly("");
     let mut engine = assembly.engine();
-    let block = strict(failures(&assembly, &mut engine, 0, 21, "2001:db8:1:2::9"));
+    let block = blocks(failures(&assembly, &mut engine, 0, 21, "2001:db8:1:2::9"));
     assert_eq!(lines(&block)[0], "start block 2001:db8:1:2::/64");
     assert_eq!(block[0].hosts, ["2001:db8:1:2::9".parse::<std::net::IpAddr>().unwrap()]);
     engine.core.order(&order(LIFT, "ip", "2001:db8:1:2::77", 30));
-    assert_eq!(lines(&strict(engine.take_actions())), ["end block 2001:db8:1:2::/64"]);
+    assert_eq!(lines(&blocks(engine.take_actions())), ["end block 2001:db8:1:2::/64"]);
 }
 
 #[test]
@@ -163,10 +163,10 @@ fn an_entry_by_hand_lifts_protects_and_can_be_taken_away() {
     let carried = engine.core.order(&order(allow, "range", "203.0.113.0/28", 30));
     assert_eq!(carried.lifted.iter().filter(|one| one.action == "block").count(), 1);
     engine.take_actions();
-    let held = strict(failures(&assembly, &mut engine, 40, 30, "203.0.113.9"));
+    let held = blocks(failures(&assembly, &mut engine, 40, 30, "203.0.113.9"));
     assert!(lines(&held).contains(&"withheld block 203.0.113.9 allow".to_owned()), "{held:?}");
     // It ends by itself, or is taken away.
-    let later = strict(failures(&assembly, &mut engine, 1000, 21, "203.0.113.9"));
+    let later = blocks(failures(&assembly, &mut engine, 1000, 21, "203.0.113.9"));
     assert!(lines(&later).contains(&"start block 203.0.113.9".to_owned()), "{later:?}");
     let disallow = |value, at| order(What::Disallow, "range", value, at);
     assert_eq!(engine.core.order(&disallow("203.0.113.0/28", 1100)).refused, None);
@@ -189,7 +189,7 @@ fn why_says_what_is_counted_and_when_it_is_too_old() {
     assert_eq!(own.users.as_ref().unwrap().sample, ["anna@example.org"]);
     assert_eq!(own.reasons, [("bad".to_owned(), 4)]);
     // To ask changes nothing.
-    let after = strict(failures(&assembly, &mut engine, 409, 17, "203.0.113.9"));
+    let after = blocks(failures(&assembly, &mut engine, 409, 17, "203.0.113.9"));
     assert!(lines(&after).contains(&"start block 203.0.113.9".to_owned()), "{after:?}");
     let why = engine.core.why(&target, START + 430 * SECOND);
     assert!(why.decisions.iter().any(|decision| decision.action == "block"));
@@ -252,7 +252,7 @@ fn a_journal_and_a_captured_state_hold_orders_too() {
     now.iter_mut().for_each(|one| one.reason.clear());
     assert_eq!(now, standing);
     for engine in [&mut engine, &mut restored] {
-        let held = strict(failures(&assembly, engine, 90, 30, "203.0.113.9"));
+        let held = blocks(failures(&assembly, engine, 90, 30, "203.0.113.9"));
         assert!(lines(&held).iter().all(|line| !line.starts_with("start block")), "{held:?}");
     }
 }

@@ -144,8 +144,7 @@ fn a_burst_becomes_one_message_and_nothing_is_lost() {
     done(&mut sink, &[block(2)], 1);
     let mut waiting = vec![block(3)];
     let progress = sink.deliver(&waiting, at(2));
-    let Progress { done: 0, trouble: Some(Trouble::Later { after: Some(wait), .. }) } = progress
-    else {
+    let Progress { done: 0, trouble: Some(Trouble::Paced { wait }) } = progress else {
         panic!("{progress:?}")
     };
     assert!(wait <= Duration::from_secs(20) && wait > Duration::from_secs(10), "{wait:?}");

@@ -262,9 +262,7 @@ fn a_form_that_must_lose_nothing_waits_for_its_pace() {
     let actions: Vec<Action> = (0..5).map(block).collect();
     let progress = sink.deliver(&actions, now());
     assert_eq!(progress.done, 2);
-    let Some(Trouble::Later { after: Some(after), .. }) = progress.trouble else {
-        panic!("{progress:?}")
-    };
+    let Some(Trouble::Paced { wait: after }) = progress.trouble else { panic!("{progress:?}") };
     assert!(after <= Duration::from_secs(20) && !after.is_zero(), "{after:?}");
     assert_eq!(double.requests().len(), 2);
 }
