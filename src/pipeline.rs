@@ -100,14 +100,14 @@ struct Delivery {
     remotes: Remotes,
     watch: Watch,
     board: Arc<Board>,
-    /// A sink that has no room is waited for.
-    waits: bool,
+    /// A sink that has no room is waited for, unless this is told to stop.
+    waits: Option<Stop>,
     closed: bool,
     sent: u64,
 }
 
 impl Delivery {
-    fn new(ways: Ways, waits: bool) -> Self {
+    fn new(ways: Ways, waits: Option<&Stop>) -> Self {
         let Ways { sinks, remotes, board, .. } = ways;
         let cursors = vec![0; remotes.len()];
         let remotes = Remotes::start(remotes, &cursors, 0, &Outbox::Memory, &board);
@@ -116,7 +116,7 @@ impl Delivery {
             watch: remotes.watch(),
             remotes,
             board,
-            waits,
+            waits: waits.cloned(),
             closed: false,
             sent: 0,
         }
@@ -125,7 +125,7 @@ impl Delivery {
     fn send(&mut self, actions: &[Action], summary: &mut Summary) {
         if !actions.is_empty() {
             self.board.apply(actions);
-            self.remotes.hand(actions, self.waits);
+            self.remotes.hand(actions, self.waits.as_ref());
         }
         for action in actions {
             self.sent += 1;
@@ -142,6 +142,12 @@ impl Delivery {
             let opened = sink.reopen().map(|()| Delivered::Yes);
             note(sink, failed, opened, &mut self.closed, summary);
         }
+    }
+
+    /// Lets sinks on threads of their own finish; gives what went wrong.
+    fn finish(&mut self) -> Vec<String> {
+        let all = self.waits.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed) == 0);
+        self.remotes.finish(all)
     }
 
     /// How the sinks are.
@@ -384,7 +390,7 @@ pub fn replay(
     let scanner = &assembly.scanner;
     let pool = Pool::new(scanner, settings.threads);
     let mut engine = assembly.engine();
-    let mut delivery = Delivery::new(ways, true);
+    let mut delivery = Delivery::new(ways, Some(stop));
     let mut merge = Merge {
         waiting: waiting(inputs, assembly, settings)?,
         open: Vec::new(),
@@ -647,7 +653,7 @@ fn ended(
     delivery.send(&actions, &mut engine.core.summary);
     delivery.flush(&mut engine.core.summary);
     tell(&mut engine);
-    engine.core.summary.errors.extend(delivery.remotes.finish(delivery.waits));
+    engine.core.summary.errors.extend(delivery.finish());
     let closed = delivery.closed;
     conclude_summary(engine, assembly, stop, started, closed)
 }

@@ -374,7 +374,7 @@ impl Keeper {
             db.commit(&Commit { cursors: &new, ..Commit::default() })?;
         }
         for (gone, cursor) in &cursors {
-            if outlets.iter().any(|outlet| outlet.name == *gone) {
+            if all.iter().any(|(name, _)| name == gone) {
                 continue;
             }
             let waited = match u64::try_from(last - cursor).unwrap_or(0) {

@@ -149,7 +149,7 @@ pub fn run(
             engine.core.lift_allowed(arrival().unwrap_or_default());
             Out::Kept(Box::new(keeper))
         }
-        _ => Out::Direct(Delivery::new(ways, replayed)),
+        _ => Out::Direct(Delivery::new(ways, replayed.then_some(stop))),
     };
     // Not before the board is filled: whoever asks would be told that nobody is blocked.
     let (_server, asks) = match serve {
@@ -814,7 +814,10 @@ impl LiveStream {
         tell(&mut self.engine);
         self.finish_capture();
         let (closed, errors) = match self.out {
-            Out::Direct(mut delivery) => (delivery.closed, delivery.remotes.finish(delivery.waits)),
+            Out::Direct(mut delivery) => {
+                let errors = delivery.finish();
+                (delivery.closed, errors)
+            }
             Out::Kept(mut keeper) => {
                 // A restart then has nothing to apply again.
                 if !keeper.is_over() {

@@ -7,17 +7,21 @@
 //! grow to five minutes, each a little longer or shorter than the last, so that many who were cut off
 //! together do not come back together.
 
-use crate::action::Action;
+use super::Stop;
+use crate::action::decision::instant_of;
+use crate::action::{Action, Op};
 use crate::decide::board::Board;
 use crate::engine::ask::SinkStatus;
 use crate::sink::remote::{Progress, Remote, Trouble};
 use crate::state::{Db, StateError};
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tracing::{error, info, warn};
 
 /// Actions handed to a sink at once.
@@ -148,7 +152,10 @@ impl Remotes {
         board: &Arc<Board>,
         pace: f64,
     ) -> Self {
-        let begin = |(driven, cursor): (Driven, &i64)| {
+        let begin = |(mut driven, cursor): (Driven, &i64)| {
+            if matches!(outbox, Outbox::Memory) {
+                driven.remote.knows_only_its_own();
+            }
             let name = driven.remote.name();
             let state = if driven.dry { "dry" } else { "working" };
             if driven.dry {
@@ -195,11 +202,12 @@ impl Remotes {
 
     /// Hands actions over where there is no state directory. With `waits`, a sink that has no room is
     /// waited for, as a finite input can.
-    pub fn hand(&mut self, actions: &[Action], waits: bool) {
-        for (line, _) in &self.lines {
+    pub fn hand(&mut self, actions: &[Action], waits: Option<&Stop>) {
+        let goes_on = || waits.is_some_and(|stop| stop.load(Ordering::Relaxed) == 0);
+        for (line, thread) in &self.lines {
             let mut state = line.state();
             for (at, action) in (self.last + 1..).zip(actions) {
-                while waits && state.queue.len() >= QUEUE_MAX && state.ending.is_none() {
+                while state.queue.len() >= QUEUE_MAX && goes_on() && !thread.is_finished() {
                     line.bell.notify_all();
                     let waited = line.bell.wait_timeout(state, LOOK);
                     state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -257,6 +265,10 @@ impl Remotes {
             } else if waiting > 0 {
                 errors.push(format!("sink {}: {waiting} lines were not delivered", line.name));
             }
+            if state.status.refused > 0 {
+                let refused = state.status.refused;
+                errors.push(format!("sink {}: {refused} lines were refused", line.name));
+            }
             if state.status.dropped > 0 {
                 let dropped = state.status.dropped;
                 errors.push(format!("sink {}: {dropped} lines were lost to it", line.name));
@@ -290,7 +302,12 @@ impl Worker {
             if self.over() {
                 return;
             }
-            let busy = self.may_work() && self.work();
+            let worked = catch_unwind(AssertUnwindSafe(|| self.may_work() && self.work()));
+            let busy = worked.unwrap_or_else(|_| {
+                // The panic itself stands in the log; the others go on, and so does this one.
+                self.note(Some(Trouble::later("its thread panicked: please report this")));
+                true
+            });
             if !busy {
                 self.rest();
             }
@@ -343,7 +360,7 @@ impl Worker {
             self.note(ticked.err());
             return true;
         }
-        let page = match self.page() {
+        let (page, end) = match self.page() {
             Ok(page) => page,
             Err(error) => {
                 self.note(Some(Trouble::later(error.to_string())));
@@ -351,16 +368,25 @@ impl Worker {
             }
         };
         if page.is_empty() {
-            return false;
+            let past = self.line.state().cursor < end;
+            if past {
+                // Lines that nothing here can read were said above.
+                self.advance(end, 0, 1);
+            }
+            return past;
         }
-        self.deliver(&page);
+        self.deliver(&page, end);
         true
     }
 
     /// Compares the world with what is active, if it is time.
     fn reconcile(&mut self) -> bool {
-        let Some(every) = self.driven.remote.reconcile_every() else { return false };
-        if self.reconciled.is_some_and(|last| last.elapsed() < every) {
+        // What a sink remembers of the time before a restart, it learns from the first comparison.
+        let every = self.driven.remote.reconcile_every();
+        if self.reconciled.is_some_and(|last| every.is_none_or(|every| last.elapsed() < every)) {
+            return false;
+        }
+        if self.driven.remote.reconciles_behind() && self.waits() {
             return false;
         }
         let active = self.board.active();
@@ -383,18 +409,25 @@ impl Worker {
         true
     }
 
-    /// What comes next, with the numbers.
-    fn page(&self) -> Result<Vec<(i64, Action)>, StateError> {
+    /// Whether something waits to be delivered.
+    fn waits(&self) -> bool {
+        let state = self.line.state();
+        state.cursor < state.last
+    }
+
+    /// What comes next, with the numbers, and the number of the last of them.
+    fn page(&self) -> Result<(Vec<(i64, Action)>, i64), StateError> {
         let (cursor, last) = {
             let state = self.line.state();
             (state.cursor, state.last)
         };
         if cursor >= last {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), cursor));
         }
         match &self.outbox {
             Outbox::Kept(dir) => {
                 let stored = Db::read_only(dir)?.actions_after(cursor, PAGE)?;
+                let end = stored.last().map_or(cursor, |one| one.seq);
                 let mut page = Vec::new();
                 for one in stored {
                     match Action::of_json(&one.line) {
@@ -404,24 +437,25 @@ impl Worker {
                         }
                     }
                 }
-                Ok(page)
+                Ok((page, end))
             }
             Outbox::Memory => {
                 let state = self.line.state();
-                Ok(state.queue.iter().take(PAGE).cloned().collect())
+                let page: Vec<(i64, Action)> = state.queue.iter().take(PAGE).cloned().collect();
+                let end = page.last().map_or(cursor, |(at, _)| *at);
+                Ok((page, end))
             }
         }
     }
 
-    fn deliver(&mut self, page: &[(i64, Action)]) {
+    fn deliver(&mut self, page: &[(i64, Action)], end: i64) {
         let remote = &mut self.driven.remote;
-        let acts = remote.acts();
+        let (acts, now) = (remote.acts(), now());
         let wanted: Vec<&(i64, Action)> = page
             .iter()
-            .filter(|(_, action)| !acts || action.mode == "enforce")
+            .filter(|(_, action)| !acts || action.mode == "enforce" && !is_over(action, now))
             .filter(|(_, action)| remote.wants(action))
             .collect();
-        let end = page.last().map_or(0, |(at, _)| *at);
         if self.driven.dry || self.off {
             if self.driven.dry {
                 for (_, action) in &wanted {
@@ -433,7 +467,7 @@ impl Worker {
         }
         let actions: Vec<Action> = wanted.iter().map(|(_, action)| action.clone()).collect();
         let progress =
-            if actions.is_empty() { Progress::default() } else { remote.deliver(&actions, now()) };
+            if actions.is_empty() { Progress::default() } else { remote.deliver(&actions, now) };
         let done = progress.done.min(actions.len());
         let next = wanted.get(done).map(|(at, _)| *at);
         match (&progress.trouble, next) {
@@ -513,6 +547,16 @@ impl Worker {
     }
 }
 
+/// Whether what an action begins or prolongs is over already: then nobody is to be kept out by it.
+fn is_over(action: &Action, now: SystemTime) -> bool {
+    let until = match action.op {
+        Op::Start | Op::Extend => action.until.as_deref().and_then(instant_of),
+        Op::End | Op::Withheld | Op::Note => None,
+    };
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    until.is_some_and(|until| i64::try_from(since.as_micros()).is_ok_and(|now| until <= now))
+}
+
 /// How long to wait after so many failures in a row, a fifth longer or shorter.
 fn pause(failures: usize) -> Duration {
     let base = PAUSES.get(failures).or(PAUSES.last()).copied().unwrap_or(LOOK);
@@ -532,7 +576,7 @@ mod tests {
     use crate::action::{Op, Target};
     use crate::detect::condition::ActionKind;
     use crate::detect::rule::{Mode, Rule};
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize};
 
     /// What a sink of the tests does next, and what it has done.
     #[derive(Debug, Default)]
@@ -553,6 +597,8 @@ mod tests {
         acts: bool,
         /// At most so many at once.
         takes: usize,
+        /// How often it panics first.
+        panics: usize,
         /// The answer to an id that it will never take.
         never: Option<(String, Trouble)>,
     }
@@ -560,7 +606,14 @@ mod tests {
     impl Fake {
         fn new(name: &'static str) -> (Self, Arc<World>) {
             let world = Arc::new(World::default());
-            let fake = Self { name, world: Arc::clone(&world), acts: false, takes: 7, never: None };
+            let fake = Self {
+                name,
+                world: Arc::clone(&world),
+                acts: false,
+                takes: 7,
+                panics: 0,
+                never: None,
+            };
             (fake, world)
         }
 
@@ -584,6 +637,10 @@ mod tests {
 
         fn deliver(&mut self, actions: &[Action], _: SystemTime) -> Progress {
             self.world.calls.fetch_add(1, Ordering::Relaxed);
+            if self.panics > 0 {
+                self.panics -= 1;
+                panic!("as the test wants it");
+            }
             if self.world.dead.load(Ordering::Relaxed) {
                 return Progress::until(0, Trouble::later("it is dead"));
             }
@@ -628,6 +685,7 @@ mod tests {
         Action {
             id: format!("{number:016x}"),
             time: "2025-08-03T22:30:00.000000Z".to_owned(),
+            until: Some("2999-08-03T22:30:00.000000Z".to_owned()),
             ..Action::of_rule(&rule, target, ActionKind::Block, op, mode, None)
         }
     }
@@ -665,7 +723,7 @@ mod tests {
         let actions = starts(0..100);
         let begun = Instant::now();
         for some in actions.chunks(10) {
-            remotes.hand(some, false);
+            remotes.hand(some, None);
         }
         until("the other goes on", || alive_world.done.lock().unwrap().len() == 100);
         let hour = Duration::from_secs(3600).div_f64(PACE);
@@ -690,7 +748,7 @@ mod tests {
         let (mut fake, world) = Fake::new("picky");
         fake.never = Some((format!("{:016x}", 3), Trouble::refused("not this one")));
         let mut remotes = start(vec![fake.driven(false)]);
-        remotes.hand(&starts(0..6), false);
+        remotes.hand(&starts(0..6), None);
         until("the rest is done", || world.done.lock().unwrap().len() == 5);
         let watch = remotes.watch();
         until("it is counted", || watch.statuses().remove(0).delivered == 5);
@@ -704,15 +762,16 @@ mod tests {
         let gone = Trouble::Disabled { why: "410".to_owned() };
         fake.never = Some((format!("{:016x}", 2), gone));
         let mut remotes = start(vec![fake.driven(false)]);
-        remotes.hand(&starts(0..3), false);
+        remotes.hand(&starts(0..3), None);
         let watch = remotes.watch();
         until("it is off", || watch.statuses().remove(0).state == "disabled");
         let calls = world.calls.load(Ordering::Relaxed);
-        remotes.hand(&starts(3..6), false);
+        remotes.hand(&starts(3..6), None);
         until("nothing waits", || watch.statuses().remove(0).waiting == 0);
         assert_eq!(world.calls.load(Ordering::Relaxed), calls);
         assert_eq!(watch.statuses().remove(0).refused, 4);
-        assert_eq!(remotes.finish(false), ["sink gone: 410"]);
+        let errors = remotes.finish(false);
+        assert_eq!(errors, ["sink gone: 410", "sink gone: 4 lines were refused"]);
     }
 
     #[test]
@@ -723,7 +782,10 @@ mod tests {
         let mut actions = starts(0..2);
         actions.push(action(2, Op::Start, Mode::Shadow));
         actions.push(action(3, Op::Withheld, Mode::Enforce));
-        remotes.hand(&actions, false);
+        // One that is over already.
+        let past = Some("2025-08-03T23:30:00.000000Z".to_owned());
+        actions.push(Action { until: past, ..action(4, Op::Start, Mode::Enforce) });
+        remotes.hand(&actions, None);
         let watch = remotes.watch();
         until("nothing waits", || watch.statuses().iter().all(|sink| sink.waiting == 0));
         assert_eq!(*wet_world.done.lock().unwrap(), ids(&starts(0..2)));
@@ -735,13 +797,25 @@ mod tests {
     }
 
     #[test]
+    fn a_sink_that_panics_is_tried_again_and_told_of() {
+        let (mut fake, world) = Fake::new("shaky");
+        fake.panics = 2;
+        let mut remotes = start(vec![fake.driven(false)]);
+        remotes.hand(&starts(0..3), None);
+        until("all is done", || world.done.lock().unwrap().len() == 3);
+        let watch = remotes.watch();
+        until("it works again", || watch.statuses().remove(0).state == "working");
+        remotes.finish(false);
+    }
+
+    #[test]
     fn what_there_is_no_room_for_is_counted_and_told() {
         let (fake, world) = Fake::new("slow");
         world.dead.store(true, Ordering::Relaxed);
         let mut remotes = start(vec![fake.driven(false)]);
         let one = starts(0..1);
         for _ in 0..QUEUE_MAX + 5 {
-            remotes.hand(&one, false);
+            remotes.hand(&one, None);
         }
         let watch = remotes.watch();
         assert_eq!(watch.statuses().remove(0).dropped, 5);
@@ -757,7 +831,7 @@ mod tests {
         let mut remotes = start(vec![fake.driven(false)]);
         let actions = starts(0..3);
         for _ in 0..QUEUE_MAX {
-            remotes.hand(&actions, true);
+            remotes.hand(&actions, Some(&Stop::default()));
         }
         assert_eq!(remotes.finish(true), Vec::<String>::new());
         assert_eq!(world.done.lock().unwrap().len(), QUEUE_MAX * 3);

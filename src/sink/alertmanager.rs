@@ -372,6 +372,11 @@ impl Remote for Alertmanager {
         false
     }
 
+    // What waits says more of an alert than what is active does.
+    fn reconciles_behind(&self) -> bool {
+        true
+    }
+
     fn wants(&self, action: &Action) -> bool {
         self.selection.takes(action, self.receives.as_deref())
     }

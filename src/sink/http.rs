@@ -102,7 +102,13 @@ impl Client {
         let retry_after = header.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
         let status = answer.status().as_u16();
         let body = answer.body_mut().with_config().limit(ANSWER_MAX).lossy_utf8(true);
-        let body = body.read_to_string().unwrap_or_default();
+        let body = body.read_to_string().map_err(|error| match error {
+            // The next one would be as long.
+            ureq::Error::BodyExceedsLimit(_) => {
+                Trouble::refused(format!("the answer is longer than {ANSWER_MAX} bytes"))
+            }
+            other => Trouble::later(other.to_string()),
+        })?;
         Ok(Answer { status, body, retry_after })
     }
 }

@@ -357,7 +357,8 @@ impl Limit {
     fn take(&mut self, now: SystemTime) -> Result<(), Duration> {
         let passed = self.now.and_then(|before| now.duration_since(before).ok());
         self.clock.advance(passed.unwrap_or_default());
-        self.now = Some(self.now.map_or(now, |before| before.max(now)));
+        // A clock that is set back must not stop everything until it is where it was.
+        self.now = Some(now);
         self.limiter.check().map_err(|until| until.wait_time_from(self.clock.now()))
     }
 }
@@ -634,8 +635,8 @@ impl Mail {
         };
         match one(to) {
             // One address that is not taken must not keep the message from the others.
-            Err(Trouble::Refused { why }) if to.len() > 1 => {
-                let mut last = Trouble::Refused { why };
+            Err(trouble @ (Trouble::Refused { .. } | Trouble::Later { .. })) if to.len() > 1 => {
+                let mut last = trouble;
                 let mut arrived = false;
                 for mailbox in to {
                     match one(std::slice::from_ref(mailbox)) {

@@ -231,7 +231,7 @@ impl Options {
     /// # Errors
     /// Never.
     pub fn open(&self, _context: &Context) -> Result<Box<dyn Remote>, String> {
-        Ok(Box::new(Firewall { options: self.clone(), held: None, unlike: None }))
+        Ok(Box::new(Firewall { options: self.clone(), held: None, unlike: None, partial: false }))
     }
 }
 
@@ -374,6 +374,8 @@ struct Firewall {
     /// What a table that we just made did not look like, read by this version of the program: then
     /// nothing is wrong with it.
     unlike: Option<String>,
+    /// What is active is not all that may stand in the table.
+    partial: bool,
 }
 
 fn micros(now: SystemTime) -> Micros {
@@ -1004,7 +1006,11 @@ impl Remote for Firewall {
         let first = self.held.is_none();
         let mended = match table {
             Some(table) if self.is_sound(&table) => {
-                let found = Found::compare(&wanted, &table, now);
+                let mut found = Found::compare(&wanted, &table, now);
+                if self.partial {
+                    found.changes.retain(|(_, until)| until.is_some());
+                    found.foreign = 0;
+                }
                 self.held = Some(table.held);
                 self.mend(&found.changes, now)?;
                 found.told()
@@ -1028,6 +1034,10 @@ impl Remote for Firewall {
         }
         let limit = format!("{beyond} are not in force: {}", self.too_many());
         Ok(Some(mended.map_or(limit.clone(), |mended| format!("{mended}; {limit}"))))
+    }
+
+    fn knows_only_its_own(&mut self) {
+        self.partial = true;
     }
 
     fn reconcile_every(&self) -> Option<Duration> {

@@ -112,7 +112,16 @@ pub trait Remote: Send + std::fmt::Debug {
         Ok(None)
     }
 
-    /// How often the world is compared with what is active; never, if it cannot be.
+    /// Says that what is active is not all that may be enforced: without a state directory, decisions of
+    /// an earlier run are not known. What stands in the world beside it is then left alone.
+    fn knows_only_its_own(&mut self) {}
+
+    /// Whether [`Remote::reconcile`] is to see the world only when nothing waits to be delivered.
+    fn reconciles_behind(&self) -> bool {
+        false
+    }
+
+    /// How often the world is compared with what is active, after the start; never, if it cannot be.
     fn reconcile_every(&self) -> Option<Duration> {
         None
     }

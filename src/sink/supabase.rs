@@ -13,7 +13,7 @@ use super::remote::{Progress, Remote, Trouble};
 use super::secret::{Secret, SecretPlace};
 use crate::action::decision::{Decision, instant_of};
 use crate::action::identity::{EMAIL_MAX, Identities, canonical_user, is_uuid};
-use crate::action::{Action, Op, Target};
+use crate::action::{Action, Op, Target, escape};
 use crate::decode::time::Micros;
 use crate::yaml::{Checker, Key, Node};
 use serde_json::{Map, Value, json};
@@ -235,7 +235,7 @@ impl Remote for Supabase {
             _ => "demand a second factor of",
         };
         let until = action.until.as_ref().map(|until| format!(" until {until}"));
-        format!("{what} the user {}{}", action.target.text(), until.unwrap_or_default())
+        format!("{what} the user {}{}", escape(action.target.text()), until.unwrap_or_default())
     }
 
     fn reconcile(
@@ -350,7 +350,9 @@ impl Supabase {
         let rest = self.rest(&id, is_lock, &user, now);
         if is_lock {
             let (ours, before) = held.map_or((0, None), |held| (held.until, held.before));
-            let is_ours = has.banned_until.is_some_and(|ends| now < ends && ends <= ours + SLACK);
+            let is_ours = has
+                .banned_until
+                .is_some_and(|ends| now < ends && ends.abs_diff(ours) <= SLACK.unsigned_abs());
             match rest.max(before.filter(|until| now < *until)) {
                 Some(until) if is_ours => self.ban(&user, until, now)?,
                 None if is_ours => self.change_whole(&user, &json!({ "ban_duration": "none" }))?,
@@ -459,7 +461,9 @@ impl Supabase {
             let why = format!("the id that `identities` has for {text} is no UUID");
             return Err(Trouble::Refused { why });
         }
-        if !text.contains('@') || text.len() > EMAIL_MAX {
+        let odd = |c: char| c.is_control() || c.is_whitespace();
+        if !text.contains('@') || text.len() > EMAIL_MAX || text.contains(odd) {
+            let text = escape(text);
             let why = format!("`{text}` is no e-mail address: `identities` would say whose it is");
             return Err(Trouble::Refused { why });
         }
@@ -563,7 +567,16 @@ fn meaning(answer: &Answer) -> Trouble {
         let why = format!("{}; `key` must be the service role's", trouble.why());
         return Trouble::Later { why, after: None };
     }
-    trouble
+    // What does not answer as Supabase Auth does may be another server at a wrong address, or one that
+    // stands in for it; that can be mended too.
+    let said: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+    match trouble {
+        Trouble::Refused { why } if said.get("error_code").is_none() => {
+            let why = format!("{why}; is `url` that of Supabase?");
+            Trouble::Later { why, after: None }
+        }
+        other => other,
+    }
 }
 
 /// An instant of the wall clock as lines have it.

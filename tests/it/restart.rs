@@ -6,9 +6,12 @@ use crate::service::{
     Dice, RULES, Running, Service, assert_same, busy, config, id, number, replayed, until,
 };
 use portcullis::state::Db;
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const LOG: &str = "app.log";
@@ -310,4 +313,71 @@ fn of_standard_input_what_lasted_is_not_lost() {
         }
     }
     assert_same(&told, &want, "standard output");
+}
+
+/// Answers every request on `listener` with 204, and notes the ids that came.
+fn receive(listener: TcpListener, ids: Arc<Mutex<BTreeSet<String>>>) {
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut request = Vec::new();
+            let mut piece = [0; 4096];
+            let whole = |request: &[u8]| {
+                let text = String::from_utf8_lossy(request).to_lowercase();
+                let (head, body) = text.split_once("\r\n\r\n")?;
+                let value = |name: &str| {
+                    let line = head.lines().find_map(|line| line.strip_prefix(name));
+                    line.map(|value| value.trim().to_owned())
+                };
+                let length: usize = value("content-length:")?.parse().ok()?;
+                (body.len() >= length).then(|| value("webhook-id:")).flatten()
+            };
+            while whole(&request).is_none() {
+                match stream.read(&mut piece) {
+                    Ok(n) if n > 0 => request.extend_from_slice(&piece[..n]),
+                    _ => break,
+                }
+            }
+            ids.lock().unwrap().extend(whole(&request));
+            let _gone = stream.write_all(
+                b"HTTP/1.1 204 No Content\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            );
+        }
+    });
+}
+
+#[test]
+fn what_waits_for_a_sink_that_is_away_waits_over_restarts_and_kills() {
+    let place = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = place.local_addr().unwrap();
+    drop(place);
+    let settings = config(&format!(
+        "source: {{ files: [{LOG}], follow: true }}\nstate_dir: ./state\nsinks:\n\
+         \x20 - file: {{ path: {ACTIONS} }}\n  - webhook: {{ url: 'http://{address}/', form: json }}\n"
+    ));
+    let mut service = Service::new(&settings, RULES);
+    let lines = busy(&mut Dice(7), 400);
+    service.append(LOG, &(lines[..200].join("\n") + "\n"));
+    let said = service.catch_up(LOG);
+    assert!(said.contains("its lines wait"), "{said}");
+    // One that ends in order, one that is killed, and lines between them.
+    let said = service.catch_up(LOG);
+    assert!(!said.contains("no longer configured"), "{said}");
+    let mut running = service.start();
+    service.append(LOG, &(lines[200..].join("\n") + "\n"));
+    until(|| running.goes_on() && service.has_read(LOG), &|| "not all is read".into());
+    running.kill();
+    let ids = Arc::new(Mutex::new(BTreeSet::new()));
+    receive(TcpListener::bind(address).unwrap(), Arc::clone(&ids));
+    let mut running = service.start();
+    let wanted: BTreeSet<String> = service.lines(ACTIONS).iter().map(|line| id(line)).collect();
+    assert!(wanted.len() > 50, "{}", wanted.len());
+    until(|| running.goes_on() && ids.lock().unwrap().len() >= wanted.len(), &|| {
+        format!("{} of {}", ids.lock().unwrap().len(), wanted.len())
+    });
+    running.stop();
+    assert_eq!(*ids.lock().unwrap(), wanted);
+    // What was confirmed is not told again.
+    ids.lock().unwrap().clear();
+    service.catch_up(LOG);
+    assert_eq!(ids.lock().unwrap().len(), 0);
 }
