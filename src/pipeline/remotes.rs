@@ -664,6 +664,7 @@ mod tests {
             _: SystemTime,
         ) -> Result<Option<String>, Trouble> {
             if self.world.dead.load(Ordering::Relaxed) {
+                self.world.calls.fetch_add(1, Ordering::Relaxed);
                 return Err(Trouble::later("it is dead"));
             }
             self.world.reconciled.fetch_add(1, Ordering::Relaxed);
