@@ -53,11 +53,13 @@ fn instant<S: serde::Serializer>(at: &Micros, serializer: S) -> Result<S::Ok, S:
 impl Decision {
     /// The decision that a start begins; none if the action is no start.
     pub fn of_start(action: &Action) -> Option<Self> {
-        if action.op != Op::Start {
-            return None;
-        }
+        if action.op == Op::Start { Self::of(action) } else { None }
+    }
+
+    /// The decision that a start begins or an extension goes on with, as far as its line tells.
+    pub fn of(action: &Action) -> Option<Self> {
         Some(Self {
-            id: action.id.clone(),
+            id: action.decision.as_ref().unwrap_or(&action.id).clone(),
             action: action.action,
             mode: action.mode,
             target: action.target.clone(),

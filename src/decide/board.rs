@@ -83,23 +83,11 @@ impl Log {
         let id = action.decision.as_deref()?;
         let at = self.over.iter().find(|(_, over)| over.id == id).map(|(at, _)| at.clone());
         let known = at.and_then(|at| self.over.remove(&at));
-        let until = instant_of(action.until.as_deref()?)?;
-        let decision = match known {
-            Some(known) => Decision { until, ..known },
-            None => Decision {
-                id: id.to_owned(),
-                action: action.action,
-                mode: action.mode,
-                target: action.target.clone(),
-                rule: action.rule.clone(),
-                pack: action.pack.clone(),
-                started: instant_of(&action.time)?,
-                until,
-                hosts: action.hosts.clone(),
-                reason: action.reason.clone(),
-            },
-        };
-        Some(decision)
+        let decision = Decision::of(action)?;
+        Some(match known {
+            Some(known) => Decision { until: decision.until, ..known },
+            None => decision,
+        })
     }
 
     fn forget(&mut self, now: Micros) {

@@ -5,6 +5,7 @@ use portcullis::action::order::{Order, What};
 use portcullis::action::{Action, Target};
 use portcullis::assembly::Assembly;
 use portcullis::config::Settings;
+use portcullis::decide::board::Board;
 use portcullis::engine::core::Core;
 use portcullis::engine::entry::{Journal, take_entry};
 use portcullis::engine::order::Engine;
@@ -255,4 +256,29 @@ fn a_journal_and_a_captured_state_hold_orders_too() {
         let held = blocks(failures(&assembly, engine, 90, 30, "203.0.113.9"));
         assert!(lines(&held).iter().all(|line| !line.starts_with("start block")), "{held:?}");
     }
+}
+
+#[test]
+fn a_late_crossing_of_what_has_ended_is_in_force_again() {
+    let assembly = assembly("");
+    let mut engine = assembly.engine();
+    let board = Board::default();
+    engine.core.order(&order(What::Block { lasting: 30 * SECOND }, "ip", "203.0.113.9", 0));
+    board.apply(&engine.take_actions());
+    assert_eq!(board.len(), 1);
+    // Others carry the clock past its end.
+    let mut all = failures(&assembly, &mut engine, 40, 5, "198.51.100.1");
+    assert_eq!(lines(&blocks(all.clone())), ["end block 203.0.113.9"]);
+    board.apply(&all);
+    assert_eq!(board.active().iter().filter(|one| one.action == "block").count(), 0);
+    // Late, and before that end.
+    all = failures(&assembly, &mut engine, 4, 21, "203.0.113.9");
+    assert_eq!(lines(&blocks(all.clone())), ["extend block 203.0.113.9"]);
+    let last = board.last();
+    board.apply(&all);
+    let active = board.active();
+    let block = active.iter().find(|one| one.action == "block").expect("it is in force");
+    assert_eq!(block.until, START + (24 + 86_400) * SECOND);
+    let begun = board.changes_after(last).unwrap();
+    assert!(begun.iter().any(|change| change.decision.id == block.id));
 }
