@@ -137,6 +137,10 @@ impl SinkConfig {
             );
             return None;
         };
+        if !known.contains(&key.name.as_str()) {
+            // That was said with the nearest one.
+            return None;
+        }
         if LATER.contains(&key.name.as_str()) {
             checker.key(
                 key,
