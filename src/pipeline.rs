@@ -94,12 +94,20 @@ pub struct Ways {
     pub serve: Option<ServeConfig>,
 }
 
+impl Ways {
+    /// What is in force, if anybody looks at it: to keep it for nobody would cost memory per decision.
+    fn watched(&self) -> Option<Arc<Board>> {
+        let anybody = self.serve.is_some() || !self.remotes.is_empty();
+        anybody.then(|| Arc::clone(&self.board))
+    }
+}
+
 /// Lines to their sinks; errors are told once per sink and counted.
 struct Delivery {
     sinks: Vec<(Sink, bool)>,
     remotes: Remotes,
     watch: Watch,
-    board: Arc<Board>,
+    watched: Option<Arc<Board>>,
     /// A sink that has no room is waited for, unless this is told to stop.
     waits: Option<Stop>,
     closed: bool,
@@ -108,6 +116,7 @@ struct Delivery {
 
 impl Delivery {
     fn new(ways: Ways, waits: Option<&Stop>) -> Self {
+        let watched = ways.watched();
         let Ways { sinks, remotes, board, .. } = ways;
         let cursors = vec![0; remotes.len()];
         let remotes = Remotes::start(remotes, &cursors, 0, &Outbox::Memory, &board);
@@ -115,7 +124,7 @@ impl Delivery {
             sinks: sinks.into_iter().map(|sink| (sink, false)).collect(),
             watch: remotes.watch(),
             remotes,
-            board,
+            watched,
             waits: waits.cloned(),
             closed: false,
             sent: 0,
@@ -124,7 +133,9 @@ impl Delivery {
 
     fn send(&mut self, actions: &[Action], summary: &mut Summary) {
         if !actions.is_empty() {
-            self.board.apply(actions);
+            if let Some(board) = &self.watched {
+                board.apply(actions);
+            }
             self.remotes.hand(actions, self.waits.as_ref());
         }
         for action in actions {

@@ -7,7 +7,7 @@ use crate::cli::{Command, Common, Decisions, Hold, Server};
 use crate::config::CLIENT_VARIABLES;
 use crate::serve::LISTEN;
 use crate::sink::Output;
-use crate::sink::http::{Answer, Client, Method};
+use crate::sink::http::{Answer, Client, Method, encoded};
 use crate::sink::secret::SecretPlace;
 use anyhow::{Result, anyhow, bail};
 use serde_json::{Value, json};
@@ -160,18 +160,6 @@ fn query(wanted: &Decisions) -> String {
     let parts: Vec<String> =
         parts.map(|(name, value)| format!("{name}={}", encoded(&value))).collect();
     parts.join("&")
-}
-
-/// A text as it may stand in a path or a query.
-fn encoded(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut out, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            let _infallible = write!(out, "%{byte:02X}");
-        }
-        out
-    })
 }
 
 /// Where it serves.

@@ -158,12 +158,17 @@ pub struct Recovered {
     db: Db,
 }
 
-/// Brings the state of `core` back from the newest good snapshot and the journal behind it.
+/// Brings the state of `core` back from the newest good snapshot and the journal behind it; if it is
+/// `served`, with what bouncers may have missed.
 ///
 /// # Errors
 /// When the directory cannot be used, or what it holds is damaged beyond what a snapshot before
 /// the damage can make good.
-pub fn recover(dir: &Path, fresh: &dyn Fn() -> Core) -> Result<(Core, Recovered), StateError> {
+pub fn recover(
+    dir: &Path,
+    fresh: &dyn Fn() -> Core,
+    served: bool,
+) -> Result<(Core, Recovered), StateError> {
     let started = Instant::now();
     let db = Db::open(dir)?;
     let mut core = fresh();
@@ -243,10 +248,13 @@ pub fn recover(dir: &Path, fresh: &dyn Fn() -> Core) -> Result<(Core, Recovered)
         info!("{}: went on from {records} records", dir.display());
     }
     let positions = db.positions()?;
-    let since = super::arrival().unwrap_or(0).saturating_sub(LINGER);
-    let over = db.ended_decisions(since)?.iter().filter_map(over).collect();
-    let ends_before = ends_before(&core, &db)?;
-    Ok((core, Recovered { positions, actions, refused, over, ends_before, db }))
+    let (mut past, mut before) = (Vec::new(), Vec::new());
+    if served {
+        let since = super::arrival().unwrap_or(0).saturating_sub(LINGER);
+        past = db.ended_decisions(since)?.iter().filter_map(over).collect();
+        before = ends_before(&core, &db)?;
+    }
+    Ok((core, Recovered { positions, actions, refused, over: past, ends_before: before, db }))
 }
 
 /// The journal was applied by the rules and settings as they are now. Where those are others than
@@ -345,6 +353,7 @@ impl Keeper {
         checkpoint: Duration,
         stop: &Stop,
     ) -> Result<Self, StateError> {
+        let watched = ways.watched();
         let Ways { sinks, remotes, board, .. } = ways;
         let Recovered { mut db, actions, refused, .. } = recovered;
         let dictionary = db.dictionary(&text(names))?;
@@ -408,7 +417,7 @@ impl Keeper {
             outlets,
             remotes,
             far: far.into_iter().collect(),
-            board,
+            watched,
             shared: Arc::clone(&shared),
             writer: Some(Writer::start(snapshots, &shared)),
             pending: Pending::default(),
@@ -593,7 +602,7 @@ struct Worker {
     remotes: Remotes,
     /// What the database knows of how far those are.
     far: HashMap<String, i64>,
-    board: Arc<Board>,
+    watched: Option<Arc<Board>>,
     shared: Arc<Shared>,
     writer: Option<Writer>,
     pending: Pending,
@@ -788,7 +797,9 @@ impl Worker {
         if last < from {
             return;
         }
-        self.board.apply(actions);
+        if let Some(board) = &self.watched {
+            board.apply(actions);
+        }
         self.remotes.ring(last);
         for outlet in &mut self.outlets {
             if outlet.failing.is_some() || outlet.cursor != from - 1 {

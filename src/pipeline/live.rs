@@ -11,6 +11,7 @@ use super::{
 use crate::action::order::Order;
 use crate::assembly::Assembly;
 use crate::config::Settings;
+use crate::decide::board::Board;
 use crate::decode::time::Micros;
 use crate::engine::ask::{Ask, Status, asking};
 use crate::engine::core::Core;
@@ -18,7 +19,7 @@ use crate::engine::entry::Journal;
 use crate::engine::order::{DeadLetter, Engine};
 use crate::engine::scan::{Scanned, Scanner};
 use crate::engine::summary::Lag;
-use crate::serve::{self, Shared};
+use crate::serve::{self, ServeConfig, Server, Shared};
 use crate::sink::kafka::{DeadLetters, Origin};
 use crate::source::file::InputError;
 use crate::source::follow::{FollowNote, FollowSettings, follow};
@@ -125,7 +126,7 @@ pub fn run(
     assembly: &Assembly,
     settings: &Settings,
     live: &Live,
-    mut ways: Ways,
+    ways: Ways,
     stop: &Stop,
     reload: &Reload<'_>,
 ) -> Result<Ended, RunError> {
@@ -133,16 +134,20 @@ pub fn run(
     let mut engine = assembly.engine();
     let replayed = matches!(live, Live::Kafka(KafkaSettings { until: Some(_), .. }));
     let mut known = Vec::new();
-    let (serve, board) = (ways.serve.take(), Arc::clone(&ways.board));
+    let (serve, watched) = (ways.serve.clone(), ways.watched());
+    let board = Arc::clone(&ways.board);
     let out = match &settings.state_dir {
         Some(dir) if !replayed => {
-            let (core, recovered) = keep::recover(dir, &|| assembly.engine().core)?;
+            let (core, recovered) =
+                keep::recover(dir, &|| assembly.engine().core, serve.is_some())?;
             engine.core = core;
             known.clone_from(&recovered.positions);
             let names = engine.core.dictionary();
             let checkpoint = Duration::from_micros(settings.checkpoint.unsigned_abs());
-            let (over, ends) = (recovered.over.clone(), recovered.ends_before.clone());
-            ways.board.begin(engine.core.standing(), over, ends);
+            if let Some(board) = &watched {
+                let (over, ends) = (recovered.over.clone(), recovered.ends_before.clone());
+                board.begin(engine.core.standing(), over, ends);
+            }
             let keeper = Keeper::start(dir, recovered, &names, ways, checkpoint, stop)?;
             engine.core.journal = Some(Journal::default());
             // The allowlist may have been changed meanwhile.
@@ -152,15 +157,7 @@ pub fn run(
         _ => Out::Direct(Delivery::new(ways, replayed.then_some(stop))),
     };
     // Not before the board is filled: whoever asks would be told that nobody is blocked.
-    let (_server, asks) = match serve {
-        Some(config) => {
-            let (asker, asks) = asking();
-            let state_dir = settings.state_dir.clone();
-            let shared = Arc::new(Shared { board, asker, state_dir });
-            (Some(serve::start(&config, shared).map_err(RunError::Serve)?), Some(asks))
-        }
-        None => (None, None),
-    };
+    let (_server, asks) = open_door(serve.as_ref(), board, settings)?;
     let pool = Pool::new(&assembly.scanner, settings.threads);
     let scanner = pool.scanner.clone();
     let (send, incoming) = sync_channel::<Incoming>(pool.depth.max(4));
@@ -230,6 +227,18 @@ pub fn run(
     let mut ended = stream.end(assembly, stop, started);
     (ended.railway_input, ended.unstarted) = (railway_input, unstarted);
     Ok(ended)
+}
+
+/// Starts to serve, if that is wanted; questions come out of what it gives.
+fn open_door(
+    serve: Option<&ServeConfig>,
+    board: Arc<Board>,
+    settings: &Settings,
+) -> Result<(Option<Server>, Option<Receiver<Ask>>), RunError> {
+    let Some(config) = serve else { return Ok((None, None)) };
+    let (asker, asks) = asking();
+    let shared = Arc::new(Shared { board, asker, state_dir: settings.state_dir.clone() });
+    Ok((Some(serve::start(config, shared).map_err(RunError::Serve)?), Some(asks)))
 }
 
 fn read_stdin(

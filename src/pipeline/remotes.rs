@@ -12,7 +12,7 @@ use crate::action::decision::instant_of;
 use crate::action::{Action, Op};
 use crate::decide::board::Board;
 use crate::engine::ask::SinkStatus;
-use crate::sink::remote::{Progress, Remote, Trouble};
+use crate::sink::remote::{Progress, Remote, Trouble, micros};
 use crate::state::{Db, StateError};
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 use tracing::{error, info, warn};
 
 /// Actions handed to a sink at once.
@@ -553,8 +553,7 @@ fn is_over(action: &Action, now: SystemTime) -> bool {
         Op::Start | Op::Extend => action.until.as_deref().and_then(instant_of),
         Op::End | Op::Withheld | Op::Note => None,
     };
-    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    until.is_some_and(|until| i64::try_from(since.as_micros()).is_ok_and(|now| until <= now))
+    until.is_some_and(|until| until <= micros(now))
 }
 
 /// How long to wait after so many failures in a row, a fifth longer or shorter.

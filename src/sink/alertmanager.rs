@@ -7,7 +7,7 @@
 use super::Context;
 use super::http::Method;
 use super::peer::{Caller, Failed, Peer, parse_name};
-use super::remote::{Progress, Remote, Trouble};
+use super::remote::{Progress, Remote, Trouble, micros};
 use super::selection::Selection;
 use crate::action::decision::{Decision, instant_of};
 use crate::action::{Action, Op};
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Write;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 /// How often what is active is posted again.
 const AGAIN: Duration = Duration::from_secs(180);
@@ -483,11 +483,6 @@ impl Remote for Alertmanager {
         self.held.clear();
         Ok(format!("{} alerts were ended", ended.len()))
     }
-}
-
-fn micros(now: SystemTime) -> Micros {
-    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-    Micros::try_from(since).unwrap_or(Micros::MAX)
 }
 
 /// A label's value, cut with a digest if it is very long: the same text gives the same label.

@@ -7,10 +7,10 @@
 //! CrowdSec's bouncers obey the longer.
 
 use super::Context;
-use super::http::{Answer, Client, Method};
-use super::remote::{Progress, Remote, Trouble};
+use super::http::{Answer, Client, Method, encoded};
+use super::remote::{Progress, Remote, Trouble, micros};
 use super::secret::{Secret, SecretPlace};
-use super::supabase::{base, encoded, micros};
+use super::supabase::base;
 use crate::action::decision::{Decision, instant_of};
 use crate::action::{Action, Op, Target};
 use crate::decode::time::{self, Micros};

@@ -1,6 +1,7 @@
 //! The HTTP client of the sinks: what an answer means, and nothing followed.
 
 use super::remote::Trouble;
+use std::fmt::Write;
 use std::time::Duration;
 
 /// How long a call may take.
@@ -133,4 +134,17 @@ impl Answer {
         let text: String = self.body.chars().filter(|c| !c.is_control()).take(200).collect();
         if text.is_empty() { text } else { format!(": {text}") }
     }
+}
+
+/// A text as it may stand in a path or as a value in a query.
+pub fn encoded(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            let _infallible = write!(out, "%{byte:02X}");
+        }
+    }
+    out
 }

@@ -10,9 +10,8 @@
 //! address, and whoever writes into it must not be able to fill somebody's mailbox.
 
 use super::Context;
-use super::remote::{Progress, Remote, Trouble};
+use super::remote::{Progress, Remote, Trouble, micros};
 use super::secret::{Secret, SecretPlace};
-use super::supabase::micros;
 use crate::action::decision::instant_of;
 use crate::action::identity::{EMAIL_MAX, Identities};
 use crate::action::{Action, Op};

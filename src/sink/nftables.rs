@@ -11,7 +11,7 @@
 
 use super::Context;
 use super::program::{Ended, Program, probe};
-use super::remote::{Progress, Remote, Trouble};
+use super::remote::{Progress, Remote, Trouble, micros};
 use crate::action::decision::{Decision, instant_of};
 use crate::action::{Action, Op, Target, escape};
 use crate::decode::time::{Micros, format_duration};
@@ -376,11 +376,6 @@ struct Firewall {
     unlike: Option<String>,
     /// What is active is not all that may stand in the table.
     partial: bool,
-}
-
-fn micros(now: SystemTime) -> Micros {
-    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
 }
 
 /// Whole seconds that are left, if any.

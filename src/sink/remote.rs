@@ -10,7 +10,8 @@
 
 use crate::action::Action;
 use crate::action::decision::Decision;
-use std::time::{Duration, SystemTime};
+use crate::decode::time::Micros;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How far a sink came.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -152,4 +153,10 @@ pub trait Remote: Send + std::fmt::Debug {
     fn clean(&mut self) -> Result<String, String> {
         Ok("there is nothing to take away".to_owned())
     }
+}
+
+/// An instant of the wall clock as lines have it.
+pub fn micros(now: SystemTime) -> Micros {
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
 }

@@ -8,8 +8,8 @@
 //! demand for a second factor says in a field beside it whose it is.
 
 use super::Context;
-use super::http::{Answer, Client, Method};
-use super::remote::{Progress, Remote, Trouble};
+use super::http::{Answer, Client, Method, encoded};
+use super::remote::{Progress, Remote, Trouble, micros};
 use super::secret::{Secret, SecretPlace};
 use crate::action::decision::{Decision, instant_of};
 use crate::action::identity::{EMAIL_MAX, Identities, canonical_user, is_uuid};
@@ -18,7 +18,6 @@ use crate::decode::time::Micros;
 use crate::yaml::{Checker, Key, Node};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -577,23 +576,4 @@ fn meaning(answer: &Answer) -> Trouble {
         }
         other => other,
     }
-}
-
-/// An instant of the wall clock as lines have it.
-pub(super) fn micros(now: SystemTime) -> Micros {
-    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
-}
-
-/// A text as a value in a query.
-pub(super) fn encoded(text: &str) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            let _infallible = write!(out, "%{byte:02X}");
-        }
-    }
-    out
 }

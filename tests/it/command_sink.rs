@@ -1,11 +1,11 @@
 //! Programs that are given action lines, well-behaved or not.
 
+use crate::remotes::parse;
 use crate::service::until;
 use portcullis::action::{Action, Op};
 use portcullis::sink::command::Options;
 use portcullis::sink::remote::{Progress, Remote, Trouble};
 use portcullis::sink::{Context, SinkConfig};
-use portcullis::yaml::{Checker, Document};
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -222,15 +222,6 @@ fn a_program_that_is_not_there_is_told_at_the_start() {
         let error = Options::new(vec![path.to_owned()]).open(&Context::default()).unwrap_err();
         assert!(error.contains(said), "{error}");
     }
-}
-
-fn parse(text: &str) -> Result<SinkConfig, String> {
-    let document = Document { name: "portcullis.yaml".into(), text: text.into() };
-    let mut checker = Checker::new(&document);
-    let node = checker.parse().unwrap();
-    let config = SinkConfig::parse(&mut checker, &node);
-    let told: Vec<String> = checker.problems.iter().map(ToString::to_string).collect();
-    if told.is_empty() { Ok(config.unwrap()) } else { Err(told.join("\n")) }
 }
 
 #[test]

@@ -3,13 +3,13 @@
 //! Needs root, nft, ip and ping: `tests/nftables/fetch.sh fetch` says or installs what is missing.
 
 use crate::netns::{GATE_V4, Gate, program};
+use crate::remotes::parse;
 use portcullis::action::Action;
 use portcullis::action::decision::Decision;
 use portcullis::decode::time;
 use portcullis::sink::nftables::{Deny, Options};
 use portcullis::sink::remote::{Progress, Remote, Trouble};
 use portcullis::sink::{Context, SinkConfig};
-use portcullis::yaml::{Checker, Document};
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -628,15 +628,6 @@ fn a_test_changes_nothing_and_cleaning_leaves_nothing() {
         "take 2001:db8:66::/64 out of the table inet portcullis"
     );
     assert!(sink.would(&start("0.0.0.0/0", 60)).starts_with("refuse it: "));
-}
-
-fn parse(text: &str) -> Result<SinkConfig, String> {
-    let document = Document { name: "portcullis.yaml".into(), text: text.into() };
-    let mut checker = Checker::new(&document);
-    let node = checker.parse().unwrap();
-    let config = SinkConfig::parse(&mut checker, &node);
-    let told: Vec<String> = checker.problems.iter().map(ToString::to_string).collect();
-    if told.is_empty() { Ok(config.unwrap()) } else { Err(told.join("\n")) }
 }
 
 #[test]

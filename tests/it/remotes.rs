@@ -7,9 +7,9 @@ use portcullis::action::decision::{Decision, instant_of};
 use portcullis::action::identity::Identities;
 use portcullis::config::Settings;
 use portcullis::decode::time;
-use portcullis::sink::Context;
 use portcullis::sink::remote::{Progress, Remote, Trouble};
-use portcullis::yaml::Document;
+use portcullis::sink::{Context, SinkConfig};
+use portcullis::yaml::{Checker, Document};
 use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -110,4 +110,14 @@ pub fn later(
         Progress { done: 0, trouble: Some(Trouble::Later { why, after }) } => (why, after),
         other => panic!("{other:?}"),
     }
+}
+
+/// A sink as it stands in the settings, or all that is wrong with it.
+pub fn parse(text: &str) -> Result<SinkConfig, String> {
+    let document = Document { name: "portcullis.yaml".into(), text: text.into() };
+    let mut checker = Checker::new(&document);
+    let node = checker.parse().unwrap();
+    let config = SinkConfig::parse(&mut checker, &node);
+    let told: Vec<String> = checker.problems.iter().map(ToString::to_string).collect();
+    if told.is_empty() { Ok(config.unwrap()) } else { Err(told.join("\n")) }
 }
