@@ -169,7 +169,7 @@ pub fn run(
                 Position::Partition(place) => {
                     Some((source.checked_sub(PARTITIONS)?, place.clone()))
                 }
-                Position::File(_) => None,
+                _ => None,
             });
             let consuming = (kafka_settings.clone(), partitions.collect());
             kafka = Some(consume(consuming, send, pool, Arc::clone(&stopping)));
@@ -183,7 +183,7 @@ pub fn run(
         Live::Follow(follow_settings) => {
             let files = known.iter().filter_map(|(source, position)| match position {
                 Position::File(place) => Some((*source, place.clone())),
-                Position::Partition(_) => None,
+                _ => None,
             });
             let settings = FollowSettings { resume: files.collect(), ..follow_settings.clone() };
             follow_files(settings, send, pool, Arc::clone(&stopping));

@@ -7,6 +7,7 @@
 //! `max_line` bytes, one backward search from there settles all lines before it.
 
 use std::io::{self, ErrorKind, Read};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use memchr::{memchr, memchr_iter, memrchr};
@@ -34,6 +35,9 @@ pub struct Batch {
     pub mark: Option<Arc<Position>>,
     /// Of a partition: where each line came from, in their order.
     pub records: Vec<RecordOrigin>,
+    /// Whose request each line is about, in their order, by the word of the platform's edge, which no
+    /// client and no application can write. Empty where nothing says so.
+    pub edges: Vec<Option<IpAddr>>,
 }
 
 impl Batch {

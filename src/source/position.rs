@@ -45,6 +45,8 @@ pub enum Position {
     File(FilePosition),
     /// In a partition of a Kafka topic.
     Partition(PartitionPosition),
+    /// In the logs of a Railway environment.
+    Railway(RailwayPosition),
 }
 
 /// A place in a file, with enough to know the file again whatever its name is by then.
@@ -78,6 +80,16 @@ pub struct Print {
     pub len: usize,
     /// The first 32 hex digits of their SHA-256.
     pub sha256: String,
+}
+
+/// A place in the logs of a Railway environment: everything up to there was read. Logs arrive out of order,
+/// so reading goes on a little before it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RailwayPosition {
+    /// The environment's id.
+    pub environment: String,
+    /// The newest time that was read, RFC 3339 with nanoseconds.
+    pub seen: String,
 }
 
 /// A place in a partition.
