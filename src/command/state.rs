@@ -149,6 +149,9 @@ fn place(info: &PositionInfo) -> String {
         Position::Partition(partition) => {
             format!("{}: {name} at offset {}", info.source, partition.next)
         }
+        Position::Railway(railway) => {
+            format!("{}: {name} up to {}", info.source, escape(&railway.seen))
+        }
     }
 }
 

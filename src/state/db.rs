@@ -502,6 +502,7 @@ fn name(position: &Position) -> String {
     match position {
         Position::File(file) => file.path.display().to_string(),
         Position::Partition(partition) => format!("{}/{}", partition.topic, partition.partition),
+        Position::Railway(railway) => format!("railway environment {}", railway.environment),
     }
 }
 
