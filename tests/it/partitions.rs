@@ -139,7 +139,7 @@ fn has_read(service: &Service, lines: &[Placed]) -> bool {
             Position::Partition(place) => {
                 place.partition == partition && place.next == i64::try_from(count).unwrap()
             }
-            Position::File(_) => false,
+            _ => false,
         })
     })
 }
@@ -311,7 +311,7 @@ fn has_read_two(service: &Service) -> bool {
         .iter()
         .map(|(_, position)| match position {
             Position::Partition(place) => place.next,
-            Position::File(_) => 0,
+            _ => 0,
         })
         .sum();
     read == 3
