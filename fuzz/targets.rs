@@ -144,7 +144,7 @@ pub fn events(data: &[u8]) {
     for line in data.split(|b| *b == b'\n') {
         let candidate = assembly.scanner.set.prefilter().candidate(line);
         let mut findings = Findings::default();
-        match assembly.scanner.line(line, &mut findings) {
+        match assembly.scanner.line(line, None, &mut findings) {
             Some(What::Piece) => assert!(candidate, "a piece was filtered out"),
             Some(What::Records(_)) if !candidate => {
                 assert!(findings.events.list.is_empty(), "lost");

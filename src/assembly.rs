@@ -89,7 +89,7 @@ impl Assembly {
             never: never.clone(),
         };
         Ok(Self {
-            scanner: Arc::new(Scanner { set, decode, generation }),
+            scanner: Arc::new(Scanner { set, decode, dedupe: settings.dedupes(), generation }),
             rules,
             packs,
             identities: Arc::new(identities),
@@ -113,6 +113,8 @@ impl Assembly {
             year: self.settings.year,
             max_line: self.settings.max_line,
             waiting_max: self.settings.memory_limit / 16,
+            dedupe: self.settings.dedupe.unwrap_or_default(),
+            dedupe_max: self.settings.memory_limit / 64,
         };
         Engine::new(Arc::clone(&self.scanner), detector, self.decider(), order)
     }

@@ -10,6 +10,7 @@ use crate::decode::fields::Role;
 use crate::decode::time::{self, Micros, When, Zone};
 use crate::detect::condition::Limit;
 use crate::detect::rule::{self, Mode, Rule};
+use crate::engine::scan::Dedupe;
 use crate::kafka::{self, Side};
 use crate::pack::DEFAULT_PACKS;
 use crate::pattern::filter::parse_net;
@@ -67,6 +68,10 @@ pub struct Settings {
     pub lateness: Micros,
     /// How far ahead of the clock a record may be, microseconds.
     pub max_ahead: Micros,
+    /// How long a record is remembered that may come again, microseconds; none: not at all.
+    pub dedupe: Option<Micros>,
+    /// That was said: it holds for all records, not only for those of Railway's shapes.
+    pub dedupe_said: bool,
     /// The zone of times that name none.
     pub timezone: Zone,
     /// The year of the first time that names none.
@@ -137,6 +142,8 @@ impl Default for Settings {
             kafka_from: None,
             lateness: 60 * SECOND,
             max_ahead: 86_400 * SECOND,
+            dedupe: Some(600 * SECOND),
+            dedupe_said: false,
             timezone: Zone::default(),
             year: None,
             threads: std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX),
@@ -174,11 +181,12 @@ impl Default for Settings {
 pub const THREADS_MAX: usize = 64;
 
 /// The keys that can be used.
-pub const KEYS: [&str; 28] = [
+pub const KEYS: [&str; 29] = [
     "patterns",
     "source",
     "lateness",
     "max_ahead",
+    "dedupe",
     "timezone",
     "year",
     "threads",
@@ -272,6 +280,7 @@ impl Settings {
             "source" => self.source(checker, value),
             "lateness" => set(&mut self.lateness, checker.duration(value, &what, 0)),
             "max_ahead" => set(&mut self.max_ahead, checker.duration(value, &what, 60_000_000)),
+            "dedupe" => self.dedupe(checker, value, &what),
             "learn" => set(&mut self.learn, checker.duration(value, &what, 0)),
             "timezone" => {
                 if let Some(text) = checker.text(value, &what) {
@@ -324,6 +333,24 @@ impl Settings {
             "rules" => self.rules(checker, value),
             "sinks" => self.sinks(checker, value),
             _ => {}
+        }
+    }
+
+    /// `dedupe`, at the top or of standard input.
+    fn dedupe(&mut self, checker: &mut Checker<'_>, value: &Node, what: &str) {
+        if value.is_off() {
+            self.dedupe = None;
+        } else if let Some(within) = checker.duration(value, what, 1_000_000) {
+            (self.dedupe, self.dedupe_said) = (Some(within), true);
+        }
+    }
+
+    /// Which records are known again when they come once more.
+    pub fn dedupes(&self) -> Dedupe {
+        match self.dedupe {
+            None => Dedupe::Off,
+            Some(_) if self.dedupe_said => Dedupe::All,
+            Some(_) => Dedupe::Railway,
         }
     }
 
@@ -415,6 +442,11 @@ impl Settings {
                         .unwrap_or(false);
                 }
                 _ => {}
+            }
+        }
+        if let Some((_, value)) = members.iter().find(|(key, _)| key.name == "stdin") {
+            for (_, value) in checker.map(value, "`source.stdin`", &["dedupe"]) {
+                self.dedupe(checker, value, "`source.stdin.dedupe`");
             }
         }
         let key = |name: &str| members.iter().find(|(key, _)| key.name == name).map(|(key, _)| key);

@@ -10,6 +10,7 @@ pub mod fields;
 pub mod flat;
 pub mod json;
 pub mod level;
+pub mod print;
 pub mod text;
 pub mod time;
 pub mod word;
@@ -182,6 +183,8 @@ pub struct Record<'a> {
     /// What its envelopes say.
     outer: OuterOf<'a>,
     shape: &'static str,
+    /// The client's address by the word of the platform's edge.
+    edge: Option<IpAddr>,
     identities: OnceCell<Identities>,
 }
 
@@ -212,6 +215,7 @@ impl<'a> Record<'a> {
             header: None,
             outer,
             shape,
+            edge: None,
             identities: OnceCell::new(),
         }
     }
@@ -232,6 +236,7 @@ impl<'a> Record<'a> {
             header,
             outer: OuterOf::Owned(Box::new((*self.outer).clone())),
             shape: self.shape,
+            edge: self.edge,
             identities: self.identities,
         }
     }
@@ -382,8 +387,25 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// The client's address.
+    /// The client's address by the word of the platform's edge, which no client and no application can
+    /// write.
+    pub fn edge(&self) -> Option<IpAddr> {
+        self.edge
+    }
+
+    /// Says whose request it is about by the word of the platform's edge.
+    pub fn with_edge(self, edge: Option<IpAddr>) -> Self {
+        Self { edge, ..self }
+    }
+
+    /// The client's address: the edge's word, else its own.
     pub fn ip(&self) -> Option<IpFact<'_>> {
+        let edge = self.edge.map(|ip| IpFact { ip, proven: true, from: "the edge's srcIp" });
+        edge.or_else(|| self.own_ip())
+    }
+
+    /// The client's address by its own word.
+    pub fn own_ip(&self) -> Option<IpFact<'_>> {
         let (ip, proven, field) = self.identities().ip?;
         Some(IpFact { ip, proven, from: &self.fields.get(field as usize)?.shown })
     }

@@ -31,6 +31,7 @@
 use super::ask::{Counter, Why};
 use super::clock::{Arrival, Clock};
 use super::entry::{Entry, Input, Journal, Origin, Owned, Rank};
+use super::seen::{Seen, Taken};
 use super::summary::{Outcome, Summary};
 use crate::action::decision::Decision;
 use crate::action::order::{Carried, Order};
@@ -51,9 +52,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 /// Records that may be held aside because they lie too far ahead.
 const HELD_MAX: usize = 1000;
 /// The version of what [`Core::capture`] writes and of the entries of a journal.
-pub const FORMAT: u64 = 2;
+pub const FORMAT: u64 = 3;
 /// What a limit or a message that is given once is called.
-const SAID: [&str; 6] = ["held", "known_values", "max_line", "proxy_hidden", "reorder", "sink"];
+const SAID: [&str; 7] =
+    ["dedupe", "held", "known_values", "max_line", "proxy_hidden", "reorder", "sink"];
 
 /// What the state machine needs of the settings.
 #[derive(Debug, Clone, Copy, Default)]
@@ -66,6 +68,10 @@ pub struct CoreConfig {
     pub max_line: usize,
     /// Bytes that records may take which wait for those of other partitions.
     pub waiting_max: usize,
+    /// How long records are remembered that may come again, microseconds.
+    pub dedupe: Micros,
+    /// Bytes that this memory may take.
+    pub dedupe_max: usize,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +119,7 @@ pub struct Core {
     held: VecDeque<HeldBack>,
     waiting: BTreeMap<(Micros, Rank, Origin), Waiting>,
     waiting_bytes: usize,
+    seen: Seen,
     /// Number of the line that is being applied, and whether one of its records was held and then
     /// applied while it was.
     line: u64,
@@ -153,6 +160,7 @@ impl Core {
             held: VecDeque::new(),
             waiting: BTreeMap::new(),
             waiting_bytes: 0,
+            seen: Seen::new(config.dedupe, config.dedupe_max),
             line: 0,
             line_released: false,
             summary: Summary::default(),
@@ -364,6 +372,22 @@ impl Core {
         false
     }
 
+    /// Whether a record that is to be known again was taken in before; remembers it if not.
+    fn comes_again(&mut self, input: &Input<'_>) -> bool {
+        let Some(print) = input.print else { return false };
+        let clock = self.clock.now();
+        match self.seen.take(print, clock) {
+            Taken::Again => return true,
+            Taken::New => {}
+            Taken::Crowded => {
+                let reason = "more records than can be remembered came within `dedupe`: if the oldest \
+                              come again, they count again";
+                self.limit("dedupe", clock.or(input.time).unwrap_or(0), reason.to_owned());
+            }
+        }
+        false
+    }
+
     /// Takes a record of a partition in, to be applied in its turn among all partitions, by `time`
     /// and `rank`.
     pub fn wait(&mut self, record: Owned, time: Micros, rank: Rank, carries_line: bool) -> Outcome {
@@ -402,7 +426,11 @@ impl Core {
             let Waiting { record, counted, carries_line } = first.remove();
             self.waiting_bytes = self.waiting_bytes.saturating_sub(record.bytes());
             self.begin_line();
-            let outcome = self.put_in_order(&record.input());
+            let outcome = if self.comes_again(&record.input()) {
+                Outcome::Repeated
+            } else {
+                self.put_in_order(&record.input())
+            };
             if counted {
                 self.summary.records.change(Outcome::Matched, outcome);
             }
@@ -421,7 +449,7 @@ impl Core {
 
     /// Takes a record in and applies it.
     pub fn record(&mut self, input: &Input<'_>) -> Outcome {
-        if self.repeats(input.source, input.origin) {
+        if self.repeats(input.source, input.origin) || self.comes_again(input) {
             return Outcome::Repeated;
         }
         if let Some(journal) = &mut self.journal {
@@ -687,6 +715,7 @@ impl Core {
                 time: Some(time),
                 arrival: None,
                 named: true,
+                print: None,
                 events,
                 run: events.all(),
             };
@@ -705,6 +734,7 @@ impl Core {
         }
         out.push(u8::from(self.degraded));
         self.decider.capture_more(out);
+        self.seen.capture(out);
     }
 
     /// Shards that keys lie in.
@@ -786,7 +816,7 @@ impl Core {
         };
         let mut head = part().ok_or("it is too short")?;
         match head.number() {
-            Some(FORMAT | 1) => {}
+            Some(1..=FORMAT) => {}
             Some(other) => {
                 return Err(format!("its format is {other}, this version's is {FORMAT}"));
             }
@@ -849,6 +879,10 @@ impl Core {
         // The first format ends here.
         if !from.is_empty() {
             self.decider.restore_more(from)?;
+        }
+        // So does the second.
+        if !from.is_empty() {
+            self.seen.restore(from)?;
         }
         from.is_empty().then_some(())
     }

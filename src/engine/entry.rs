@@ -6,6 +6,7 @@
 
 use crate::action::Target;
 use crate::action::order::{Order, What};
+use crate::decode::print::Print;
 use crate::decode::time::Micros;
 use crate::detect::dictionary::Translation;
 use crate::pattern::event::{EventIp, Run};
@@ -74,6 +75,8 @@ pub struct Input<'e> {
     pub arrival: Option<Micros>,
     /// Some pattern named it.
     pub named: bool,
+    /// What it is known by, if it is to be known again.
+    pub print: Option<Print>,
     /// Events of many records.
     pub events: &'e Events,
     /// Its own among them.
@@ -143,6 +146,8 @@ pub struct Owned {
     pub arrival: Option<Micros>,
     /// See [`Input::named`].
     pub named: bool,
+    /// See [`Input::print`].
+    pub print: Option<Print>,
     /// Its events.
     pub events: Events,
 }
@@ -158,12 +163,17 @@ impl Owned {
         let origin = from.option(Origin::take)?;
         let time = from.option(Reader::time)?;
         let arrival = from.option(Reader::time)?;
-        let named = from.byte()? != 0;
+        let marks = from.byte()?;
+        let named = marks & NAMED != 0;
+        let print = match marks & PRINTED {
+            0 => None,
+            _ => Some(Print::from_le_bytes(*from.take(size_of::<Print>())?.first_chunk()?)),
+        };
         let mut events = Events::default();
         for _ in 0..from.number()? {
             take_event(from, &mut events, by)?;
         }
-        Some(Self { source, origin, time, arrival, named, events })
+        Some(Self { source, origin, time, arrival, named, print, events })
     }
 
     /// Bytes that it takes, about.
@@ -177,8 +187,8 @@ impl Owned {
 
     /// To be applied.
     pub fn input(&self) -> Input<'_> {
-        let Self { source, origin, time, arrival, named, ref events } = *self;
-        Input { source, origin, time, arrival, named, events, run: events.all() }
+        let Self { source, origin, time, arrival, named, print, ref events } = *self;
+        Input { source, origin, time, arrival, named, print, events, run: events.all() }
     }
 }
 
@@ -189,7 +199,8 @@ impl Input<'_> {
         put_option(out, self.origin, |out, origin| origin.put(out));
         put_option(out, self.time, put_time);
         put_option(out, self.arrival, put_time);
-        out.push(u8::from(self.named));
+        out.push(NAMED * u8::from(self.named) | PRINTED * u8::from(self.print.is_some()));
+        self.print.iter().for_each(|print| out.extend_from_slice(&print.to_le_bytes()));
         put_number(out, number(self.run.len()));
         for event in self.events.of(self.run) {
             put_event(out, event);
@@ -198,10 +209,14 @@ impl Input<'_> {
 
     /// To be kept.
     pub fn own(&self) -> Owned {
-        let Self { source, origin, time, arrival, named, events, run } = *self;
-        Owned { source, origin, time, arrival, named, events: events.cut(run) }
+        let Self { source, origin, time, arrival, named, print, events, run } = *self;
+        Owned { source, origin, time, arrival, named, print, events: events.cut(run) }
     }
 }
+
+/// Marks of a record.
+const NAMED: u8 = 1;
+const PRINTED: u8 = 2;
 
 const RECORD: u8 = 1;
 const OVERSIZED: u8 = 2;

@@ -11,4 +11,5 @@ pub mod core;
 pub mod entry;
 pub mod order;
 pub mod scan;
+pub mod seen;
 pub mod summary;

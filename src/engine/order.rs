@@ -34,6 +34,10 @@ pub struct OrderConfig {
     pub max_line: usize,
     /// Bytes that records may take which wait for those of other partitions.
     pub waiting_max: usize,
+    /// How long records are remembered that may come again, microseconds.
+    pub dedupe: Micros,
+    /// Bytes that this memory may take.
+    pub dedupe_max: usize,
 }
 
 #[derive(Debug, Default)]
@@ -150,6 +154,8 @@ impl Engine {
             max_ahead: config.max_ahead,
             max_line: config.max_line,
             waiting_max: config.waiting_max,
+            dedupe: config.dedupe,
+            dedupe_max: config.dedupe_max,
         };
         let patterns = scanner.set.names().map(str::to_owned).collect();
         Self {
@@ -527,7 +533,7 @@ impl Engine {
         arrival: Option<Micros>,
     ) -> Outcome {
         let RecordPlace { source, line, origin, sent } = place;
-        let Found { when, matched, sample } = found;
+        let Found { when, matched, sample, print } = found;
         let when = *when;
         let marks = &mut self.core.summary.marks;
         marks.ambiguous += u64::from(matched.ambiguous);
@@ -555,7 +561,8 @@ impl Engine {
         let limit = sent.map(|sent| sent.saturating_add(SENT_MAX));
         let clamped = time.map(|time| time.min(limit.unwrap_or(Micros::MAX)));
         self.core.summary.marks.clamped += u64::from(clamped != time);
-        let input = Input { source, origin, time: clamped, arrival, named, events, run };
+        let print = *print;
+        let input = Input { source, origin, time: clamped, arrival, named, print, events, run };
         let state = self.sources.get_mut(&source).filter(|state| state.rank.is_some());
         if let Some(state) = state {
             state.newest = state.newest.max(clamped);

@@ -2,12 +2,14 @@
 
 use crate::decode::envelope::Fragment;
 use crate::decode::flat::{self, Keys};
+use crate::decode::print::Print;
 use crate::decode::time::When;
 use crate::decode::{DecodeConfig, Record, Shape, Unread, each, envelope};
 use crate::pattern::Events;
 use crate::pattern::event::Run;
 use crate::pattern::set::{Matched, PatternSet};
 use crate::source::Batch;
+use std::net::IpAddr;
 use std::ops::Range;
 
 /// What every thread shares, read-only.
@@ -17,8 +19,21 @@ pub struct Scanner {
     pub set: PatternSet,
     /// How lines are decoded.
     pub decode: DecodeConfig,
+    /// Which records are known again when they come once more.
+    pub dedupe: Dedupe,
     /// Which it is of those that a stream has had: numbers mean something else to each.
     pub generation: u64,
+}
+
+/// Which records are known again when they come once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dedupe {
+    /// None.
+    Off,
+    /// Those of [Railway's shapes](Record::is_railways): its command line and its API repeat them.
+    Railway,
+    /// All.
+    All,
 }
 
 /// A batch, scanned.
@@ -82,6 +97,8 @@ pub struct Found {
     pub matched: Matched,
     /// Its message, if it is a near miss: one sample goes into the summary.
     pub sample: Option<String>,
+    /// What it is known by, if it is to be known again.
+    pub print: Option<Print>,
 }
 
 /// Longest sample kept, in bytes.
@@ -140,13 +157,15 @@ impl Scanner {
     ) {
         let out = &mut scanned.findings;
         let first = out.records.len();
+        let edge = usize::try_from(number).ok().and_then(|n| *scanned.batch.edges.get(n)?);
         let what = match flat::read(line, &self.decode, keys) {
             Some(record) => {
-                self.found(&record, out);
+                let record = record.with_edge(edge);
+                self.found(&record, first, out);
                 keys.take_back(record);
                 Some(What::Records(Run::between(first, out.records.len())))
             }
-            None => self.line(line, out),
+            None => self.line(line, edge, out),
         };
         let Some(what) = what else {
             scanned.empty += 1;
@@ -166,16 +185,18 @@ impl Scanner {
     }
 
     /// Decodes and matches one line; `None` if it turns out to hold no text.
-    pub fn line(&self, line: &[u8], out: &mut Findings) -> Option<What> {
+    pub fn line(&self, line: &[u8], edge: Option<IpAddr>, out: &mut Findings) -> Option<What> {
         let first = out.records.len();
-        let shape = each(line, &self.decode, &mut |record| self.found(&record, out));
+        let shape = each(line, &self.decode, &mut |record| {
+            self.found(&record.with_edge(edge), first, out);
+        });
         what(shape, first, out)
     }
 
     /// Matches pieces that were joined.
     pub fn joined(&self, first: &Fragment, content: &str, out: &mut Findings) -> Option<What> {
         let start = out.records.len();
-        let found = &mut |record: Record<'_>| self.found(&record, out);
+        let found = &mut |record: Record<'_>| self.found(&record, start, out);
         let shape = envelope::joined(first, content, &self.decode, found);
         what(shape, start, out)
     }
@@ -194,13 +215,14 @@ impl Scanner {
         if !self.set.prefilter().candidate(line) {
             return Some(0);
         }
-        match self.line(line, &mut Findings::default())? {
+        match self.line(line, None, &mut Findings::default())? {
             What::Records(records) => Some(u64::try_from(records.len()).unwrap_or(0)),
             What::Unread(..) | What::Piece => Some(0),
         }
     }
 
-    fn found(&self, record: &Record<'_>, out: &mut Findings) {
+    /// Matches one record of a line whose records begin at `first`.
+    fn found(&self, record: &Record<'_>, first: usize, out: &mut Findings) {
         let matched = self.set.matches(record, &mut out.events);
         let sample = (!matched.near_misses.is_empty()).then(|| {
             let message = record.message();
@@ -208,7 +230,14 @@ impl Scanner {
         });
         // What is no event is asked for no time.
         let when = if matched.events.is_empty() { None } else { record.when() };
-        out.records.push(Found { when, matched, sample });
+        let known = match self.dedupe {
+            _ if !matched.named => false,
+            Dedupe::Off => false,
+            Dedupe::Railway => record.is_railways(),
+            Dedupe::All => true,
+        };
+        let print = known.then(|| record.print(out.records.len() - first));
+        out.records.push(Found { when, matched, sample, print });
     }
 }
 

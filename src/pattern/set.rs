@@ -329,10 +329,14 @@ impl PatternSet {
         );
         let text_ip = captured(Role::Ip).and_then(addr::parse_ip);
         let structured = record.ip();
-        if let (Some(fact), Some(text)) = (&structured, text_ip) {
-            matched.conflict |= fact.ip != text && !doubts.core && !doubts.ip;
+        // What the edge says nobody else can, so that no doubt about the rest concerns it.
+        let edge = record.edge();
+        let doubt = doubts.core || doubts.ip && edge.is_none();
+        if let (Some(fact), false) = (&structured, doubt) {
+            let own = record.own_ip().filter(|_| edge.is_some()).map(|own| own.ip);
+            matched.conflict |= own.into_iter().chain(text_ip).any(|other| other != fact.ip);
         }
-        let ip = if doubts.core || doubts.ip {
+        let ip = if doubt {
             None
         } else {
             // What a client could have written is proven where the application says the same.

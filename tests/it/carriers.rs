@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 /// What the application wrote: failed logins from two addresses, with ids that look like numbers,
 /// and errors with a traceback of `traceback` bytes.
-fn application(traceback: usize) -> Vec<Value> {
+pub fn application(traceback: usize) -> Vec<Value> {
     (0..60)
         .map(|i| {
             let time = time::format(1_754_260_200_000_000 + i * 5_000_000 + 123_456);
@@ -47,7 +47,7 @@ fn actions(input: &str) -> String {
 }
 
 /// What the application's own output gives, which has to be worth comparing with.
-fn expected(traceback: usize) -> (Vec<String>, String) {
+pub fn expected(traceback: usize) -> (Vec<String>, String) {
     let raw = lines(&application(traceback));
     let expected = actions(&joined(raw.clone()));
     for part in [

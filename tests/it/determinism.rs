@@ -164,7 +164,7 @@ fn piped_and_replayed_are_the_same() {
 /// A line's time, if it is one that is counted; the lines of this module only.
 fn time_of(assembly: &Assembly, line: &str) -> Option<Micros> {
     let mut findings = Findings::default();
-    let _what = assembly.scanner.line(line.as_bytes(), &mut findings);
+    let _what = assembly.scanner.line(line.as_bytes(), None, &mut findings);
     match findings.records.iter().find(|found| found.matched.named)?.when? {
         When::At(time) => Some(time),
         When::Yearless(_) => None,
@@ -299,7 +299,7 @@ proptest! {
         for (_, time, ip) in sent {
             let line = login(time, &format!("203.0.113.{ip}"), 1);
             let mut findings = Findings::default();
-            let Some(What::Records(_)) = assembly.scanner.line(line.as_bytes(), &mut findings) else {
+            let Some(What::Records(_)) = assembly.scanner.line(line.as_bytes(), None, &mut findings) else {
                 return Err(TestCaseError::fail("a record"));
             };
             prop_assert_eq!(clock.observe(time).0, Arrival::OnTime);

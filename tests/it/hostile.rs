@@ -58,7 +58,7 @@ fn first_record<'a>(assembly: &'a Assembly, line: &str) -> Option<Record<'a>> {
 
 fn events(assembly: &Assembly, line: &[u8]) -> Events {
     let mut findings = Findings::default();
-    let _what = assembly.scanner.line(line, &mut findings);
+    let _what = assembly.scanner.line(line, None, &mut findings);
     findings.events
 }
 
@@ -603,7 +603,7 @@ fn monsters_cost_no_more_than_their_length() {
     let mut slow = Vec::new();
     for line in lines {
         let started = std::time::Instant::now();
-        let _ = assembly.scanner.line(line.as_bytes(), &mut Findings::default());
+        let _ = assembly.scanner.line(line.as_bytes(), None, &mut Findings::default());
         let _ = assembly.scanner.fragment(line.as_bytes());
         let took = started.elapsed();
         if took.as_millis() > 2000 {

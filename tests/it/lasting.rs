@@ -178,6 +178,7 @@ fn what_waits_or_is_held_at_a_restart_is_counted_in_one_run_only() {
         time: Some(1_754_260_200_000_000 + time * 1_000_000),
         arrival: None,
         named: true,
+        print: None,
         events: scanned.findings.events.clone(),
     };
     let rank = Rank { topic: "t".into(), partition: 0 };
@@ -229,7 +230,7 @@ fn what_is_captured_is_read_whole_or_not_at_all() {
         let _any = house.core().restore(&other, &names);
     }
     let error = house.core().restore(&[1, 0, 0, 0, 0, 0, 0, 0, 9], &names).unwrap_err();
-    assert_eq!(error, "its format is 9, this version's is 2");
+    assert_eq!(error, "its format is 9, this version's is 3");
 }
 
 #[test]

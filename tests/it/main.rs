@@ -11,12 +11,14 @@
 //! * [`binary`]: the program as users run it: flags, exit codes, messages, signals
 //! * [`bouncers`]: real bouncers, nginx and HAProxy, fed by the Local API and the lists; needs root,
 //!   Debian, Python and Node.js
+//! * [`edge`]: the platform's word about a request, which nobody else can say
 //! * [`follow`]: files that are followed through rotation
 //! * [`lasting`]: what outlives the process: captured, written down, read again
 //! * [`disk`]: disks that fail or are full under the running program
 //! * [`restart`]: killed at any moment, it says what an undisturbed run says
 //! * [`starting`]: what a start finds in its state directory, and says of it
 //! * [`reload`]: rules that change while a stream runs
+//! * [`dedupe`]: records that come again are counted once
 //! * [`double`]: an HTTP peer inside the test, for the tests of what calls one
 //! * [`service`]: the program as a service, for the tests that stop it
 //! * [`serve`]: the HTTP server: who is let in, what is told, and what hostile clients cannot do
@@ -60,9 +62,11 @@ mod bouncers;
 mod broker;
 mod carriers;
 mod crowdsec_push;
+mod dedupe;
 mod determinism;
 mod disk;
 mod double;
+mod edge;
 mod follow;
 mod golden;
 mod hostile;

@@ -717,6 +717,7 @@ impl<'c> Fleet<'c> {
                     // Of one that has a time this must not matter.
                     arrival: Some(if *timed { *appended } else { *turn }),
                     named: true,
+                    print: None,
                     events: Events::clone(events),
                 };
                 let outcome = counter.core.wait(record, *turn, rank(*partition), false);
@@ -1056,6 +1057,7 @@ fn alone(house: &House, case: &Case) -> Vec<Action> {
             time: said.timed.then_some(turn),
             arrival: Some(turn),
             named: true,
+            print: None,
             events: &events,
             run: events.all(),
         };
