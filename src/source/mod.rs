@@ -1,4 +1,4 @@
-//! Where lines come from: files, followed files, standard input and Kafka, as blocks of whole lines.
+//! Where lines come from: files, followed files, standard input, Kafka and Railway, as blocks of whole lines.
 //!
 //! The contract of a source:
 //!
@@ -20,6 +20,7 @@ pub mod file;
 pub mod follow;
 pub mod kafka;
 pub mod position;
+pub mod railway;
 mod resume;
 pub mod stdin;
 

@@ -90,6 +90,9 @@ pub struct RailwayPosition {
     pub environment: String,
     /// The newest time that was read, RFC 3339 with nanoseconds.
     pub seen: String,
+    /// The same of HTTP logs, if any was read.
+    #[serde(default)]
+    pub http: Option<String>,
 }
 
 /// A place in a partition.

@@ -1,0 +1,823 @@
+//! The work of the source: one connection after another, and what comes over them in order.
+//!
+//! Everything happens on the caller's thread, in a runtime of its own; only questions to the API, which
+//! wait for their answers, and looking up the host's address run beside it. So nothing is read while a
+//! batch is being taken, and the bytes that come meanwhile wait where they are.
+
+use super::feed::{Feed, Gap, Log, PAGE_MIN, Taken, Turned, What, sort};
+use super::join::Join;
+use super::line::{Nanos, read_message, read_time, write_time};
+use super::scope::{self, Around, Deployment, NoScope, Scope};
+use super::socket::{Broken, Heard, Socket};
+use super::{RailwayError, RailwayEvent, RailwaySettings};
+use crate::railway::{Api, ApiError, Token, errors, is_unauthorized};
+use crate::source::lines::Batch;
+use crate::source::position::{Position, RailwayPosition};
+use serde_json::{Value, json};
+use std::collections::{BTreeSet, HashMap};
+use std::future::Future;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+/// How often it is looked whether to stop, and at what is due.
+const TICK: Duration = Duration::from_millis(50);
+/// A turn that took longer was held up from outside; silence meanwhile says nothing.
+const TURN_MAX: Duration = Duration::from_secs(5);
+/// What has worked for so long is sound: the next failure is a first one.
+const SOUND: Duration = Duration::from_secs(30);
+/// How long an answer with what was may take. Nothing may have been there.
+const SETTLED: Duration = Duration::from_secs(10);
+/// Without a refusal for so long, the first subscription is accepted.
+const BEGUN: Duration = Duration::from_secs(5);
+/// How long there may be no connection before that counts as a failure.
+const AWAY_MAX: Duration = Duration::from_secs(60);
+/// Subscriptions that may be opening at the same time, and for how long each counts.
+const OPENING_MAX: usize = 3;
+const OPENING: Duration = Duration::from_secs(1);
+/// Deployments whose HTTP logs are read.
+const DEPLOYMENTS_MAX: usize = 200;
+/// Shortest time between two looks at the deployments.
+const LOOK_MIN: Duration = Duration::from_secs(2);
+/// Services that are looked at within [`RailwaySettings::look_every`]: Railway counts questions.
+const SERVICES_A_LOOK: usize = 4;
+/// How far ahead of this machine's clock a log may be and still be believed.
+const AHEAD_MAX: Nanos = 3_600_000_000_000;
+
+/// Deployments of each service.
+type Look = JoinHandle<Result<Vec<Vec<Deployment>>, ApiError>>;
+
+/// Why a connection ends.
+enum End {
+    Stopped,
+    Broken(Broken),
+}
+
+struct Reader<'a> {
+    settings: &'a RailwaySettings,
+    api: Api,
+    stopping: &'a AtomicBool,
+    on_event: &'a mut dyn FnMut(RailwayEvent) -> bool,
+    /// Nobody wants more.
+    refused: bool,
+    started: Instant,
+    scope: Scope,
+    overlap: Nanos,
+    /// Logs that are asked for at once.
+    page: usize,
+    /// The environment's is the first.
+    feeds: Vec<Feed>,
+    /// The next name of a subscription.
+    next_id: u64,
+    /// The first subscription is accepted.
+    begun: bool,
+    heard_at: Instant,
+    pinged_at: Instant,
+    look: Option<Look>,
+    look_due: Instant,
+    looked_at: Option<Instant>,
+    /// The deployments are known, if any look has succeeded.
+    looked: bool,
+    /// Behind where HTTP logs begin.
+    http_from: Nanos,
+    /// There was a known place.
+    resumed: bool,
+    join: Join,
+    bytes: Vec<u8>,
+    edges: Vec<Option<IpAddr>>,
+    /// Bytes handed over.
+    start: u64,
+    /// The newest times that were handed over.
+    handed: Nanos,
+    handed_http: Option<Nanos>,
+    mark: Arc<Position>,
+    /// Failures that were said and are not over.
+    said: BTreeSet<&'static str>,
+}
+
+/// See [`super::stream`].
+pub(super) fn stream(
+    settings: &RailwaySettings,
+    token: Token,
+    known: Option<&RailwayPosition>,
+    stopping: &AtomicBool,
+    on_event: &mut dyn FnMut(RailwayEvent) -> bool,
+) -> Result<(), RailwayError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|error| RailwayError::Machine(error.to_string()))?;
+    let api = Api::new(&settings.endpoint, token);
+    let ended = runtime.block_on(async {
+        let started = Instant::now();
+        let stop = || stopping.load(Ordering::Relaxed);
+        let Some(scope) = begin(settings, &api, started, &stop).await? else { return Ok(()) };
+        Reader::new(settings, api, stopping, on_event, started, scope, known).run().await
+    });
+    // A question that is still under way is not waited for.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Asks what is to be read; nothing if it was told to stop.
+async fn begin(
+    settings: &RailwaySettings,
+    api: &Api,
+    started: Instant,
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<Scope>, RailwayError> {
+    let around = Around::from_env();
+    let mut why = "there is no answer".to_owned();
+    loop {
+        let (own, around, asked) = (settings.clone(), around.clone(), api.clone());
+        let mut task = spawn_blocking(move || {
+            let mut ask = |query: &str, variables: &Value| asked.call(query, variables);
+            scope::find(&own, asked.token(), &around, &mut ask)
+        });
+        let found = loop {
+            if stop() {
+                return Ok(None);
+            }
+            if started.elapsed() >= settings.start_max {
+                return Err(unreachable_at(settings, why));
+            }
+            if let Ok(found) = timeout(TICK, &mut task).await {
+                break found.map_err(|error| RailwayError::Machine(error.to_string()))?;
+            }
+        };
+        match found {
+            Ok(scope) => return Ok(Some(scope)),
+            Err(NoScope::Never(error)) => return Err(error),
+            Err(NoScope::Api(ApiError::Unauthorized(why))) => return Err(unauthorized(api, why)),
+            Err(NoScope::Api(ApiError::Refused(why))) => return Err(RailwayError::Refused(why)),
+            Err(NoScope::Api(error)) => why = error.to_string(),
+        }
+        sleep(settings.first_pause.min(Duration::from_secs(1))).await;
+    }
+}
+
+fn unreachable_at(settings: &RailwaySettings, why: String) -> RailwayError {
+    let seconds = settings.start_max.as_secs();
+    RailwayError::Unreachable { endpoint: settings.endpoint.clone(), seconds, why }
+}
+
+fn unauthorized(api: &Api, why: String) -> RailwayError {
+    RailwayError::Unauthorized { variable: api.token().variable(), why }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the first start begins now, not in the time of records"
+)]
+fn wall() -> Nanos {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Nanos::try_from(since.as_nanos()).unwrap_or(Nanos::MAX)
+}
+
+/// A pause of any length up to `first`, doubled for each failure, or `longest`: so that many who were
+/// dropped together do not come back together.
+fn jitter(first: Duration, longest: Duration, tries: u32) -> Duration {
+    let most = first.saturating_mul(2_u32.saturating_pow(tries.min(20))).min(longest);
+    let chance = RandomState::new().build_hasher().finish() >> 32;
+    most.mul_f64(chance as f64 / f64::from(u32::MAX))
+}
+
+fn position(environment: &str, seen: Nanos, http: Option<Nanos>) -> Position {
+    let (environment, seen) = (environment.to_owned(), write_time(seen));
+    Position::Railway(RailwayPosition { environment, seen, http: http.map(write_time) })
+}
+
+impl<'a> Reader<'a> {
+    fn new(
+        settings: &'a RailwaySettings,
+        api: Api,
+        stopping: &'a AtomicBool,
+        on_event: &'a mut dyn FnMut(RailwayEvent) -> bool,
+        started: Instant,
+        scope: Scope,
+        known: Option<&RailwayPosition>,
+    ) -> Self {
+        let overlap = settings.overlap.max(super::OVERLAP_MIN).saturating_mul(1000);
+        let own = known.filter(|known| known.environment == scope.environment.id);
+        let seen = own.and_then(|known| read_time(&known.seen));
+        let http = own.and_then(|known| read_time(known.http.as_deref()?));
+        let now = wall();
+        let http_from = http.or(seen).map_or(now, |at| at.saturating_sub(overlap));
+        let mark = Arc::new(position(&scope.environment.id, seen.unwrap_or(now), http));
+        let wait = if settings.http { settings.join_wait } else { 0 };
+        let wait = Duration::from_micros(u64::try_from(wait).unwrap_or(0));
+        let mut reader = Self {
+            settings,
+            api,
+            stopping,
+            on_event,
+            refused: false,
+            started,
+            overlap,
+            page: settings.page.max(1),
+            feeds: vec![Feed::new(What::Environment, now, seen)],
+            next_id: 0,
+            begun: false,
+            heard_at: started,
+            pinged_at: started,
+            look: None,
+            look_due: started,
+            looked_at: None,
+            looked: false,
+            http_from,
+            resumed: seen.is_some(),
+            join: Join::new(wait),
+            bytes: Vec::new(),
+            edges: Vec::new(),
+            start: 0,
+            handed: seen.unwrap_or(now),
+            handed_http: http,
+            mark,
+            said: BTreeSet::new(),
+            scope,
+        };
+        let names: Vec<&str> = reader.scope.services.iter().map(|one| one.name.as_str()).collect();
+        let from = match seen {
+            Some(seen) => format!("from {} on", write_time(seen.saturating_sub(overlap))),
+            None => "from now on".to_owned(),
+        };
+        let name = &reader.scope.environment.name;
+        reader.note(format!("reads {} in the environment {name}, {from}", names.join(", ")));
+        if known.is_some() && own.is_none() {
+            reader.note("the known place is one of another environment, and not used".to_owned());
+        }
+        reader
+    }
+
+    fn tell(&mut self, event: RailwayEvent) {
+        if !self.refused && !(self.on_event)(event) {
+            self.refused = true;
+        }
+    }
+
+    fn note(&mut self, text: String) {
+        self.tell(RailwayEvent::Note(format!("railway: {text}")));
+    }
+
+    fn lost(&mut self, from: Nanos, to: Nanos, why: &str) {
+        let (from, to) = (write_time(from), write_time(to));
+        self.tell(RailwayEvent::Lost(format!(
+            "log lines between {from} and {to} may be lost: {why}"
+        )));
+    }
+
+    /// Says a failure once, until it is over.
+    fn fail(&mut self, kind: &'static str, text: String) {
+        if self.said.insert(kind) {
+            self.tell(RailwayEvent::Failed(format!("railway: {text}")));
+        }
+    }
+
+    fn over(&mut self, kind: &'static str, text: &str) {
+        if self.said.remove(kind) {
+            self.note(text.to_owned());
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.refused || self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Waits for something, unless it is told to stop; what waits for the edge leaves meanwhile.
+    async fn watch<F: Future>(&mut self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        loop {
+            if self.stopped() {
+                return None;
+            }
+            match timeout(TICK, future.as_mut()).await {
+                Ok(done) => return Some(done),
+                Err(_) => self.flush(),
+            }
+        }
+    }
+
+    async fn run(mut self) -> Result<(), RailwayError> {
+        let mut tries = 0;
+        let mut away: Option<Instant> = None;
+        while !self.stopped() {
+            let (endpoint, token) = (self.api.endpoint().to_owned(), self.api.token().clone());
+            let Some(connected) = self.watch(Socket::connect(&endpoint, &token)).await else {
+                break;
+            };
+            let why = match connected {
+                Ok(mut socket) => {
+                    if let Some(since) = away.take() {
+                        let seconds = since.elapsed().as_secs();
+                        self.note(format!("connected again after {seconds} s"));
+                    }
+                    self.said.remove("away");
+                    let opened = Instant::now();
+                    let end = self.session(&mut socket).await?;
+                    self.feeds.iter_mut().for_each(Feed::dropped);
+                    if opened.elapsed() >= SOUND {
+                        tries = 0;
+                    }
+                    match end {
+                        End::Stopped => {
+                            socket.close().await;
+                            break;
+                        }
+                        End::Broken(why) => why,
+                    }
+                }
+                Err(why) => why,
+            };
+            let pause = self.broken(why, &mut away, tries)?;
+            tries += 1;
+            self.watch(sleep(pause)).await;
+        }
+        while let Some(leaving) = self.join.take() {
+            self.leave(leaving);
+        }
+        self.flush();
+        Ok(())
+    }
+
+    /// There is no connection; gives how long to wait before the next try.
+    fn broken(
+        &mut self,
+        why: Broken,
+        away: &mut Option<Instant>,
+        tries: u32,
+    ) -> Result<Duration, RailwayError> {
+        if !self.begun {
+            if let Broken::Unauthorized(why) = why {
+                return Err(unauthorized(&self.api, why));
+            }
+            if self.started.elapsed() >= self.settings.start_max {
+                return Err(unreachable_at(self.settings, why.to_string()));
+            }
+        }
+        if away.is_none() {
+            self.note(format!("no connection: {why}; it is tried again"));
+        }
+        let since = *away.get_or_insert_with(Instant::now);
+        match why {
+            Broken::Unauthorized(why) => {
+                let variable = self.api.token().variable();
+                self.fail("token", format!("the token in {variable} is not taken any more: {why}"));
+                return Ok(self.settings.refused_pause);
+            }
+            Broken::TooLong => self.page = (self.page / 2).max(PAGE_MIN.min(self.page)),
+            Broken::Later(why) if since.elapsed() >= AWAY_MAX => {
+                self.fail("away", format!("no connection for a minute: {why}"));
+            }
+            Broken::Later(_) => {}
+        }
+        Ok(jitter(self.settings.first_pause, self.settings.longest_pause, tries))
+    }
+
+    /// Reads over one connection, until it ends.
+    async fn session(&mut self, socket: &mut Socket) -> Result<End, RailwayError> {
+        let now = Instant::now();
+        (self.heard_at, self.pinged_at) = (now, now);
+        for feed in &mut self.feeds {
+            feed.due = now;
+        }
+        loop {
+            if self.stopped() {
+                return Ok(End::Stopped);
+            }
+            let turn = Instant::now();
+            if let Err(why) = self.tend(socket).await {
+                return Ok(End::Broken(why));
+            }
+            let full = self.feeds.iter().filter_map(|feed| feed.gap.as_ref()).any(Gap::is_full);
+            if full {
+                sleep(TICK).await;
+                // Nobody looked for a sign of life.
+                self.heard_at = Instant::now();
+            } else {
+                match timeout(self.wait(), socket.next()).await {
+                    Ok(Ok(heard)) => {
+                        self.heard_at = Instant::now();
+                        if let Heard::Text(text) = heard
+                            && let Err(why) = self.message(socket, &text).await?
+                        {
+                            return Ok(End::Broken(why));
+                        }
+                    }
+                    Ok(Err(why)) => return Ok(End::Broken(why)),
+                    Err(_) => {}
+                }
+            }
+            self.flush();
+            if turn.elapsed() > TURN_MAX {
+                self.heard_at = Instant::now();
+            }
+        }
+    }
+
+    /// How long to wait for a message: until the next line has waited long enough.
+    fn wait(&self) -> Duration {
+        let due = self.join.due().map(|due| due.saturating_sub(self.started.elapsed()));
+        due.map_or(TICK, |due| due.clamp(Duration::from_millis(1), TICK))
+    }
+
+    /// Does what is due.
+    async fn tend(&mut self, socket: &mut Socket) -> Result<(), Broken> {
+        let silent = self.heard_at.elapsed();
+        if silent >= self.settings.silent_max {
+            let why = format!("no sign of life for {} s", silent.as_secs());
+            return Err(Broken::Later(why));
+        }
+        if self.pinged_at.elapsed() >= self.settings.ping_every {
+            self.pinged_at = Instant::now();
+            socket.ping().await?;
+        }
+        if self.settings.http {
+            self.look().await;
+            self.retire(socket).await?;
+        }
+        for index in 0..self.feeds.len() {
+            self.subscribe(index, socket).await?;
+            self.bridge(index).await;
+        }
+        if let Some(first) = self.feeds.first()
+            && first.id.is_some()
+            && first.since.elapsed() >= BEGUN
+        {
+            self.begun = true;
+        }
+        Ok(())
+    }
+
+    /// Subscribes to a feed that is due.
+    async fn subscribe(&mut self, index: usize, socket: &mut Socket) -> Result<(), Broken> {
+        let opening = |feed: &&Feed| feed.id.is_some() && feed.since.elapsed() < OPENING;
+        let opening = self.feeds.iter().filter(opening).count();
+        let (overlap, page) = (self.overlap, self.page);
+        let Some(feed) = self.feeds.get_mut(index) else { return Ok(()) };
+        if feed.id.is_some() || feed.due > Instant::now() || opening >= OPENING_MAX {
+            return Ok(());
+        }
+        self.next_id += 1;
+        let (id, from) = (self.next_id.to_string(), feed.place(overlap));
+        let payload = json!({
+            "query": feed.what.question("subscription"),
+            "variables": feed.what.from(&self.scope, from, page),
+        });
+        feed.subscribed(id.clone(), from, page);
+        socket.send(&json!({ "id": id, "type": "subscribe", "payload": payload })).await
+    }
+
+    /// Asks for what lies between what was handed over and what has come, and takes it.
+    async fn bridge(&mut self, index: usize) {
+        let Some(feed) = self.feeds.get_mut(index) else { return };
+        let Some(gap) = &mut feed.gap else { return };
+        let Some(task) = gap.task.take_if(|task| task.is_finished()) else {
+            if gap.task.is_none() && gap.due <= Instant::now() {
+                let query = feed.what.question("query");
+                let variables = feed.what.between(&self.scope, gap.from, gap.to, gap.page);
+                let api = self.api.clone();
+                gap.task = Some(spawn_blocking(move || api.call(&query, &variables)));
+            }
+            return;
+        };
+        let answer = task.await.unwrap_or_else(|error| Err(ApiError::Later(error.to_string())));
+        let no_list = || ApiError::Refused("no logs in the answer".to_owned());
+        let answer = answer.and_then(|data| feed.what.logs(&data).ok_or_else(no_list));
+        let (from, to) = (gap.from, gap.to);
+        match answer {
+            Ok(mut page) => {
+                sort(&mut page);
+                let oldest = page.iter().filter_map(Log::at).min().map_or(to, |at| at.min(to));
+                let gone = feed.newest.filter(|newest| gap.first && oldest > *newest);
+                gap.first = false;
+                let turned = gap.turned(&page);
+                page.retain(|log| log.at().is_none_or(|at| at <= to));
+                if let Some(newest) = gone {
+                    self.lost(newest, oldest, "Railway does not have them any more");
+                }
+                self.deliver(index, page);
+                if let Turned::Stuck(at) = turned {
+                    self.lost(at, to, "there are more of one instant than one answer holds");
+                }
+                if turned != Turned::More {
+                    self.close_gap(index);
+                }
+            }
+            Err(error) => {
+                debug!("railway: older logs: {error}");
+                if !gap.failed(&error) {
+                    self.lost(from, to, &error.to_string());
+                    self.close_gap(index);
+                }
+            }
+        }
+    }
+
+    /// What waited for older logs is next.
+    fn close_gap(&mut self, index: usize) {
+        let gap = self.feeds.get_mut(index).and_then(|feed| feed.gap.take());
+        self.deliver(index, gap.map(|gap| gap.behind).unwrap_or_default());
+    }
+
+    /// Takes a message of the server.
+    async fn message(
+        &mut self,
+        socket: &mut Socket,
+        text: &str,
+    ) -> Result<Result<(), Broken>, RailwayError> {
+        let message = match read_message(text) {
+            Ok(message) => message,
+            Err(error) => {
+                self.fail("message", format!("a message cannot be read: {error}"));
+                let now = wall();
+                self.lost(self.handed, now, "a message of Railway cannot be read");
+                return Ok(Ok(()));
+            }
+        };
+        let member = |name: &str| message.get(name).and_then(Value::as_str).unwrap_or_default();
+        if member("type") == "ping" {
+            return Ok(socket.send(&json!({ "type": "pong" })).await);
+        }
+        let id = member("id");
+        let feed = self.feeds.iter().position(|feed| feed.id.as_deref() == Some(id));
+        let Some(index) = feed else { return Ok(Ok(())) };
+        let payload = message.get("payload").unwrap_or(&Value::Null);
+        match member("type") {
+            "next" => {
+                let logs = payload.get("data").and_then(|data| self.feeds[index].what.logs(data));
+                match logs {
+                    Some(logs) => self.arrived(index, logs),
+                    None => {
+                        let why = errors(payload);
+                        self.unsubscribed(index, &why)?;
+                        let done = json!({ "id": id, "type": "complete" });
+                        return Ok(socket.send(&done).await);
+                    }
+                }
+            }
+            "error" => self.unsubscribed(index, &errors(payload))?,
+            "complete" => self.unsubscribed(index, "")?,
+            other => debug!("railway: a message of type {other:?}"),
+        }
+        Ok(Ok(()))
+    }
+
+    fn arrived(&mut self, index: usize, logs: Vec<Log>) {
+        let Some(feed) = self.feeds.get_mut(index) else { return };
+        let (kind, text) = match feed.what {
+            What::Environment => ("logs", "logs come again"),
+            What::Http(_) => ("http", "HTTP logs come again"),
+        };
+        let taken = feed.take(logs);
+        self.begun |= index == 0;
+        self.over(kind, text);
+        self.over("token", "the token is taken again");
+        if let Taken::Logs(logs) = taken {
+            self.deliver(index, logs);
+        }
+    }
+
+    /// A subscription is over; it is made again later. `why` is empty if nothing was wrong.
+    fn unsubscribed(&mut self, index: usize, why: &str) -> Result<(), RailwayError> {
+        let Some(feed) = self.feeds.get_mut(index) else { return Ok(()) };
+        if feed.since.elapsed() >= SOUND {
+            feed.tries = 0;
+        }
+        let refused = is_unauthorized(why);
+        let (first, longest) = (self.settings.first_pause, self.settings.longest_pause);
+        let pause =
+            if refused { self.settings.refused_pause } else { jitter(first, longest, feed.tries) };
+        feed.tries += 1;
+        feed.due = Instant::now() + pause;
+        feed.dropped();
+        let kind = match feed.what {
+            What::Environment if refused && !self.begun => {
+                return Err(unauthorized(&self.api, why.to_owned()));
+            }
+            What::Environment => "logs",
+            What::Http(_) => "http",
+        };
+        if why.is_empty() {
+            debug!("railway: a subscription is over");
+        } else {
+            self.fail(kind, format!("Railway refuses {}: {why}", feed_name(kind)));
+        }
+        Ok(())
+    }
+
+    /// Takes logs that are next in their feed.
+    fn deliver(&mut self, index: usize, logs: Vec<Log>) {
+        let now = self.started.elapsed();
+        let believed = wall().saturating_add(AHEAD_MAX);
+        let newest = logs.iter().filter_map(Log::at).filter(|at| *at <= believed).max();
+        if let Some(feed) = self.feeds.get_mut(index) {
+            feed.newest = feed.newest.max(newest);
+        }
+        let mut last_deployment = None;
+        for log in logs {
+            match log {
+                Log::App(log) => {
+                    if log.deployment.is_some() && log.deployment != last_deployment {
+                        self.meet(log.deployment.as_deref().unwrap_or_default(), log.at);
+                        last_deployment.clone_from(&log.deployment);
+                    }
+                    self.join.line(log.line, log.at, log.request, now);
+                }
+                Log::Http(log) => {
+                    if let (Some(id), Some(from), Some(until)) = (log.request, log.at, log.until) {
+                        self.join.request(id, log.source, from, until, now);
+                    }
+                    self.put(&log.line, log.source);
+                }
+            }
+        }
+        if index > 0 {
+            self.handed_http = self.handed_http.max(newest);
+        }
+        self.flush();
+    }
+
+    /// A deployment has written a log: its HTTP logs are read from now on.
+    fn meet(&mut self, deployment: &str, at: Option<Nanos>) {
+        let known = |feed: &Feed| matches!(&feed.what, What::Http(id) if id == deployment);
+        if !self.settings.http || self.feeds.iter().any(known) {
+            return;
+        }
+        let from = at.map_or(self.http_from, |at| at.saturating_sub(self.overlap));
+        self.add(deployment, from);
+        let soonest = self.looked_at.map_or_else(Instant::now, |at| at + LOOK_MIN);
+        self.look_due = self.look_due.min(soonest);
+    }
+
+    fn add(&mut self, deployment: &str, from: Nanos) {
+        if self.feeds.len() > DEPLOYMENTS_MAX {
+            let text =
+                format!("more than {DEPLOYMENTS_MAX} deployments: HTTP logs of some are not read");
+            self.fail("deployments", text);
+            return;
+        }
+        let from = from.max(self.http_from);
+        self.feeds.push(Feed::new(What::Http(deployment.to_owned()), from, None));
+    }
+
+    /// Looks for deployments when it is time, and at what a look has found.
+    async fn look(&mut self) {
+        if let Some(look) = self.look.take_if(|look| look.is_finished()) {
+            match look.await.unwrap_or_else(|error| Err(ApiError::Later(error.to_string()))) {
+                Ok(found) => {
+                    self.over("look", "deployments are found again");
+                    self.found(&found);
+                }
+                Err(error) => {
+                    self.fail("look", format!("deployments cannot be asked for: {error}"))
+                }
+            }
+        }
+        if self.look.is_some() || self.look_due > Instant::now() {
+            return;
+        }
+        let rounds = self.scope.services.len().div_ceil(SERVICES_A_LOOK).max(1);
+        let rounds = u32::try_from(rounds).unwrap_or(u32::MAX);
+        self.looked_at = Some(Instant::now());
+        self.look_due = Instant::now() + self.settings.look_every.saturating_mul(rounds);
+        let (scope, api) = (self.scope.clone(), self.api.clone());
+        self.look = Some(spawn_blocking(move || {
+            let mut ask = |query: &str, variables: &Value| api.call(query, variables);
+            let services = scope.services.iter();
+            services.map(|service| scope::deployments(&scope, service, &mut ask)).collect()
+        }));
+    }
+
+    /// Takes what a look has found.
+    fn found(&mut self, services: &[Vec<Deployment>]) {
+        let first = !std::mem::replace(&mut self.looked, true);
+        let listed: HashMap<&str, bool> =
+            services.iter().flatten().map(|one| (one.id.as_str(), one.active)).collect();
+        for feed in &mut self.feeds {
+            if let What::Http(id) = &feed.what {
+                feed.active = listed.get(id.as_str()).copied().unwrap_or(false);
+            }
+        }
+        for deployments in services {
+            // While nobody read, others may have served: all that were made since, and the one before.
+            let mut before = !(first && self.resumed);
+            for one in deployments {
+                let made = one.made.unwrap_or(self.http_from);
+                let older = made <= self.http_from;
+                let served = !before
+                    && (!older || !deployments.iter().any(|d| d.active && d.made <= one.made));
+                before |= older;
+                let known = |feed: &Feed| matches!(&feed.what, What::Http(id) if *id == one.id);
+                if (one.active || served) && !self.feeds.iter().any(known) {
+                    self.add(&one.id, made);
+                    if let Some(feed) = self.feeds.last_mut() {
+                        feed.active = one.active;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Leaves deployments that serve no more and are silent.
+    async fn retire(&mut self, socket: &mut Socket) -> Result<(), Broken> {
+        let over = |feed: &Feed| {
+            matches!(feed.what, What::Http(_))
+                && !feed.active
+                && feed.gap.is_none()
+                && feed.heard.elapsed() >= self.settings.quiet_max
+        };
+        let ids: Vec<String> = self
+            .feeds
+            .iter()
+            .filter(|feed| over(feed))
+            .filter_map(|feed| feed.id.clone())
+            .collect();
+        self.feeds.retain(|feed| !over(feed));
+        for id in ids {
+            socket.send(&json!({ "id": id, "type": "complete" })).await?;
+        }
+        Ok(())
+    }
+
+    /// Hands over what need not wait any longer.
+    fn flush(&mut self) {
+        while let Some(leaving) = self.join.next(self.started.elapsed()) {
+            self.leave(leaving);
+        }
+        if self.join.was_crowded() {
+            let text = "too many lines wait for the edge's log of their request: the oldest leave without it";
+            self.fail("crowd", text.to_owned());
+        } else if self.join.due().is_none() {
+            self.over("crowd", "lines wait for the edge's log of their request again");
+        }
+        if self.bytes.is_empty() {
+            return;
+        }
+        let seen = self.join.oldest().map_or(self.handed, |waits| waits.min(self.handed));
+        let behind = self
+            .feeds
+            .iter()
+            .filter(|feed| matches!(feed.what, What::Http(_)) && feed.is_behind(SETTLED));
+        // A feed goes on from its place by itself, so its overlap is added again.
+        let hold = behind.map(|feed| feed.place(self.overlap).saturating_add(self.overlap)).min();
+        let hold =
+            if self.looked { hold } else { Some(self.http_from.saturating_add(self.overlap)) };
+        let http = self.handed_http.map(|handed| hold.map_or(handed, |hold| handed.min(hold)));
+        let http = http.filter(|_| self.settings.http);
+        self.mark = Arc::new(position(&self.scope.environment.id, seen, http));
+        self.hand_over();
+    }
+
+    fn leave(&mut self, leaving: super::join::Leaving) {
+        let believed = wall().saturating_add(AHEAD_MAX);
+        self.put(&leaving.line, leaving.edge);
+        if let Some(at) = leaving.at.filter(|at| *at <= believed) {
+            self.handed = self.handed.max(at);
+        }
+    }
+
+    /// Adds a line to what is handed over next.
+    fn put(&mut self, line: &[u8], edge: Option<IpAddr>) {
+        let oversized = line.len() > self.settings.max_line;
+        if oversized || self.bytes.len() + line.len() >= self.settings.block {
+            self.hand_over();
+        }
+        self.bytes.extend_from_slice(line.get(..self.settings.max_line).unwrap_or(line));
+        self.edges.push(edge);
+        if oversized {
+            self.hand(true);
+        } else {
+            self.bytes.push(b'\n');
+        }
+    }
+
+    fn hand_over(&mut self) {
+        if !self.bytes.is_empty() {
+            self.hand(false);
+        }
+    }
+
+    fn hand(&mut self, oversized: bool) {
+        let bytes = std::mem::take(&mut self.bytes);
+        let mut edges = std::mem::take(&mut self.edges);
+        if edges.iter().all(Option::is_none) {
+            edges = Vec::new();
+        }
+        let start = self.start;
+        self.start += bytes.len() as u64;
+        let mark = Some(Arc::clone(&self.mark));
+        let batch = Batch { bytes, oversized, start, mark, edges, ..Batch::default() };
+        self.tell(RailwayEvent::Batch(batch));
+    }
+}
+
+fn feed_name(kind: &str) -> &'static str {
+    if kind == "http" { "HTTP logs" } else { "the environment's logs" }
+}
