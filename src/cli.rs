@@ -235,6 +235,10 @@ pub struct Run {
     /// Files or globs to follow, through rotation, truncation and new date-named files
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub follow: Vec<String>,
+    /// Read the logs of a Railway environment (`railway`; which one, and which services, says
+    /// source.railway in the configuration), or standard input (`stdin`) whatever is configured
+    #[arg(long, value_name = "KIND", value_parser = ["railway", "stdin"], conflicts_with_all = ["follow", "kafka", "topic", "group", "from"])]
+    pub source: Option<String>,
     /// Brokers of a Kafka cluster to read from, host:port, several with commas
     #[arg(long, value_name = "HOSTS", conflicts_with = "follow")]
     pub kafka: Option<String>,

@@ -18,6 +18,7 @@ use crate::serve::ServeConfig;
 use crate::sink::file::SameFile;
 use crate::sink::{Output, SinkConfig};
 use crate::source::kafka::{From, KafkaSettings};
+use crate::source::railway::RailwaySettings;
 use crate::yaml::{Checker, Document, Key, Kind, Node, Place, Problem, nearest};
 use ipnet::IpNet;
 use std::path::PathBuf;
@@ -42,6 +43,8 @@ pub enum SourceSpec {
     },
     /// Topics of a Kafka cluster.
     Kafka(Box<KafkaSettings>),
+    /// The logs of a Railway environment.
+    Railway(Box<RailwaySettings>),
 }
 
 /// A change to a pack's rule.
@@ -350,6 +353,8 @@ impl Settings {
         match self.dedupe {
             None => Dedupe::Off,
             Some(_) if self.dedupe_said => Dedupe::All,
+            // Reading there overlaps.
+            Some(_) if matches!(self.source, SourceSpec::Railway(_)) => Dedupe::All,
             Some(_) => Dedupe::Railway,
         }
     }
@@ -415,15 +420,27 @@ impl Settings {
     }
 
     fn source(&mut self, checker: &mut Checker<'_>, value: &Node) {
-        let members =
-            checker.map(value, "`source`", &["stdin", "files", "follow", "from", "kafka"]);
-        if let Some((key, value)) = members.iter().find(|(key, _)| key.name == "kafka") {
-            for (other, _) in members.iter().filter(|(other, _)| other.name != "kafka") {
+        let members = checker.map(
+            value,
+            "`source`",
+            &["stdin", "files", "follow", "from", "kafka", "railway"],
+        );
+        let whole = |key: &Key| matches!(key.name.as_str(), "kafka" | "railway");
+        if let Some((key, value)) = members.iter().find(|(key, _)| whole(key)) {
+            let name = key.name.as_str();
+            for (other, _) in members.iter().filter(|(other, _)| other.name != name) {
                 checker.key(
                     other,
-                    format!("`source` has both `kafka` and `{}`", other.name),
-                    Some("one source is read; the keys of kafka stand inside `kafka: { }`".into()),
+                    format!("`source` has both `{name}` and `{}`", other.name),
+                    Some(format!(
+                        "one source is read; the keys of {name} stand inside `{name}: {{ }}`"
+                    )),
                 );
+            }
+            if name == "railway" {
+                let settings = RailwaySettings::parse(checker, value);
+                self.source = SourceSpec::Railway(Box::new(settings));
+                return;
             }
             let settings = kafka_source(checker, key, value);
             self.kafka_from = value.get("from").and_then(Node::scalar);

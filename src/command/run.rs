@@ -5,9 +5,11 @@ use crate::assembly::Assembly;
 use crate::cli::{Common, Run};
 use crate::config::{Settings, SourceSpec};
 use crate::pipeline::{self, Live, Reload, RunError};
+use crate::railway::Token;
 use crate::sink::{Output, SinkConfig};
 use crate::source::file;
 use crate::source::follow::FollowSettings;
+use crate::source::railway::RailwaySettings;
 use crate::yaml::Problem;
 use anyhow::{Result, anyhow, bail};
 use std::process::ExitCode;
@@ -18,7 +20,7 @@ use tracing::{info, warn};
 /// # Errors
 /// When it cannot start.
 pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
-    let settings = settings(common)?;
+    let settings = settings_of(common, run)?;
     let assembly = assemble(&settings, true)?;
     super::say_inactive(&assembly);
     let mut ways = ways(&settings, &assembly, true)?;
@@ -61,6 +63,20 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
             progress.done();
             return conclude(common, &ended.map_err(|error| anyhow!("error: {error}"))?);
         }
+        SourceSpec::Railway(railway) => {
+            if let Some(place) = &run.from {
+                bail!(
+                    "error: --from: `{place}` means nothing to Railway; reading begins now, or where it ended"
+                );
+            }
+            let railway = RailwaySettings {
+                max_line: settings.max_line,
+                block: settings.block,
+                ..(**railway).clone()
+            };
+            let token = Token::from_env().map_err(|why| anyhow!("error: {why}"))?;
+            Live::Railway { settings: Box::new(railway), token }
+        }
         SourceSpec::Stdin | SourceSpec::Kafka(_) => Live::Stdin,
     };
     match (&settings.state_dir, &live) {
@@ -81,7 +97,7 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
              `output: json` has every line once"
         );
     }
-    let load = || load(common, &settings);
+    let load = || load(common, run, &settings);
     let reload = Reload { asked: listen_for_reload()?, load: &load };
     ways.serve.clone_from(&settings.serve);
     let ended = pipeline::run(&assembly, &settings, &live, ways, &stop, &reload);
@@ -98,6 +114,19 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
     conclude(common, &ended)
 }
 
+/// The settings, with what flags say of the source.
+fn settings_of(common: &Common, run: &Run) -> Result<Settings> {
+    let mut settings = settings(common)?;
+    match run.source.as_deref() {
+        Some("railway") if !matches!(settings.source, SourceSpec::Railway(_)) => {
+            settings.source = SourceSpec::Railway(Box::default());
+        }
+        Some("stdin") => settings.source = SourceSpec::Stdin,
+        _ => {}
+    }
+    Ok(settings)
+}
+
 /// Why it could not start, with the place of the key that is wrong, if it is one.
 fn unstarted(settings: &Settings, error: &RunError) -> anyhow::Error {
     match (error, &settings.state_dir_at) {
@@ -109,8 +138,8 @@ fn unstarted(settings: &Settings, error: &RunError) -> anyhow::Error {
 }
 
 /// Patterns, rules and settings as they are now, for a stream that goes on.
-fn load(common: &Common, before: &Settings) -> Result<Assembly, String> {
-    let settings = settings(common).map_err(|error| format!("{error:#}"))?;
+fn load(common: &Common, run: &Run, before: &Settings) -> Result<Assembly, String> {
+    let settings = settings_of(common, run).map_err(|error| format!("{error:#}"))?;
     if let (Some(file), None) = (&before.file, &settings.file) {
         // An editor may be replacing it: the defaults are not what anybody asked for.
         return Err(format!("error: the configuration {file} is gone"));

@@ -19,12 +19,15 @@ use crate::engine::entry::Journal;
 use crate::engine::order::{DeadLetter, Engine};
 use crate::engine::scan::{Scanned, Scanner};
 use crate::engine::summary::Lag;
+use crate::railway::Token;
 use crate::serve::{self, ServeConfig, Server, Shared};
 use crate::sink::kafka::{DeadLetters, Origin};
 use crate::source::file::InputError;
 use crate::source::follow::{FollowNote, FollowSettings, follow};
-use crate::source::kafka::{self, KafkaError, KafkaEvent, KafkaSettings};
+use crate::source::kafka::{self, KafkaEvent, KafkaSettings};
 use crate::source::lines::LineReader;
+use crate::source::position::RailwayPosition;
+use crate::source::railway::{self, RailwayEvent, RailwaySettings};
 use crate::source::{Batch, Position, stdin};
 use crate::state::StateError;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -36,11 +39,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tracing::{debug, error, info, warn};
 
-/// Numbers of partitions begin here, and standard input has one of its own: a state directory may be
+/// Numbers of partitions begin here, and standard input and Railway have one of their own: a state directory may be
 /// used with one kind of source today and with another tomorrow, and places of one mean nothing to
 /// another.
 const PARTITIONS: u32 = 1 << 24;
 const STDIN: u32 = 1 << 25;
+const RAILWAY: u32 = 1 << 26;
 
 /// How far out of order each of several partitions may be if nothing else is said, microseconds.
 const REORDER: Micros = 2_000_000;
@@ -71,6 +75,13 @@ pub enum Live {
     Follow(FollowSettings),
     /// Topics of a Kafka cluster; bounded if its settings say where it ends.
     Kafka(KafkaSettings),
+    /// The logs of a Railway environment.
+    Railway {
+        /// Which, and how.
+        settings: Box<RailwaySettings>,
+        /// Who asks.
+        token: Token,
+    },
 }
 
 /// Rules and patterns can be read again while a stream runs.
@@ -163,6 +174,7 @@ pub fn run(
     let (send, incoming) = sync_channel::<Incoming>(pool.depth.max(4));
     let stopping = Arc::new(AtomicBool::new(false));
     let mut kafka = None;
+    let mut consuming = None;
     match live {
         Live::Kafka(kafka_settings) => {
             let partitions = known.iter().filter_map(|(source, position)| match position {
@@ -171,8 +183,21 @@ pub fn run(
                 }
                 _ => None,
             });
-            let consuming = (kafka_settings.clone(), partitions.collect());
-            kafka = Some(consume(consuming, send, pool, Arc::clone(&stopping)));
+            let consumed = (kafka_settings.clone(), partitions.collect());
+            let (thread, progress) = consume(consumed, send, pool, Arc::clone(&stopping));
+            (kafka, consuming) = (Some(progress), Some(thread));
+        }
+        Live::Railway { settings, token } => {
+            engine.name_source(RAILWAY, "railway", None);
+            // Its places are counted from the start of the process; what comes twice is known by what
+            // it says.
+            engine.anew(RAILWAY);
+            let known = known.into_iter().find_map(|(_, position)| match position {
+                Position::Railway(place) => Some(place),
+                _ => None,
+            });
+            let reading = ((**settings).clone(), token.clone(), known);
+            consuming = Some(read_railway(reading, send, pool, Arc::clone(&stopping)));
         }
         Live::Stdin => {
             engine.name_source(STDIN, "standard input", arrival());
@@ -202,7 +227,7 @@ pub fn run(
         shared: scanner,
         last: Instant::now(),
         railway: RailwayLook::default(),
-        progress: kafka.as_ref().map(|(_, progress)| Arc::clone(progress)),
+        progress: kafka,
         replayed,
         partitions: BTreeMap::new(),
         reorder,
@@ -220,7 +245,7 @@ pub fn run(
     };
     stream.serve(&incoming, stop, &stopping, reload);
     stopping.store(true, Ordering::Relaxed);
-    let unstarted = kafka.and_then(|(thread, _)| stream.conclude(thread, &incoming));
+    let unstarted = consuming.and_then(|thread| stream.conclude(thread, &incoming));
     let railway_input = matches!(live, Live::Stdin)
         && stop.load(Ordering::Relaxed) == 0
         && stream.railway.is_railway();
@@ -301,7 +326,8 @@ fn follow_files(
     });
 }
 
-type Consuming = thread::JoinHandle<Result<(), KafkaError>>;
+/// What reads on a thread of its own; why it could not begin, if so.
+type Consuming = thread::JoinHandle<Result<(), String>>;
 type Consumed = (KafkaSettings, Vec<(u32, crate::source::position::PartitionPosition)>);
 
 /// Reads Kafka on a thread of its own.
@@ -346,8 +372,36 @@ fn consume(
             send.send(told).is_ok()
         };
         kafka::consume(&settings, &known, &shared, &stopping, &mut on_event)
+            .map_err(|error| error.to_string())
     });
     (thread, progress)
+}
+
+/// Reads the logs of a Railway environment on a thread of its own.
+fn read_railway(
+    (settings, token, known): (RailwaySettings, Token, Option<RailwayPosition>),
+    send: SyncSender<Incoming>,
+    pool: Pool,
+    stopping: Arc<AtomicBool>,
+) -> Consuming {
+    thread::spawn(move || {
+        let mut on_event = |event: RailwayEvent| {
+            let told = match event {
+                RailwayEvent::Batch(batch) => {
+                    return hand_over(&send, &pool, Batch { source: RAILWAY, ..batch });
+                }
+                RailwayEvent::Lost(text) => Incoming::Lost(text),
+                RailwayEvent::Failed(error) => Incoming::Failed(error),
+                RailwayEvent::Note(note) => {
+                    info!("{note}");
+                    return true;
+                }
+            };
+            send.send(told).is_ok()
+        };
+        railway::stream(&settings, token, known.as_ref(), &stopping, &mut on_event)
+            .map_err(|error| error.to_string())
+    })
 }
 
 fn hand_over(send: &SyncSender<Incoming>, pool: &Pool, batch: Batch) -> bool {
@@ -785,13 +839,13 @@ impl LiveStream {
             self.hand_on();
         }
         if !thread.is_finished() {
-            warn!("kafka: the consumer does not end; it ends with the process");
+            warn!("the reader of the source does not end; it ends with the process");
             return None;
         }
         while let Ok(incoming) = incoming.try_recv() {
             self.take(incoming);
         }
-        let error = thread.join().ok()?.err()?.to_string();
+        let error = thread.join().ok()?.err()?;
         if self.engine.core.summary.lines.total == 0 {
             return Some(error);
         }
