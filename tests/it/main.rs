@@ -44,6 +44,8 @@
 //! * [`mail`]: messages that reach a real SMTP server
 //! * [`remotes`]: what the tests of sinks on threads of their own share
 //! * [`supabase`]: accounts that are locked, against a double of Supabase Auth
+//! * [`railway`]: the Railway source, against a stand-in for its API
+//! * [`railway_double`]: that stand-in, for every test of what calls Railway
 //! * [`tidy`]: the house rules: who may use whom, and that files say what they are
 #![allow(
     clippy::unwrap_used,
@@ -87,6 +89,8 @@ mod command_sink;
 mod output;
 #[cfg(feature = "kafka")]
 mod partitions;
+mod railway;
+mod railway_double;
 mod readme;
 mod reload;
 mod remotes;

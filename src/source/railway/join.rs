@@ -354,9 +354,11 @@ mod tests {
                     let (_, id, at) = came[left];
                     if let Some(edge) = one.edge {
                         let requests = &seen[&id.unwrap()];
-                        prop_assert!(requests.iter().any(|(ip, from, until)| {
-                            edge == IpAddr::from([203, 0, 113, *ip]) && (from - 5..=until + 5).contains(&at)
-                        }));
+                        let covers = |(ip, from, until): &(u8, i64, i64)| {
+                            edge == IpAddr::from([203, 0, 113, *ip])
+                                && (*from - 5..=*until + 5).contains(&at)
+                        };
+                        prop_assert!(requests.iter().any(covers));
                     }
                     left += 1;
                 }
