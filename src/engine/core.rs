@@ -51,7 +51,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 /// Records that may be held aside because they lie too far ahead.
 const HELD_MAX: usize = 1000;
 /// The version of what [`Core::capture`] writes and of the entries of a journal.
-pub const FORMAT: u64 = 2;
+pub const FORMAT: u64 = 3;
 /// What a limit or a message that is given once is called.
 const SAID: [&str; 6] = ["held", "known_values", "max_line", "proxy_hidden", "reorder", "sink"];
 
@@ -705,6 +705,7 @@ impl Core {
         }
         out.push(u8::from(self.degraded));
         self.decider.capture_more(out);
+        self.decider.capture_later(out);
     }
 
     /// Shards that keys lie in.
@@ -786,7 +787,7 @@ impl Core {
         };
         let mut head = part().ok_or("it is too short")?;
         match head.number() {
-            Some(FORMAT | 1) => {}
+            Some(1..=FORMAT) => {}
             Some(other) => {
                 return Err(format!("its format is {other}, this version's is {FORMAT}"));
             }
@@ -849,6 +850,10 @@ impl Core {
         // The first format ends here.
         if !from.is_empty() {
             self.decider.restore_more(from)?;
+        }
+        // And the second here.
+        if !from.is_empty() {
+            self.decider.restore_later(from)?;
         }
         from.is_empty().then_some(())
     }
