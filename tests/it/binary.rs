@@ -160,7 +160,8 @@ fn what_a_rule_does_must_fit_what_it_counts() {
     let folder = folder();
     let rule = |per: &str, then: &str| {
         let rule = format!("per: {per}, when: count > 5 within 1m, then: {then}");
-        let text = format!("pack: p\nrules:\n  - {{ id: r, title: t, on: FAILED_LOGIN, {rule} }}\n");
+        let text =
+            format!("pack: p\nrules:\n  - {{ id: r, title: t, on: FAILED_LOGIN, {rule} }}\n");
         write(&folder, "p.yaml", text)
     };
     for (per, then, said) in [

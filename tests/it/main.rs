@@ -40,6 +40,7 @@
 //! * [`crowdsec_push`]: blocks that go into a real CrowdSec
 //! * [`identities`]: accounts with two spellings, and whom the names in `notify` mean
 //! * [`mail`]: messages that reach a real SMTP server
+//! * [`railway_sink`]: edge rules and Under Attack Mode, against a stand-in for Railway's API
 //! * [`remotes`]: what the tests of sinks on threads of their own share
 //! * [`supabase`]: accounts that are locked, against a double of Supabase Auth
 //! * [`tidy`]: the house rules: who may use whom, and that files say what they are
@@ -83,6 +84,7 @@ mod command_sink;
 mod output;
 #[cfg(feature = "kafka")]
 mod partitions;
+mod railway_sink;
 mod readme;
 mod reload;
 mod remotes;

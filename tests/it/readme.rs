@@ -94,7 +94,8 @@ fn the_rule_against_floods_works_as_told() {
     };
     let input: String = (0..601).map(line).collect();
     let output = run_in(folder.path(), &args, input.as_bytes());
-    let told = r#""op":"start","action":"under_attack","target":{"kind":"global"},"duration_s":1800"#;
+    let told =
+        r#""op":"start","action":"under_attack","target":{"kind":"global"},"duration_s":1800"#;
     assert!(stdout(&output).contains(told), "{}", stdout(&output));
 }
 

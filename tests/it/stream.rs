@@ -607,10 +607,9 @@ fn a_flood_is_told_once_a_minute_and_the_mode_does_not_end_in_its_middle() {
     );
     story("", "").gives("0s+1s*2 FAIL", "1s start under_attack global until 3601s x2");
     // All rules share it, and a shorter one adds nothing.
-    story(" for 10m", "").rule("q", "FAIL", "global", "count >= 2 within 1m", "under_attack for 1m", "").gives(
-        "0s+1s*4 FAIL",
-        "1s start under_attack global until 601s x2",
-    );
+    story(" for 10m", "")
+        .rule("q", "FAIL", "global", "count >= 2 within 1m", "under_attack for 1m", "")
+        .gives("0s+1s*4 FAIL", "1s start under_attack global until 601s x2");
     // Neither an allowed nor a hidden address takes it back.
     story(" for 5m", "").config("allow: [{ ip: 203.0.113.7 }]").gives(
         "0s FAIL ip=203.0.113.7\n1s FAIL ip=10.0.0.1",
