@@ -130,7 +130,8 @@ impl World {
             if !rules.is_null() && !self.wrong_with(&rules).is_empty() {
                 return failed("Invalid edge rules");
             }
-            for rule in rules["rules"].as_array_mut().into_iter().flatten() {
+            let list = rules.get_mut("rules").and_then(Value::as_array_mut);
+            for rule in list.into_iter().flatten() {
                 if rule.get("id").is_none() {
                     *self.ids.lock().unwrap() += 1;
                     rule["id"] = json!(format!("rul_{}", self.ids.lock().unwrap()));
