@@ -175,7 +175,7 @@ pub struct Action {
     pub time: String,
     /// What happens.
     pub op: Op,
-    /// `block`, `lock`, `require_2fa`, `alert`.
+    /// `block`, `lock`, `require_2fa`, `alert`, `under_attack`.
     #[serde(deserialize_with = "take_word")]
     pub action: Word,
     /// At whom.
@@ -574,7 +574,7 @@ impl Action {
         let code = match (self.op, self.action) {
             (Op::End, _) => "2",
             (Op::Withheld | Op::Note, _) => "33",
-            (_, "block" | "lock") => "1;31",
+            (_, "block" | "lock" | "under_attack") => "1;31",
             (_, "require_2fa") => "1;35",
             _ => "1;36",
         };

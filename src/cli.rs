@@ -94,7 +94,7 @@ pub struct Decisions {
     /// How many at most; the newest are given
     #[arg(long, value_name = "N")]
     pub limit: Option<u32>,
-    /// Only block, lock, require_2fa or alert
+    /// Only block, lock, require_2fa, alert or under_attack
     #[arg(long, value_name = "ACTION")]
     pub action: Option<String>,
     /// Only enforce or shadow

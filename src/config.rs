@@ -602,7 +602,12 @@ impl Settings {
     }
 
     fn brakes(&mut self, checker: &mut Checker<'_>, value: &Node) {
-        let keys = ["max_blocks_per_minute", "max_locks_per_minute", "max_2fa_per_minute"];
+        let keys = [
+            "max_blocks_per_minute",
+            "max_locks_per_minute",
+            "max_2fa_per_minute",
+            "max_under_attack_per_minute",
+        ];
         for (key, value) in checker.map(value, "`brakes`", &keys) {
             let what = format!("`brakes.{}`", key.name);
             let limit = if value.is_off() {
@@ -625,7 +630,8 @@ impl Settings {
             match key.name.as_str() {
                 "max_blocks_per_minute" => self.brakes.blocks = limit,
                 "max_locks_per_minute" => self.brakes.locks = limit,
-                _ => self.brakes.require_2fa = limit,
+                "max_2fa_per_minute" => self.brakes.require_2fa = limit,
+                _ => self.brakes.under_attack = limit,
             }
         }
     }

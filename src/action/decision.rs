@@ -10,7 +10,7 @@ use std::net::IpAddr;
 pub struct Decision {
     /// The id of its start: sixteen hex digits.
     pub id: String,
-    /// `block`, `lock`, `require_2fa`, `alert`.
+    /// `block`, `lock`, `require_2fa`, `alert`, `under_attack`.
     pub action: Word,
     /// `enforce` or `shadow`.
     pub mode: Word,

@@ -164,7 +164,7 @@ impl Action {
             (_, _, "block") => (2, 2),
             (_, _, "lock") => (2, 24),
             // Modified: challenged.
-            (_, _, "require_2fa") => (4, 23),
+            (_, _, "require_2fa" | "under_attack") => (4, 23),
             // Observed: an alert.
             _ => (3, 19),
         }
@@ -440,6 +440,8 @@ mod tests {
             ("block", Op::Start, "shadow", [200_401, 1, 3, 15], true),
             ("lock", Op::Start, "enforce", [200_401, 1, 2, 24], true),
             ("require_2fa", Op::Start, "enforce", [200_401, 1, 4, 23], true),
+            ("under_attack", Op::Start, "enforce", [200_401, 1, 4, 23], true),
+            ("under_attack", Op::End, "enforce", [200_403, 4, 1, 1], false),
             ("alert", Op::Start, "enforce", [200_401, 1, 3, 19], true),
             ("alert", Op::End, "enforce", [200_403, 4, 3, 17], false),
         ] {

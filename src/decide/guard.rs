@@ -42,11 +42,13 @@ pub struct Brakes {
     pub locks: Option<u32>,
     /// Demands for a second factor.
     pub require_2fa: Option<u32>,
+    /// Modes in which every visitor is checked.
+    pub under_attack: Option<u32>,
 }
 
 impl Default for Brakes {
     fn default() -> Self {
-        Self { blocks: Some(600), locks: Some(60), require_2fa: Some(60) }
+        Self { blocks: Some(600), locks: Some(60), require_2fa: Some(60), under_attack: Some(1) }
     }
 }
 
@@ -68,6 +70,8 @@ struct Minute {
     said: bool,
 }
 
+/// Kinds of action that the first formats of snapshots know.
+const FIRST_KINDS: usize = 4;
 /// Minutes remembered per brake; older ones cannot come back within any lateness in use.
 const MINUTES_MAX: usize = 4096;
 
@@ -261,10 +265,19 @@ impl Guard {
 
     /// Writes what the brakes have counted.
     pub fn capture(&self, out: &mut Vec<u8>) {
-        let of = |kind: &ActionKind| self.minutes.get(kind).into_iter().flatten();
-        for (_, kind) in ACTIONS {
-            put_number(out, number(of(&kind).count()));
-            for (minute, Minute { started, said }) in of(&kind) {
+        self.capture_minutes(&ACTIONS[..FIRST_KINDS], out);
+    }
+
+    /// Writes what they have counted of the kinds that came later.
+    pub fn capture_later(&self, out: &mut Vec<u8>) {
+        self.capture_minutes(&ACTIONS[FIRST_KINDS..], out);
+    }
+
+    fn capture_minutes(&self, kinds: &[(&str, ActionKind)], out: &mut Vec<u8>) {
+        for (_, kind) in kinds {
+            let of = || self.minutes.get(kind).into_iter().flatten();
+            put_number(out, number(of().count()));
+            for (minute, Minute { started, said }) in of() {
                 put_time(out, *minute);
                 put_number(out, u64::from(*started));
                 out.push(u8::from(*said));
@@ -274,10 +287,23 @@ impl Guard {
 
     /// Reads it as it was written.
     pub fn restore(&mut self, from: &mut Reader<'_>) -> Option<()> {
-        for (_, kind) in ACTIONS {
+        self.restore_minutes(&ACTIONS[..FIRST_KINDS], from)
+    }
+
+    /// Reads the kinds that came later as they were written.
+    pub fn restore_later(&mut self, from: &mut Reader<'_>) -> Option<()> {
+        self.restore_minutes(&ACTIONS[FIRST_KINDS..], from)
+    }
+
+    fn restore_minutes(
+        &mut self,
+        kinds: &[(&str, ActionKind)],
+        from: &mut Reader<'_>,
+    ) -> Option<()> {
+        for (_, kind) in kinds {
             for _ in 0..from.number()? {
                 let (at, started, said) = (from.time()?, from.narrow()?, from.byte()? != 0);
-                self.minutes.entry(kind).or_default().insert(at, Minute { started, said });
+                self.minutes.entry(*kind).or_default().insert(at, Minute { started, said });
             }
         }
         Some(())
@@ -288,6 +314,7 @@ impl Guard {
             ActionKind::Block => self.brakes.blocks,
             ActionKind::Lock => self.brakes.locks,
             ActionKind::Require2fa => self.brakes.require_2fa,
+            ActionKind::UnderAttack => self.brakes.under_attack,
             ActionKind::Alert => None,
         }
     }
@@ -299,6 +326,7 @@ impl Guard {
             ActionKind::Block => "max_blocks_per_minute",
             ActionKind::Lock => "max_locks_per_minute",
             ActionKind::Require2fa | ActionKind::Alert => "max_2fa_per_minute",
+            ActionKind::UnderAttack => "max_under_attack_per_minute",
         };
         format!(
             "more than {limit} {} decisions in one minute: further ones are withheld until the next minute ({key})",

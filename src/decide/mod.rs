@@ -21,6 +21,8 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+/// What a line must add to the end of what concerns every visitor.
+const EXTEND_STEP: Micros = 60_000_000;
 /// The rules of messages about Portcullis itself.
 pub const NOTES: [&str; 4] = ["brake", "limit", "clock", "source"];
 
@@ -109,6 +111,16 @@ impl Decider {
     pub fn restore_more(&mut self, from: &mut Reader<'_>) -> Option<()> {
         self.guard.restore_more(from)?;
         self.ledger.restore_more(from)
+    }
+
+    /// Writes what the formats before the third do not know.
+    pub fn capture_later(&self, out: &mut Vec<u8>) {
+        self.guard.capture_later(out);
+    }
+
+    /// Reads it as it was written.
+    pub fn restore_later(&mut self, from: &mut Reader<'_>) -> Option<()> {
+        self.guard.restore_later(from)
     }
 
     /// Emits the end of every decision whose time is up at `clock`; `names` as for
@@ -270,13 +282,16 @@ impl Decider {
 
     fn repeat(&mut self, told: &Told<'_>, then: Then, key: Asked<'_>, base: Micros) {
         let default = match then.action {
-            ActionKind::Block => OnRepeat::Extend,
+            ActionKind::Block | ActionKind::UnderAttack => OnRepeat::Extend,
             ActionKind::Alert => OnRepeat::Quiet,
             ActionKind::Lock | ActionKind::Require2fa => OnRepeat::Ignore,
         };
         let firing = told.firing;
-        let way = firing.rule.on_repeat.unwrap_or(default);
         let until = firing.time.saturating_add(base);
+        let way = match firing.rule.on_repeat.unwrap_or(default) {
+            OnRepeat::Extend if self.is_extended_enough(then, key, until, base) => OnRepeat::Ignore,
+            way => way,
+        };
         let later = (way != OnRepeat::Ignore).then_some(until);
         let Some((id, until)) = self.ledger.repeat(key, later) else { return };
         if let Some(host) = firing.host {
@@ -295,6 +310,22 @@ impl Decider {
                 action.decision = Some(action::hex(id));
             }
         }
+    }
+
+    /// Whether a repetition adds too little for a line. A global rule crosses with every few events of
+    /// a flood, and a block's way would write a line for each: this one says a later end only when it
+    /// is later by a minute, or by half of a short duration. So the mode ends at most that much
+    /// before its time after the last crossing, and never in the middle of a flood.
+    fn is_extended_enough(
+        &self,
+        then: Then,
+        key: Asked<'_>,
+        until: Micros,
+        lasting: Micros,
+    ) -> bool {
+        let step = EXTEND_STEP.min(lasting / 2);
+        let active = self.ledger.get(key).map_or(Micros::MIN, |active| active.until);
+        then.action == ActionKind::UnderAttack && until < active.saturating_add(step)
     }
 
     fn emit(&mut self, told: &Told<'_>, kind: ActionKind, line: &Line) -> u64 {

@@ -104,14 +104,17 @@ pub enum ActionKind {
     Require2fa,
     /// Tell somebody.
     Alert,
+    /// Let the edge check every visitor of everything, as long as a flood lasts.
+    UnderAttack,
 }
 
-/// The actions by name.
-pub const ACTIONS: [(&str, ActionKind); 4] = [
+/// The actions by name. Snapshots count on their order: a new one comes last.
+pub const ACTIONS: [(&str, ActionKind); 5] = [
     ("block", ActionKind::Block),
     ("lock", ActionKind::Lock),
     ("require_2fa", ActionKind::Require2fa),
     ("alert", ActionKind::Alert),
+    ("under_attack", ActionKind::UnderAttack),
 ];
 
 impl ActionKind {
@@ -521,6 +524,9 @@ mod tests {
         );
         assert_eq!(parse_when("unusual(hour)").unwrap(), Condition::Unusual);
         assert_eq!(parse_then("alert, block for 24h").unwrap().len(), 2);
+        let duration = Some(HOUR / 2);
+        let then = Then { action: ActionKind::UnderAttack, duration };
+        assert_eq!(parse_then("under_attack for 30m").unwrap(), [then]);
         assert_eq!(parse_escalate("x2 up to 30d, forget after 90d").unwrap().factor, 2);
         assert_eq!(parse_limit("2 per 24h").unwrap(), Limit { count: 2, per: 24 * HOUR });
     }
@@ -550,6 +556,8 @@ mod tests {
             assert!(error.message.contains(needle), "{text}: {error:?}");
         }
         assert!(parse_then("blok for 1h").unwrap_err().help.unwrap().contains("block"));
+        let near = parse_then("underattack").unwrap_err().help.unwrap();
+        assert!(near.contains("did you mean `under_attack`?"), "{near}");
     }
 
     proptest! {

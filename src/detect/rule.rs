@@ -209,7 +209,7 @@ impl Rule {
         const MINUTE: Micros = 60_000_000;
         then.duration.unwrap_or(match then.action {
             ActionKind::Require2fa | ActionKind::Block => 24 * 60 * MINUTE,
-            ActionKind::Lock => 60 * MINUTE,
+            ActionKind::Lock | ActionKind::UnderAttack => 60 * MINUTE,
             ActionKind::Alert => self.condition.within().unwrap_or(MINUTE).max(MINUTE),
         })
     }
@@ -445,7 +445,8 @@ fn per(checker: &mut Checker<'_>, value: &Node) -> Per {
     parts
 }
 
-/// What belongs together in a rule: a block needs an address, a lock an account.
+/// What belongs together in a rule: a block needs an address, a lock an account, and what concerns
+/// every visitor a count of everything.
 pub fn check_fit(checker: &mut Checker<'_>, node: &Node, rule: &mut Rule) {
     let at = |key: &str| node.get(key).unwrap_or(node);
     for then in &rule.then {
@@ -455,6 +456,9 @@ pub fn check_fit(checker: &mut Checker<'_>, node: &Node, rule: &mut Rule) {
             ActionKind::Block if rule.per != [KeyPart::Ip] => Some("a block needs `per: ip`"),
             ActionKind::Lock if !user => Some("a lock needs `per: user`"),
             ActionKind::Require2fa if !user => Some("require_2fa needs `per: user`"),
+            ActionKind::UnderAttack if !rule.per.is_empty() => {
+                Some("under_attack needs `per: global`")
+            }
             ActionKind::Alert if then.duration.is_some_and(|d| d < 60_000_000) => {
                 Some("an alert lasts at least 1m")
             }

@@ -734,6 +734,7 @@ impl Core {
         }
         out.push(u8::from(self.degraded));
         self.decider.capture_more(out);
+        self.decider.capture_later(out);
         self.seen.capture(out);
     }
 
@@ -880,8 +881,9 @@ impl Core {
         if !from.is_empty() {
             self.decider.restore_more(from)?;
         }
-        // So does the second.
+        // And the second here.
         if !from.is_empty() {
+            self.decider.restore_later(from)?;
             self.seen.restore(from)?;
         }
         from.is_empty().then_some(())

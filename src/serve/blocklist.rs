@@ -248,6 +248,9 @@ mod tests {
         server.block(3, "ip", "203.0.113.9", 100);
         server.block(4, "range", "198.51.100.0/24", 100);
         server.block(5, "user", "alice@example.org", 100);
+        let mut attack = line("start", 6, ("ip", "203.0.113.11"), 0, 100 * SECOND, "");
+        attack.action = "under_attack";
+        server.board.apply(&[attack]);
         let v4 = "198.51.100.0/24\n203.0.113.9\n203.0.113.10\n";
         let v6 = "2001:db8:1:2::/64\n";
         assert_eq!(server.text("/blocklist"), format!("{v4}{v6}"));

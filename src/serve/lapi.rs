@@ -426,6 +426,18 @@ mod tests {
     }
 
     #[test]
+    fn what_concerns_every_visitor_is_nothing_for_bouncers() {
+        let server = Server::new();
+        for (id, target) in [(2, ("global", "")), (4, ("ip", "203.0.113.9"))] {
+            let mut action = line("start", id, target, 0, 60 * SECOND, "");
+            action.action = "under_attack";
+            server.board.apply(&[action]);
+        }
+        assert_eq!(server.text(STREAM), r#"{"new":[],"deleted":[]}"#);
+        assert_eq!(server.text("/v1/decisions?ip=203.0.113.9"), "null");
+    }
+
+    #[test]
     fn each_bouncer_has_its_place() {
         let server = Server::new();
         server.say("start", 2, ("ip", "203.0.113.9"), 60, "");

@@ -23,8 +23,13 @@ const OPS: [(&str, Op); 5] = [
     ("withheld", Op::Withheld),
     ("note", Op::Note),
 ];
-const ACTIONS: [(&str, &str); 4] =
-    [("block", "block"), ("lock", "lock"), ("require_2fa", "require_2fa"), ("alert", "alert")];
+const ACTIONS: [(&str, &str); 5] = [
+    ("block", "block"),
+    ("lock", "lock"),
+    ("require_2fa", "require_2fa"),
+    ("alert", "alert"),
+    ("under_attack", "under_attack"),
+];
 
 /// The sink as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,6 +18,7 @@ pub mod pace;
 pub mod pagerduty;
 pub mod peer;
 pub mod program;
+pub mod railway;
 pub mod remote;
 pub mod secret;
 pub mod selection;
@@ -88,13 +89,15 @@ pub enum SinkConfig {
     Nftables(nftables::Options),
     /// See [`mod@pagerduty`].
     Pagerduty(pagerduty::Options),
+    /// See [`mod@railway`].
+    Railway(railway::Options),
     /// See [`mod@supabase`].
     Supabase(supabase::Options),
     /// See [`mod@webhook`].
     Webhook(webhook::Options),
 }
 
-const KINDS: [&str; 11] = [
+const KINDS: [&str; 12] = [
     "stdout",
     "file",
     "kafka",
@@ -104,11 +107,10 @@ const KINDS: [&str; 11] = [
     "mail",
     "nftables",
     "pagerduty",
+    "railway",
     "supabase",
     "webhook",
 ];
-/// Sinks of the next versions.
-const LATER: [&str; 1] = ["railway"];
 
 /// What a sink may need of the other settings to be opened.
 #[derive(Debug, Clone, Default)]
@@ -126,8 +128,7 @@ pub struct Context {
 impl SinkConfig {
     /// Reads one entry of `sinks`.
     pub fn parse(checker: &mut Checker<'_>, node: &Node) -> Option<Self> {
-        let known: Vec<&str> = KINDS.iter().chain(&LATER).copied().collect();
-        let members = checker.map(node, "a sink", &known);
+        let members = checker.map(node, "a sink", &KINDS);
         let [(key, value)] = members else {
             checker.at(
                 node.place,
@@ -137,16 +138,8 @@ impl SinkConfig {
             );
             return None;
         };
-        if !known.contains(&key.name.as_str()) {
+        if !KINDS.contains(&key.name.as_str()) {
             // That was said with the nearest one.
-            return None;
-        }
-        if LATER.contains(&key.name.as_str()) {
-            checker.key(
-                key,
-                format!("the sink `{}` cannot be used yet in this version", key.name),
-                Some("take it out; nothing would be sent".into()),
-            );
             return None;
         }
         match key.name.as_str() {
@@ -166,6 +159,9 @@ impl SinkConfig {
             }
             "pagerduty" => {
                 return pagerduty::Options::parse(checker, key, value).map(SinkConfig::Pagerduty);
+            }
+            "railway" => {
+                return railway::Options::parse(checker, key, value).map(SinkConfig::Railway);
             }
             "supabase" => {
                 return supabase::Options::parse(checker, key, value).map(SinkConfig::Supabase);
@@ -240,6 +236,7 @@ impl SinkConfig {
             SinkConfig::Mail(options) => options.name(),
             SinkConfig::Nftables(options) => options.name(),
             SinkConfig::Pagerduty(options) => options.name(),
+            SinkConfig::Railway(options) => options.name(),
             SinkConfig::Supabase(options) => options.name(),
             SinkConfig::Webhook(options) => options.name(),
         }
@@ -288,6 +285,7 @@ impl SinkConfig {
             SinkConfig::Mail(options) => options.open(context),
             SinkConfig::Nftables(options) => options.open(context),
             SinkConfig::Pagerduty(options) => options.open(context),
+            SinkConfig::Railway(options) => options.open(context),
             SinkConfig::Supabase(options) => options.open(context),
             SinkConfig::Webhook(options) => options.open(context),
         }

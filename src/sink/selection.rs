@@ -11,8 +11,13 @@ const OPS: [(&str, Op); 5] = [
     ("withheld", Op::Withheld),
     ("note", Op::Note),
 ];
-const ACTIONS: [(&str, Word); 4] =
-    [("block", "block"), ("lock", "lock"), ("require_2fa", "require_2fa"), ("alert", "alert")];
+const ACTIONS: [(&str, Word); 5] = [
+    ("block", "block"),
+    ("lock", "lock"),
+    ("require_2fa", "require_2fa"),
+    ("alert", "alert"),
+    ("under_attack", "under_attack"),
+];
 const LEVELS: [(&str, Word); 3] =
     [("critical", "critical"), ("warning", "warning"), ("info", "info")];
 /// The classes of incident.
@@ -135,6 +140,9 @@ mod tests {
         assert!(!takes("on: end", &start()));
         assert!(!takes("actions: [lock, alert]", &start()));
         assert!(takes("actions: block", &start()));
+        let attack = Action { action: "under_attack", ..start() };
+        assert!(takes("actions: under_attack", &attack));
+        assert!(!takes("actions: [block, alert]", &attack));
         assert!(!takes("levels: [critical]", &start()));
         assert!(takes("levels: [critical, warning]", &start()));
         assert!(!takes("severities: [P0, P1]", &start()));

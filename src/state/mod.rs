@@ -118,7 +118,7 @@ pub struct ActionRow {
     pub decision: Option<String>,
     /// `enforce` or `shadow`.
     pub mode: String,
-    /// `block`, `lock`, `require_2fa`, `alert`.
+    /// `block`, `lock`, `require_2fa`, `alert`, `under_attack`.
     pub action: String,
     /// The target's kind.
     pub kind: String,
@@ -186,7 +186,7 @@ pub struct StoredDecision {
     pub rule: String,
     /// `enforce` or `shadow`.
     pub mode: String,
-    /// `block`, `lock`, `require_2fa`, `alert`.
+    /// `block`, `lock`, `require_2fa`, `alert`, `under_attack`.
     pub action: String,
     /// The target's kind.
     pub kind: String,

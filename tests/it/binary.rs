@@ -156,6 +156,30 @@ fn what_cannot_start_is_exit_2_and_says_what_would_help() {
 }
 
 #[test]
+fn what_a_rule_does_must_fit_what_it_counts() {
+    let folder = folder();
+    let rule = |per: &str, then: &str| {
+        let rule = format!("per: {per}, when: count > 5 within 1m, then: {then}");
+        let text =
+            format!("pack: p\nrules:\n  - {{ id: r, title: t, on: FAILED_LOGIN, {rule} }}\n");
+        write(&folder, "p.yaml", text)
+    };
+    for (per, then, said) in [
+        ("global", "block", "a block needs `per: ip`"),
+        ("ip", "lock", "a lock needs `per: user`"),
+        ("global", "require_2fa", "require_2fa needs `per: user`"),
+        ("ip", "under_attack for 30m", "under_attack needs `per: global`"),
+        ("[ip, user]", "under_attack", "under_attack needs `per: global`"),
+        ("global", "under_attac", "did you mean `under_attack`?"),
+    ] {
+        refused(&folder, &["check", &rule(per, then)], &[said]);
+    }
+    let config = write(&folder, "c.yaml", "brakes: { max_under_attack_per_minute: 0 }\n");
+    let said = ["`brakes.max_under_attack_per_minute` must lie between", "takes the brake away"];
+    refused(&folder, &["run", "--config", &config], &said);
+}
+
+#[test]
 fn all_mistakes_of_all_files_are_told_at_once() {
     let folder = folder();
     let one = write(

@@ -29,6 +29,7 @@ rules:
   - { id: hour, title: t, on: SUCCESSFUL_LOGIN, per: user, when: unusual(hour), then: alert, min_events: 2, min_days: 1, rarity: 0.5 }
   - { id: once, title: t, on: FAILED_LOGIN, per: ip, when: count >= 4 within 2m, then: alert, once_per: request_id }
   - { id: all, title: t, on: FAILED_LOGIN, per: global, when: count >= 30 within 1m, then: alert }
+  - { id: flood, title: t, on: FAILED_LOGIN, per: global, when: count >= 8 within 1m, then: under_attack for 20s }
   - { id: reasons, title: t, on: FAILED_LOGIN, per: [ip, reason], when: distinct(endpoint) >= 2 within 1m, then: alert }
   - { id: field, title: t, on: RATE_LIMIT_VIOLATION, per: endpoint, when: count >= 5 within 5m, then: alert }
 "#;
@@ -208,6 +209,47 @@ fn what_waits_or_is_held_at_a_restart_is_counted_in_one_run_only() {
     core.release(i64::MAX);
     let records = &core.summary.records;
     assert!(records.closed() && records.parts().iter().all(|(_, n)| *n == 0), "{records:?}");
+}
+
+/// What the third format adds stands at the end of the head: the brake of `under_attack`.
+#[test]
+fn the_second_format_is_read_and_the_third_knows_one_brake_more() {
+    let house = House::new(RULES, "rules: { flood: { then: under_attack for 1s } }\n");
+    let mut engine = house.assembly.engine();
+    feed(&mut engine, &house, &batches(&stream(200)[..5]));
+    let bytes = engine.core.capture_all();
+    let names = engine.core.dictionary();
+    let length = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
+    let (head, shards) = bytes[8..].split_at(length);
+    // Where no brake of that kind has counted, its part is one byte.
+    assert_eq!((head[0], head[length - 1]), (3, 0), "the rule fires");
+    let mut second = head[..length - 1].to_vec();
+    second[0] = 2;
+    let mut old = u64::try_from(second.len()).unwrap().to_le_bytes().to_vec();
+    old.extend(second);
+    old.extend(shards);
+    let mut core = house.core();
+    core.restore(&old, &names).unwrap();
+    assert_eq!(core.capture_all().len(), bytes.len());
+
+    // The brake still holds after a restart.
+    let fail = |second: i64| {
+        let time = portcullis::decode::time::format(1_754_260_200_000_000 + second * 1_000_000);
+        format!(
+            r#"{{"timestamp":"{time}","logger":"security","message":"FAILED_LOGIN: email=a@b.c, ip=203.0.113.1, reason=x"}}"#
+        )
+    };
+    let house = House::new(
+        RULES,
+        "rules: { flood: { then: under_attack for 1s, when: count >= 1 within 1m } }\n",
+    );
+    let mut engine = house.assembly.engine();
+    feed(&mut engine, &house, &batches(&[fail(0)]));
+    let (bytes, names) = (engine.core.capture_all(), engine.core.dictionary());
+    let mut again = restored(&house, &bytes, &names);
+    let told = feed(&mut again, &house, &batches(&[fail(10)]));
+    let withheld = |line: &&String| line.contains(r#""op":"withheld","action":"under_attack""#);
+    assert_eq!(told.iter().filter(withheld).count(), 1, "{told:#?}");
 }
 
 #[test]

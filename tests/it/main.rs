@@ -42,9 +42,11 @@
 //! * [`crowdsec_push`]: blocks that go into a real CrowdSec
 //! * [`identities`]: accounts with two spellings, and whom the names in `notify` mean
 //! * [`mail`]: messages that reach a real SMTP server
+//! * [`railway_sink`]: edge rules and Under Attack Mode, against a stand-in for Railway's API
 //! * [`remotes`]: what the tests of sinks on threads of their own share
 //! * [`supabase`]: accounts that are locked, against a double of Supabase Auth
 //! * [`railway`]: the Railway source, against a stand-in for its API
+//! * [`railway_run`]: the program that reads Railway by itself, against it too
 //! * [`railway_double`]: that stand-in, for every test of what calls Railway
 //! * [`tidy`]: the house rules: who may use whom, and that files say what they are
 #![allow(
@@ -91,6 +93,8 @@ mod output;
 mod partitions;
 mod railway;
 mod railway_double;
+mod railway_run;
+mod railway_sink;
 mod readme;
 mod reload;
 mod remotes;

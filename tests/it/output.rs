@@ -22,6 +22,9 @@ pub const EVERY_KIND: &str = r##"{"schema":1,"id":"3390727d6a1e7ab4","decision":
 {"schema":1,"id":"491bd4c21b2f93ae","decision":"bb98ef5d85c068c5","time":"2025-01-01T00:01:07.000000Z","op":"end","action":"alert","target":{"kind":"global"},"rule":"many","pack":"test","pattern":"FAIL","level":"critical","severity":"P1","respond_s":0,"escalate_s":300,"runbook":"https://example.org/else","crossings":1,"mode":"enforce","reason":"alert ended"}
 {"schema":1,"id":"9037f8f827f8bfd6","decision":"c3d64d734a43e19a","time":"2025-01-01T00:02:11.000000Z","op":"end","action":"block","target":{"kind":"range","value":"2001:db8:1:2::/64"},"rule":"block","pack":"test","pattern":"FAIL","crossings":2,"mode":"enforce","reason":"block of 2001:db8:1:2::/64 ended"}"##;
 
+const UNDER_ATTACK: &str = r##"{"schema":1,"id":"ID","decision":"ID","time":"2025-01-01T00:00:01.000000Z","op":"start","action":"under_attack","target":{"kind":"global"},"duration_s":1800,"until":"2025-01-01T00:30:01.000000Z","rule":"r","pack":"test","pattern":"FAIL","count":2,"window_s":60,"first_seen":"2025-01-01T00:00:00.000000Z","last_seen":"2025-01-01T00:00:01.000000Z","level":"critical","severity":"P1","respond_s":0,"users":{"distinct":2,"sample":["u1","u2"]},"ips":{"distinct":2,"sample":["203.0.113.1","203.0.113.2"]},"mode":"enforce","reason":"2 FAIL within 1m"}
+{"schema":1,"id":"END","decision":"ID","time":"2025-01-01T00:30:01.000000Z","op":"end","action":"under_attack","target":{"kind":"global"},"rule":"r","pack":"test","pattern":"FAIL","level":"critical","severity":"P1","respond_s":0,"crossings":1,"mode":"enforce","reason":"under_attack ended"}"##;
+
 const SENTENCES: &str = "2025-01-01 00:00:03 LOCK ann for 1h: 2 FAIL for ann within 1m [lock]
 2025-01-01 00:00:04 REQUIRE_2FA ann for 24h: LOGIN for ann with a country never seen before: BR [known]
 2025-01-01 00:00:07 ALERT: 3 FAIL within 1m [many]
@@ -145,6 +148,37 @@ fn every_kind_of_line_has_these_bytes() {
         assert_eq!(line, pinned);
     }
     assert_eq!(lines.len(), pinned.len(), "{lines:#?}");
+}
+
+#[test]
+fn a_mode_for_everything_has_these_bytes() {
+    let story = Story::of(
+        "FAIL",
+        "global",
+        "count >= 2 within 1m",
+        "under_attack for 30m",
+        "level: critical, severity: P1",
+    );
+    let told = story.tell(
+        "0s FAIL user=u1 ip=203.0.113.1
+         1s FAIL user=u2 ip=203.0.113.2
+         clock 31m",
+    );
+    let lines: Vec<String> = told.actions.iter().map(Action::json).collect();
+    let ids: Vec<String> = lines.iter().map(|line| id_of(line, "0")).collect();
+    assert_eq!(lines.join("\n"), UNDER_ATTACK.replace("ID", &ids[0]).replace("END", &ids[1]));
+    let texts: Vec<String> = told.actions.iter().map(|action| action.text(false)).collect();
+    assert_eq!(
+        texts,
+        [
+            "2025-01-01 00:00:01 UNDER_ATTACK for 30m: 2 FAIL within 1m [r]",
+            "2025-01-01 00:30:01 END UNDER_ATTACK: under_attack ended [r]",
+        ]
+    );
+    let ecs: Value = serde_json::from_str(&told.actions[0].ecs()).unwrap();
+    assert_eq!(ecs["event"]["action"], "under_attack_start");
+    assert_eq!(ecs["event"]["type"], serde_json::json!(["info"]));
+    assert!(ecs.get("source").is_none() && ecs.get("user").is_none(), "{ecs}");
 }
 
 #[test]

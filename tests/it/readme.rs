@@ -77,6 +77,29 @@ fn the_first_own_rule_works_as_told() {
 }
 
 #[test]
+fn the_rule_against_floods_works_as_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let pack = blocks("yaml").into_iter().find(|block| block.contains("pack: floods")).unwrap();
+    std::fs::write(folder.path().join("floods.yaml"), pack).unwrap();
+    let args = ["check", "--pack", "velro", "--patterns", "floods.yaml"];
+    let checked = run_in(folder.path(), &args, b"");
+    assert_eq!(checked.status.code(), Some(0), "{}{}", stdout(&checked), stderr(&checked));
+    let args = ["replay", "-", "--pack", "velro", "--patterns", "floods.yaml"];
+    let line = |n: u32| {
+        format!(
+            "2025-08-03T22:30:{:02}Z RATE_LIMIT_VIOLATION: ip=203.0.113.{}, endpoint=/\n",
+            n / 20,
+            n % 250
+        )
+    };
+    let input: String = (0..601).map(line).collect();
+    let output = run_in(folder.path(), &args, input.as_bytes());
+    let told =
+        r#""op":"start","action":"under_attack","target":{"kind":"global"},"duration_s":1800"#;
+    assert!(stdout(&output).contains(told), "{}", stdout(&output));
+}
+
+#[test]
 fn the_configuration_that_is_shown_is_accepted() {
     let folder = tempfile::tempdir().unwrap();
     let config = blocks("yaml").into_iter().find(|block| block.starts_with("allow:")).unwrap();

@@ -577,6 +577,49 @@ fn what_an_active_decision_does_when_its_rule_fires_again() {
 }
 
 #[test]
+fn a_flood_is_told_once_a_minute_and_the_mode_does_not_end_in_its_middle() {
+    let story = |then: &str, also: &str| {
+        Story::of("FAIL", "global", "count >= 2 within 1m", &format!("under_attack{then}"), also)
+    };
+    // It crosses every other second.
+    let flood = "0s+1s*130 FAIL ip=203.0.113.{n}\nclock 10m";
+    story(" for 5m", "").gives(
+        flood,
+        "1s start under_attack global until 301s x2
+         61s extend under_attack global until 361s x2
+         121s extend under_attack global until 421s x2
+         421s end under_attack global crossings 65",
+    );
+    // A short one by half of itself.
+    story(" for 1m", "").gives(
+        flood,
+        "1s start under_attack global until 61s x2
+         31s extend under_attack global until 91s x2
+         61s extend under_attack global until 121s x2
+         91s extend under_attack global until 151s x2
+         121s extend under_attack global until 181s x2
+         181s end under_attack global crossings 65",
+    );
+    story(" for 5m", "on_repeat: ignore").gives(
+        flood,
+        "1s start under_attack global until 301s x2
+         301s end under_attack global crossings 65",
+    );
+    story("", "").gives("0s+1s*2 FAIL", "1s start under_attack global until 3601s x2");
+    // All rules share it, and a shorter one adds nothing.
+    story(" for 10m", "")
+        .rule("q", "FAIL", "global", "count >= 2 within 1m", "under_attack for 1m", "")
+        .gives("0s+1s*4 FAIL", "1s start under_attack global until 601s x2");
+    // Neither an allowed nor a hidden address takes it back.
+    story(" for 5m", "").config("allow: [{ ip: 203.0.113.7 }]").gives(
+        "0s FAIL ip=203.0.113.7\n1s FAIL ip=10.0.0.1",
+        "1s start under_attack global until 301s x2",
+    );
+    story(" for 5m", "mode: shadow")
+        .gives("0s+1s*2 FAIL", "1s start under_attack global until 301s x2 shadow");
+}
+
+#[test]
 fn a_block_is_shared_by_all_rules_and_an_alert_is_not() {
     Story::of("FAIL", "ip", "count >= 2 within 5s", "[alert for 1m, block for 1h]", "")
         .rule("q", "FAIL", "ip", "count >= 2 within 5s", "[alert for 1m, block for 2h]", "")
@@ -758,6 +801,25 @@ fn a_brake_withholds_uses_nothing_up_and_is_tried_again_in_a_later_minute() {
              1s note brake P0
              1s start require_2fa b until 86401s x1 [t]",
         );
+    // The usual limit is one.
+    let story = Story::of("FAIL", "global", "count >= 1 within 5m", "under_attack for 10s", "");
+    let lines = "0s FAIL\n20s FAIL\n61s FAIL";
+    let twice = "0s start under_attack global until 10s x1
+                 10s end under_attack global crossings 1
+                 20s withheld under_attack global x1 by brake
+                 20s note brake P0
+                 61s start under_attack global until 71s x2";
+    let told = story.gives(lines, twice);
+    let note = told.actions.iter().find(|action| action.op == Op::Note).unwrap();
+    assert!(note.reason.ends_with("(max_under_attack_per_minute)"), "{}", note.reason);
+    story.config("brakes: { max_under_attack_per_minute: off }").gives(
+        lines,
+        "0s start under_attack global until 10s x1
+         10s end under_attack global crossings 1
+         20s start under_attack global until 30s x1
+         30s end under_attack global crossings 1
+         61s start under_attack global until 71s x1",
+    );
 }
 
 #[test]
