@@ -38,8 +38,10 @@ pub fn ask(
 ) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(5)).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut text =
-        format!("{request} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+    let mut text = format!(
+        "{request} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\nContent-Length: {}\r\n",
+        body.len()
+    );
     for (name, value) in headers {
         text.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -250,7 +252,8 @@ fn a_port_that_cannot_be_ends_it_with_what_would_be_right() {
 #[test]
 fn the_configuration_of_the_image_is_accepted() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("portcullis.yaml"), read("deploy/railway/portcullis.yaml")).unwrap();
+    fs::write(folder.path().join("portcullis.yaml"), read("deploy/railway/portcullis.yaml"))
+        .unwrap();
     let mut check = portcullis(folder.path());
     check.arg("check").envs([("PORTCULLIS_TOKEN", OPS), ("BOUNCER_TOKEN", APP), ("PORT", "8080")]);
     let output = check.output().unwrap();
@@ -279,7 +282,8 @@ fn the_image_is_what_dockerfile_says_it_is() {
     let (build, image) = all.split_at(last);
     assert_eq!(image[0].1, "scratch");
     let only = |word: &str| {
-        let mut found = image.iter().filter(|(known, _)| known == word).map(|(_, rest)| rest.as_str());
+        let mut found =
+            image.iter().filter(|(known, _)| known == word).map(|(_, rest)| rest.as_str());
         let one = found.next().unwrap_or_else(|| panic!("no {word}"));
         assert_eq!(found.next(), None, "two {word}");
         one
@@ -303,7 +307,10 @@ fn the_image_is_what_dockerfile_says_it_is() {
     let channel = channel.lines().find_map(|line| line.strip_prefix("channel = ")).unwrap();
     let channel = channel.trim_matches('"');
     assert_eq!(build[0].1, format!("rust:{channel}-bookworm AS build"));
-    assert!(build.contains(&("ENV".to_owned(), format!("RUSTUP_TOOLCHAIN={channel}"))), "{build:?}");
+    assert!(
+        build.contains(&("ENV".to_owned(), format!("RUSTUP_TOOLCHAIN={channel}"))),
+        "{build:?}"
+    );
     // Linked by musl-gcc, it would look for a loader that an empty image has not.
     assert!(build.iter().all(|(word, rest)| word != "ENV" || !rest.contains("LINKER")));
     let features = build.iter().find(|(word, _)| word == "ARG").unwrap();
@@ -340,7 +347,9 @@ fn what_the_image_is_built_from_is_let_through() {
         assert!(passes(&path), "{path} does not reach the build");
         assert!(root().join(&path).exists(), "{path}");
     }
-    for kept in ["target/debug/portcullis", ".git/config", "README.md", "fixtures/x", "state/portcullis.db"] {
+    for kept in
+        ["target/debug/portcullis", ".git/config", "README.md", "fixtures/x", "state/portcullis.db"]
+    {
         assert!(!passes(kept), "{kept} goes into every build");
     }
 }

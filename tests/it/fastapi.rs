@@ -105,7 +105,9 @@ impl Street {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said);
         let running = Killed(command.spawn().unwrap());
         let gate = SocketAddr::from((Ipv4Addr::LOCALHOST, self.gate));
-        wait_until("Portcullis answers", &|| self.said(), || ask(gate, "GET /health", &[], "").is_some());
+        wait_until("Portcullis answers", &|| self.said(), || {
+            ask(gate, "GET /health", &[], "").is_some()
+        });
         running
     }
 

@@ -11,6 +11,9 @@
 //! * [`binary`]: the program as users run it: flags, exit codes, messages, signals
 //! * [`bouncers`]: real bouncers, nginx and HAProxy, fed by the Local API and the lists; needs root,
 //!   Debian, Python and Node.js
+//! * [`container`]: where images break: nothing writable, no shell, no users; what Dockerfile promises
+//! * [`fastapi`]: the example for FastAPI with the real one; needs Python
+//! * [`railway_pipe`]: README's way to pipe Railway's command line, with a stand-in for it
 //! * [`follow`]: files that are followed through rotation
 //! * [`lasting`]: what outlives the process: captured, written down, read again
 //! * [`disk`]: disks that fail or are full under the running program
@@ -59,10 +62,12 @@ mod bouncers;
 #[cfg(feature = "kafka")]
 mod broker;
 mod carriers;
+mod container;
 mod crowdsec_push;
 mod determinism;
 mod disk;
 mod double;
+mod fastapi;
 mod follow;
 mod golden;
 mod hostile;
@@ -83,6 +88,7 @@ mod command_sink;
 mod output;
 #[cfg(feature = "kafka")]
 mod partitions;
+mod railway_pipe;
 mod readme;
 mod reload;
 mod remotes;
