@@ -99,8 +99,8 @@ impl Street {
     }
 
     fn open_the_gate(&self) -> Killed {
-        let said = File::options().create(true).append(true);
-        let said = said.clone().open(self.folder.path().join("gate.said")).unwrap();
+        let said = self.folder.path().join("gate.said");
+        let said = File::options().create(true).append(true).open(said).unwrap();
         let mut command = self.command(&["run"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said);
         let running = Killed(command.spawn().unwrap());
