@@ -14,7 +14,7 @@ use crate::engine::scan::Dedupe;
 use crate::kafka::{self, Side};
 use crate::pack::DEFAULT_PACKS;
 use crate::pattern::filter::parse_net;
-use crate::serve::ServeConfig;
+use crate::serve::{PORT_VARIABLE, ServeConfig};
 use crate::sink::file::SameFile;
 use crate::sink::{Output, SinkConfig};
 use crate::source::kafka::{From, KafkaSettings};
@@ -232,16 +232,21 @@ impl Settings {
         checker.problems
     }
 
-    /// Applies the variables that begin with `PORTCULLIS_`; `__` stands for nesting.
+    /// Applies the variables that begin with `PORTCULLIS_`; `__` stands for nesting. `PORT` says
+    /// where `serve` listens, if nothing else does.
     pub fn apply_environment(
         &mut self,
         variables: impl Iterator<Item = (String, String)>,
     ) -> Vec<Problem> {
         let mut problems = Vec::new();
-        let mut sorted: Vec<_> = variables
-            .filter(|(name, _)| name.starts_with(PREFIX) && name != CONFIG_VARIABLE)
-            .filter(|(name, _)| !is_service_link(name) && !CLIENT_VARIABLES.contains(&&**name))
-            .collect();
+        let (mut sorted, mut port) = (Vec::new(), None);
+        for (name, value) in variables {
+            if name == PORT_VARIABLE {
+                port = Some(value);
+            } else if is_setting(&name) {
+                sorted.push((name, value));
+            }
+        }
         sorted.sort();
         for (name, value) in sorted {
             let path = name[PREFIX.len()..].to_lowercase();
@@ -261,6 +266,9 @@ impl Settings {
                 let shown = problem.place.column.saturating_sub(1) + problem.width;
                 Problem { excerpt: problem.excerpt.chars().take(shown).collect(), ..problem }
             }));
+        }
+        if let (Some(serve), Some(port)) = (&mut self.serve, port) {
+            problems.extend(serve.listen_at(&port));
         }
         problems
     }
@@ -708,6 +716,14 @@ fn is_service_link(name: &str) -> bool {
                 .strip_prefix("PORT_")
                 .is_some_and(|r| r.starts_with(|c: char| c.is_ascii_digit()))
     })
+}
+
+/// Whether a variable of the environment is a setting.
+fn is_setting(name: &str) -> bool {
+    name.starts_with(PREFIX)
+        && name != CONFIG_VARIABLE
+        && !is_service_link(name)
+        && !CLIENT_VARIABLES.contains(&name)
 }
 
 fn set<T>(slot: &mut T, value: Option<T>) {

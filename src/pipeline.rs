@@ -73,8 +73,8 @@ pub struct Ended {
     pub summary: Summary,
     /// The signal that ended it, if one did.
     pub signal: Option<usize>,
-    /// Standard input ended and looked like Railway's.
-    pub railway_input: bool,
+    /// Standard input ended and looked like Railway's; how long it had been quiet before.
+    pub railway_input: Option<Duration>,
     /// Nobody reads the actions any more.
     pub closed: bool,
     /// Why the source gave nothing at all, if it could not begin.
@@ -686,7 +686,7 @@ fn conclude_summary(
     let mut summary = engine.core.summary;
     summary.finish(started.elapsed().as_secs_f64(), crate::telemetry::cpu_seconds());
     let signal = Some(stop.load(Ordering::Relaxed)).filter(|signal| *signal != 0);
-    Ended { summary, signal, railway_input: false, closed, unstarted: None }
+    Ended { summary, signal, railway_input: None, closed, unstarted: None }
 }
 
 #[expect(

@@ -16,4 +16,5 @@ bash alertmanager/alertmanager.sh fetch
 bash crowdsec/lapi.sh fetch
 bash mail/smtp.sh fetch
 bash webhook/fetch.sh >/dev/null
+bash fastapi/fetch.sh >/dev/null
 bash serve/fetch.sh fetch

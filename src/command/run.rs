@@ -4,6 +4,8 @@ use super::{assemble, conclude, listen, listen_for_reload, settings, ways};
 use crate::assembly::Assembly;
 use crate::cli::{Common, Run};
 use crate::config::{Settings, SourceSpec};
+use crate::decode::time::{Micros, spoken_duration};
+use crate::engine::summary::grouped;
 use crate::pipeline::{self, Live, Reload, RunError};
 use crate::railway::Token;
 use crate::sink::{Output, SinkConfig};
@@ -13,6 +15,7 @@ use crate::source::railway::RailwaySettings;
 use crate::yaml::Problem;
 use anyhow::{Result, anyhow, bail};
 use std::process::ExitCode;
+use std::time::Duration;
 use tracing::{info, warn};
 
 /// Runs the command.
@@ -105,11 +108,10 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
     if let Some(why) = &ended.unstarted {
         bail!("error: {why}");
     }
-    if ended.railway_input && !common.quiet {
-        super::say(
-            "standard input ended: since version 4.17 `railway logs` gives a pipe its last 500 lines and ends; to stream, \
-             give it a terminal: script -qefc 'railway logs --json' /dev/null | portcullis run",
-        );
+    if let Some(quiet) = ended.railway_input
+        && !common.quiet
+    {
+        super::say(&railway_ended(ended.summary.lines.total, quiet));
     }
     conclude(common, &ended)
 }
@@ -125,6 +127,19 @@ fn settings_of(common: &Common, run: &Run) -> Result<Settings> {
         _ => {}
     }
     Ok(settings)
+}
+
+/// What it means that standard input ended, if `railway logs` wrote it.
+fn railway_ended(lines: u64, quiet: Duration) -> String {
+    let quiet = spoken_duration(Micros::try_from(quiet.as_micros()).unwrap_or(Micros::MAX));
+    let lines = grouped(lines);
+    format!(
+        "standard input ended: `railway logs` is no longer there. Lines read: {lines}, the last {quiet} before the end. \
+         Nothing is watched any more.\n\
+         Since version 4.17 it gives a pipe its last 500 lines and ends; on a terminal it goes on until its deployment or \
+         its connection ends. To go on for ever, give it a terminal and start it again each time:\n\
+         \x20 while :; do timeout --foreground 10m script -qefc 'railway logs --json' /dev/null; echo; sleep 2; done | portcullis run"
+    )
 }
 
 /// Why it could not start, with the place of the key that is wrong, if it is one.

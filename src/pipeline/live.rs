@@ -246,9 +246,10 @@ pub fn run(
     stream.serve(&incoming, stop, &stopping, reload);
     stopping.store(true, Ordering::Relaxed);
     let unstarted = consuming.and_then(|thread| stream.conclude(thread, &incoming));
-    let railway_input = matches!(live, Live::Stdin)
+    let railway_input = (matches!(live, Live::Stdin)
         && stop.load(Ordering::Relaxed) == 0
-        && stream.railway.is_railway();
+        && stream.railway.is_railway())
+    .then(|| stream.last.elapsed());
     let mut ended = stream.end(assembly, stop, started);
     (ended.railway_input, ended.unstarted) = (railway_input, unstarted);
     Ok(ended)

@@ -21,7 +21,7 @@ use crate::action::order::Carried;
 use crate::config::size;
 use crate::decide::board::Board;
 use crate::engine::ask::Asker;
-use crate::yaml::{Checker, Key, Kind, Node};
+use crate::yaml::{Checker, Document, Key, Kind, Node, Place, Problem};
 use auth::{Access, TokenConfig};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -32,12 +32,16 @@ use tokio::sync::watch;
 
 /// Where it listens unless told otherwise.
 pub const LISTEN: &str = "127.0.0.1:7979";
+/// The variable in which platforms (Railway, Heroku, Cloud Run) say on which port to listen.
+pub const PORT_VARIABLE: &str = "PORT";
 
 /// The key `serve`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServeConfig {
     /// Where to listen, `host:port`.
     pub listen: String,
+    /// `listen` was written, so the variable `PORT` changes nothing.
+    pub listen_written: bool,
     /// Who may ask.
     pub tokens: Vec<TokenConfig>,
     /// Whoever is on this machine may do everything without a token.
@@ -67,6 +71,7 @@ impl Default for ServeConfig {
     fn default() -> Self {
         Self {
             listen: LISTEN.to_owned(),
+            listen_written: false,
             tokens: Vec::new(),
             insecure_loopback: false,
             tls: None,
@@ -99,6 +104,7 @@ impl ServeConfig {
             match key.name.as_str() {
                 "listen" => {
                     listen = Some(value);
+                    config.listen_written = true;
                     if let Some(text) = checker.text(value, &what) {
                         config.listen = text;
                     }
@@ -130,23 +136,51 @@ impl ServeConfig {
                 _ => {}
             }
         }
-        config.check(checker, key, listen);
+        config.check(|message, help| match listen {
+            Some(node) => checker.node(node, message, Some(help.into())),
+            None => checker.key(key, message, Some(help.into())),
+        });
         Some(config)
     }
 
+    /// Listens on every address at the port that the variable `PORT` names, unless `listen` was
+    /// written; an empty one names none. Gives what is wrong with it.
+    pub fn listen_at(&mut self, port: &str) -> Vec<Problem> {
+        if self.listen_written || port.trim().is_empty() {
+            return Vec::new();
+        }
+        let document = Document {
+            name: format!("environment variable {PORT_VARIABLE}"),
+            text: format!("{PORT_VARIABLE}: {port}\n"),
+        };
+        let mut checker = Checker::new(&document);
+        let place = Place { line: 1, column: PORT_VARIABLE.len() + 3 };
+        let mut tell = |message: String, help: &str| {
+            checker.at(place, port.chars().count(), message, Some(help.into()));
+        };
+        match port.trim().parse::<u16>() {
+            Ok(number) if number > 0 => {
+                // IPv4 comes in by the same door.
+                self.listen = format!("[::]:{number}");
+                self.check(tell);
+            }
+            _ => tell(
+                format!("`{PORT_VARIABLE}` is no port: `serve` would listen there"),
+                "a number from 1 to 65535; or write `serve.listen`, for example 127.0.0.1:7979, which goes before PORT",
+            ),
+        }
+        checker.problems
+    }
+
     /// What does not fit together.
-    fn check(&self, checker: &mut Checker<'_>, key: &Key, listen: Option<&Node>) {
+    fn check(&self, mut tell: impl FnMut(String, &str)) {
         if is_loopback(&self.listen) {
             return;
         }
-        let mut tell = |message: String, help: &str| match listen {
-            Some(node) => checker.node(node, message, Some(help.into())),
-            None => checker.key(key, message, Some(help.into())),
-        };
         if self.tokens.is_empty() {
             tell(
                 format!("`serve.listen`: {} is open to others, and there is no token", self.listen),
-                "add `tokens: [{ name: ops, role: operator, token: { env: OPS_TOKEN } }]`, or listen on 127.0.0.1",
+                "add `tokens: [{ name: ops, role: operator, token: { env: OPS_TOKEN } }]`, or write `listen: 127.0.0.1:7979`",
             );
         }
         if self.insecure_loopback {
@@ -226,7 +260,12 @@ pub struct Server {
 /// Why it cannot: the address is taken, a token or a certificate cannot be read.
 pub fn start(config: &ServeConfig, shared: Arc<Shared>) -> Result<Server, String> {
     let access = Access::read(config)?;
-    let wrong = |error: std::io::Error| format!("`serve.listen` {}: {error}", config.listen);
+    let by = if config.listen_written || config.listen == LISTEN {
+        "`serve.listen`"
+    } else {
+        "`serve`, where the variable PORT says,"
+    };
+    let wrong = |error: std::io::Error| format!("{by} {}: {error}", config.listen);
     let (host, port) = split(&config.listen)?;
     let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(wrong)?.collect();
     // A name may mean something else than it says.
@@ -362,6 +401,45 @@ mod tests {
         assert_eq!(told, "");
         let serve = settings.serve.unwrap();
         assert_eq!((serve.listen.as_str(), serve.tokens.len()), ("0.0.0.0:80", 1));
+    }
+
+    #[test]
+    fn a_platform_says_its_port_where_nothing_else_is_said() {
+        let at = |text: &str, more: &[(&str, &str)]| {
+            let port = [("PORT", "8080")];
+            let (settings, told) = settings(text, &[more, port.as_slice()].concat());
+            assert_eq!(told, "", "{text}");
+            settings.serve.map(|serve| serve.listen)
+        };
+        let tokens = format!("serve: {{ tokens: [{TOKEN}] }}\n");
+        assert_eq!(at(&tokens, &[]).as_deref(), Some("[::]:8080"));
+        // What is written goes before, also if it is the default.
+        let written = "serve: { listen: 127.0.0.1:7979 }\n";
+        assert_eq!(at(written, &[]).as_deref(), Some(LISTEN));
+        let variable = [("PORTCULLIS_SERVE__LISTEN", "127.0.0.1:1")];
+        assert_eq!(at(&tokens, &variable).as_deref(), Some("127.0.0.1:1"));
+        // Nothing serves because a port is there.
+        assert_eq!(at("", &[]), None);
+        let (empty, told) = settings(&tokens, &[("PORT", "")]);
+        assert_eq!((empty.serve.unwrap().listen.as_str(), told.as_str()), (LISTEN, ""));
+    }
+
+    #[test]
+    fn a_port_that_cannot_be_is_told() {
+        let tokens = format!("serve: {{ tokens: [{TOKEN}] }}\n");
+        for port in ["http", "0", "65536", "-1", "80 80", "[::]:80"] {
+            let (_, told) = settings(&tokens, &[("PORT", port)]);
+            for part in ["`PORT` is no port", "environment variable PORT:1:7", "from 1 to 65535"] {
+                assert!(told.contains(part), "{port}: {told}");
+            }
+        }
+        let (_, told) = settings("serve: {}\n", &[("PORT", "80")]);
+        for part in ["[::]:80 is open to others", "environment variable PORT", "tokens: [{"] {
+            assert!(told.contains(part), "{told}");
+        }
+        let (_, told) = settings("serve: { insecure_loopback: true }\n", &[("PORT", "80")]);
+        assert!(told.contains("opens all to whoever reaches [::]:80"), "{told}");
+        assert_eq!(settings("", &[("PORT", "http")]).1, "", "it concerns nobody");
     }
 
     #[test]

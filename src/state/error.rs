@@ -45,7 +45,7 @@ pub enum StateError {
         parent: PathBuf,
     },
     /// The system forbids it.
-    #[error("`{}` cannot be {what}: {why}; Portcullis must own the state directory and may write in it", path.display())]
+    #[error("`{}` cannot be {what}: {why}; Portcullis must own the state directory and may write in it (a volume may belong to root: in a container run as its owner, on Railway by the variable RAILWAY_RUN_UID=0)", path.display())]
     Forbidden {
         /// The file or directory.
         path: PathBuf,

@@ -12,6 +12,9 @@
 //! * [`bouncers`]: real bouncers, nginx and HAProxy, fed by the Local API and the lists; needs root,
 //!   Debian, Python and Node.js
 //! * [`edge`]: the platform's word about a request, which nobody else can say
+//! * [`container`]: where images break: nothing writable, no shell, no users; what Dockerfile promises
+//! * [`fastapi`]: the example for FastAPI with the real one; needs Python
+//! * [`railway_pipe`]: README's way to pipe Railway's command line, with a stand-in for it
 //! * [`follow`]: files that are followed through rotation
 //! * [`lasting`]: what outlives the process: captured, written down, read again
 //! * [`disk`]: disks that fail or are full under the running program
@@ -65,12 +68,14 @@ mod bouncers;
 #[cfg(feature = "kafka")]
 mod broker;
 mod carriers;
+mod container;
 mod crowdsec_push;
 mod dedupe;
 mod determinism;
 mod disk;
 mod double;
 mod edge;
+mod fastapi;
 mod follow;
 mod golden;
 mod hostile;
@@ -95,6 +100,7 @@ mod railway;
 mod railway_double;
 mod railway_run;
 mod railway_sink;
+mod railway_pipe;
 mod readme;
 mod reload;
 mod remotes;

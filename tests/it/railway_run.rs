@@ -32,7 +32,9 @@ fn folder(double: &RailwayDouble, railway: &str, more: &str) -> TempDir {
 
 fn command(folder: &TempDir, args: &[&str]) -> Command {
     let mut command = portcullis(folder.path());
-    for name in ["RAILWAY_TOKEN", "RAILWAY_PROJECT_ID", "RAILWAY_ENVIRONMENT_ID", "RAILWAY_SERVICE_ID"] {
+    for name in
+        ["RAILWAY_TOKEN", "RAILWAY_PROJECT_ID", "RAILWAY_ENVIRONMENT_ID", "RAILWAY_SERVICE_ID"]
+    {
         command.env_remove(name);
     }
     command.env("RAILWAY_API_TOKEN", ACCOUNT_TOKEN).arg("run").args(args);
@@ -127,7 +129,13 @@ fn a_redeploy_broken_connections_and_duplicates_change_no_count() {
     double.redeploy("api", "another-deployment");
     let other = |n: i64| {
         let at = time(n * SECOND + 1);
-        log_of(crate::railway_double::SERVICE, "another-deployment", &at, &failed(n), &[("level", "\"warn\"")])
+        log_of(
+            crate::railway_double::SERVICE,
+            "another-deployment",
+            &at,
+            &failed(n),
+            &[("level", "\"warn\"")],
+        )
     };
     // Out of order, as logs of two replicas come.
     double.logs([10, 9, 8, 11, 14, 13, 12, 15, 16, 17, 19, 18].map(other));

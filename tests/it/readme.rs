@@ -8,7 +8,7 @@ fn readme() -> String {
 }
 
 /// The code blocks of a language, in their order.
-fn blocks(language: &str) -> Vec<String> {
+pub fn blocks(language: &str) -> Vec<String> {
     let text = readme();
     let mut blocks = Vec::new();
     let mut open: Option<(String, String)> = None;
