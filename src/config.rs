@@ -361,9 +361,20 @@ impl Settings {
         match self.dedupe {
             None => Dedupe::Off,
             Some(_) if self.dedupe_said => Dedupe::All,
-            // Reading there overlaps.
-            Some(_) if matches!(self.source, SourceSpec::Railway(_)) => Dedupe::All,
-            Some(_) => Dedupe::Railway,
+            Some(_) => match self.source {
+                // Reading there overlaps.
+                SourceSpec::Railway(_) => Dedupe::All,
+                // What is read again there is known by its place.
+                SourceSpec::Files { follow: true, .. } | SourceSpec::Kafka(_) => Dedupe::Off,
+                SourceSpec::Stdin | SourceSpec::Files { .. } => Dedupe::Railway,
+            },
+        }
+    }
+
+    /// What is read has places, whatever `source` says: flags chose it.
+    pub fn has_places(&mut self) {
+        if !self.dedupe_said {
+            self.dedupe = None;
         }
     }
 

@@ -16,7 +16,10 @@ use std::time::Instant;
 /// # Errors
 /// When it cannot start.
 pub fn replay(common: &Common, replay: &Replay) -> Result<ExitCode> {
-    let settings = settings(common)?;
+    let mut settings = settings(common)?;
+    if replay.kafka.is_some() {
+        settings.has_places();
+    }
     let assembly = assemble(&settings, false)?;
     super::say_inactive(&assembly);
     if let Some(hosts) = &replay.kafka {

@@ -77,6 +77,14 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
                 block: settings.block,
                 ..(**railway).clone()
             };
+            let least = railway.overlap.saturating_add(settings.lateness);
+            if settings.dedupe.is_none_or(|within| within < least) {
+                bail!(
+                    "error: `dedupe` must be at least {} with the source railway: reading goes on `overlap` before where it \
+                     ended, and what comes again must be known",
+                    spoken_duration(least)
+                );
+            }
             let token = Token::from_env().map_err(|why| anyhow!("error: {why}"))?;
             Live::Railway { settings: Box::new(railway), token }
         }
@@ -125,6 +133,9 @@ fn settings_of(common: &Common, run: &Run) -> Result<Settings> {
         }
         Some("stdin") => settings.source = SourceSpec::Stdin,
         _ => {}
+    }
+    if !run.follow.is_empty() || run.kafka.is_some() {
+        settings.has_places();
     }
     Ok(settings)
 }

@@ -561,7 +561,8 @@ impl Core {
 
     /// Gives up what is too much. When it begins and when nothing of it is left, a line says so.
     fn keep_ceiling(&mut self, time: Micros) {
-        let given_up = self.detector.enforce_ceiling(self.clock.now(), self.decider.bytes());
+        let beside = self.decider.bytes() + self.seen.bytes();
+        let given_up = self.detector.enforce_ceiling(self.clock.now(), beside);
         if given_up.values > 0 {
             let reason = format!(
                 "values known to the whole stream reached their share of memory_limit: {} were \

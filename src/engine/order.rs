@@ -501,7 +501,7 @@ impl Engine {
             What::Piece => Outcome::Joined,
             What::Records(records) => {
                 self.core.begin_line();
-                let mut best = Outcome::Unmatched;
+                let mut best: Option<Outcome> = None;
                 let Findings { records: all, events } = &scanned.findings;
                 let at = place_of(&scanned.batch, item.line, item.bytes.start);
                 for (found, index) in records.of(all).iter().zip(0..) {
@@ -510,8 +510,9 @@ impl Engine {
                     let place = RecordPlace { source, line: item.line, origin, sent };
                     let outcome = self.record(place, found, events, arrival);
                     self.core.summary.records.add(outcome, 1);
-                    best = best.min(outcome);
+                    best = Some(best.map_or(outcome, |best| best.min(outcome)));
                 }
+                let best = best.unwrap_or(Outcome::Unmatched);
                 self.core.end_line(best, scanned.batch.oversized)
             }
         };

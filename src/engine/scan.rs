@@ -231,7 +231,8 @@ impl Scanner {
         // What is no event is asked for no time.
         let when = if matched.events.is_empty() { None } else { record.when() };
         let known = match self.dedupe {
-            _ if !matched.named => false,
+            // Nothing tells two events apart that have no time.
+            _ if !matched.named || when.is_none() => false,
             Dedupe::Off => false,
             Dedupe::Railway => record.is_railways(),
             Dedupe::All => true,

@@ -15,8 +15,8 @@ use std::collections::{HashSet, VecDeque};
 pub const KEPT_MIN: usize = 10_000;
 /// More are not remembered, however young they are.
 pub const KEPT_MAX: usize = 1 << 18;
-/// What one takes, bytes.
-pub const BYTES: usize = 64;
+/// What one takes, bytes: its places in a list and in a table, which both grow by doubling.
+const BYTES: usize = 96;
 
 /// Records that were taken in.
 #[derive(Debug)]
@@ -67,6 +67,11 @@ impl Seen {
             return Taken::Crowded;
         }
         Taken::New
+    }
+
+    /// Bytes that it takes, about.
+    pub fn bytes(&self) -> usize {
+        self.order.len() * BYTES
     }
 
     fn forget(&mut self) {

@@ -328,9 +328,10 @@ impl PatternSet {
             doubts.user_id,
         );
         let text_ip = captured(Role::Ip).and_then(addr::parse_ip);
-        let structured = record.ip();
-        // What the edge says nobody else can, so that no doubt about the rest concerns it.
-        let edge = record.edge();
+        // What the edge says nobody else can, so that no doubt about the rest concerns it. Where it saw a
+        // proxy, it does not say who is behind.
+        let edge = record.edge().filter(|ip| self.never.covers(*ip).is_none());
+        let structured = if edge.is_some() { record.ip() } else { record.own_ip() };
         let doubt = doubts.core || doubts.ip && edge.is_none();
         if let (Some(fact), false) = (&structured, doubt) {
             let own = record.own_ip().filter(|_| edge.is_some()).map(|own| own.ip);

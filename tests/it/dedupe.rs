@@ -102,7 +102,7 @@ fn what_is_compared_can_be_chosen() {
     let none = folder("dedupe: off");
     let (blocks, summary) = told(none.path(), &["run"], &input);
     assert_eq!((blocks.len(), &summary["lines"]["repeated"]), (1, &0.into()));
-    let wrong = folder("dedupe: never");
+    let wrong = folder("dedupe: sometimes");
     let output = run_in(wrong.path(), &["run"], b"");
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("`dedupe`"), "{}", stderr(&output));
@@ -171,4 +171,34 @@ fn more_than_can_be_remembered_is_said() {
     assert_eq!(summary["limits"]["dedupe"], 47, "{summary}");
     let (_, summary) = told(folder("memory_limit: 16MiB\n").path(), &["replay", "-"], &many);
     assert_eq!(summary["limits"].get("dedupe"), None, "they are older than ten minutes");
+}
+
+#[test]
+fn records_without_a_time_are_never_repetitions() {
+    let line = format!(
+        r#"{{"_metadata":{{"deploymentId":"d"}},"message":"FAILED_LOGIN: email=a@b.c, ip={ADDRESS}, reason=x","severity":"warn"}}"#
+    );
+    for config in ["", "dedupe: 10m"] {
+        let (blocks, summary) =
+            told(folder(config).path(), &["run"], &format!("{line}\n").repeat(21));
+        assert_eq!((blocks.len(), &summary["lines"]["repeated"]), (1, &0.into()), "{config}");
+    }
+}
+
+#[test]
+fn where_a_place_is_known_the_place_tells_what_comes_again() {
+    // An application may write the same words twice at the same time.
+    let mut dice = Dice(6);
+    let input = window(0..20, &mut dice) + &railway(19, &mut dice);
+    let house = folder("");
+    fs::write(house.path().join("log.jsonl"), &input).unwrap();
+    let mut child = piped(house.path(), &["run", "--follow", "log.jsonl"]);
+    let mut line = String::new();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    while !line.contains("\"ip-blocking\"") {
+        line.clear();
+        assert!(out.read_line(&mut line).unwrap() > 0, "no block");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

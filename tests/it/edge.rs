@@ -51,8 +51,11 @@ fn fields_that_disagree_with_each_other_do_not_hide_the_edge() {
 }
 
 #[test]
-fn the_edge_itself_is_guarded_like_any_address() {
+fn an_edge_that_saw_only_a_proxy_says_nothing() {
+    // What the application knows then counts, as if the edge had said nothing.
     let (target, marks) = blocked(&failed_logins(21, 1, OWN), Some("100.64.0.7"));
+    assert_eq!((target.as_deref(), marks.conflict, marks.proxy_hidden), (Some(OWN), 0, 0));
+    let (target, marks) = blocked(&failed_logins(21, 1, "10.0.0.1"), Some("100.64.0.7"));
     assert_eq!((target, marks.proxy_hidden), (None, 21));
 }
 
@@ -62,7 +65,12 @@ fn no_line_can_speak_for_the_edge() {
     for key in ["srcIp", "edge", "edge_ip", "edges"] {
         let forged = failed_logins(21, 1, OWN)
             .replace(r#""module""#, &format!(r#""ip_address":"{OWN}","{key}":"{EDGE}","module""#));
-        let (target, _) = blocked(&forged, None);
-        assert!(target.is_none_or(|target| target == OWN), "{key}");
+        let (target, marks) = blocked(&forged, None);
+        assert_eq!(marks.proxy_hidden, 0);
+        match key {
+            // A well-known name of the address: two that differ choose nobody.
+            "srcIp" => assert_eq!(target, None),
+            _ => assert_eq!(target.as_deref(), Some(OWN), "{key}"),
+        }
     }
 }

@@ -211,7 +211,8 @@ fn what_waits_or_is_held_at_a_restart_is_counted_in_one_run_only() {
     assert!(records.closed() && records.parts().iter().all(|(_, n)| *n == 0), "{records:?}");
 }
 
-/// What the third format adds stands at the end of the head: the brake of `under_attack`.
+/// What the third format adds stands at the end of the head: the brake of `under_attack`, and what was
+/// seen.
 #[test]
 fn the_second_format_is_read_and_the_third_knows_one_brake_more() {
     let house = House::new(RULES, "rules: { flood: { then: under_attack for 1s } }\n");
@@ -221,9 +222,9 @@ fn the_second_format_is_read_and_the_third_knows_one_brake_more() {
     let names = engine.core.dictionary();
     let length = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
     let (head, shards) = bytes[8..].split_at(length);
-    // Where no brake of that kind has counted, its part is one byte.
-    assert_eq!((head[0], head[length - 1]), (3, 0), "the rule fires");
-    let mut second = head[..length - 1].to_vec();
+    // Where no brake of that kind has counted and no record is remembered, its parts are one byte each.
+    assert_eq!((head[0], &head[length - 2..]), (3, &[0, 0][..]), "the rule fires");
+    let mut second = head[..length - 2].to_vec();
     second[0] = 2;
     let mut old = u64::try_from(second.len()).unwrap().to_le_bytes().to_vec();
     old.extend(second);

@@ -4,7 +4,7 @@
 
 use crate::carriers;
 use crate::railway_double::{
-    ACCOUNT_TOKEN, DEPLOYMENT, PROJECT_TOKEN, RailwayDouble, http_log, log, log_of, time,
+    self, ACCOUNT_TOKEN, DEPLOYMENT, PROJECT_TOKEN, RailwayDouble, http_log, log, log_of, time,
 };
 use crate::support::{portcullis, stderr};
 use serde_json::Value;
@@ -92,9 +92,21 @@ impl Running {
 
 const SUMMARY: [&str; 4] = ["--summary", "json", "--summary-file", "summary.json"];
 
+/// `n` seconds after a moment shortly ago: what lies before the first start is not read.
+fn recent(n: i64) -> String {
+    use std::sync::OnceLock;
+    static BASE: OnceLock<i64> = OnceLock::new();
+    let base = *BASE.get_or_init(|| {
+        let now = chrono::DateTime::parse_from_rfc3339(&railway_double::now()).unwrap();
+        now.timestamp_nanos_opt().unwrap() - 20 * SECOND
+    });
+    let at = chrono::DateTime::from_timestamp_nanos(base + n * SECOND + 1);
+    at.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true)
+}
+
 /// The `n`th failure.
 fn failure(n: i64) -> Value {
-    log(&time(n * SECOND + 1), &failed(n), &[("level", "\"warn\"")])
+    log(&recent(n), &failed(n), &[("level", "\"warn\"")])
 }
 
 fn failed(n: i64) -> String {
@@ -104,7 +116,7 @@ fn failed(n: i64) -> String {
 /// A line of which the program says at once that it came.
 fn sign(double: &RailwayDouble, at: i64, running: &Running) {
     let message = format!("RATE_LIMIT_VIOLATION: ip=192.0.2.{at}, endpoint=/");
-    double.log(log(&time(at * SECOND), &message, &[("level", "\"warn\"")]));
+    double.log(log(&recent(at), &message, &[("level", "\"warn\"")]));
     running.next("sign");
 }
 
@@ -124,11 +136,13 @@ fn a_redeploy_broken_connections_and_duplicates_change_no_count() {
     double.until_subscribed("environmentLogs", 1);
     double.twice();
     double.logs((0..8).map(failure));
+    sign(&double, 8, &running);
     double.tear_connections();
     double.until_subscribed("environmentLogs", 2);
     double.redeploy("api", "another-deployment");
+    // Out of order, as logs of two replicas come.
     let other = |n: i64| {
-        let at = time(n * SECOND + 1);
+        let at = recent(n);
         log_of(
             crate::railway_double::SERVICE,
             "another-deployment",
@@ -137,7 +151,6 @@ fn a_redeploy_broken_connections_and_duplicates_change_no_count() {
             &[("level", "\"warn\"")],
         )
     };
-    // Out of order, as logs of two replicas come.
     double.logs([10, 9, 8, 11, 14, 13, 12, 15, 16, 17, 19, 18].map(other));
     sign(&double, 20, &running);
     double.drop_connections();
@@ -146,7 +159,7 @@ fn a_redeploy_broken_connections_and_duplicates_change_no_count() {
     let block = running.next("ip-blocking");
     assert_eq!((&block["count"], &block["target"]["value"]), (&21.into(), &OWN.into()), "{block}");
     let summary = running.summary(&folder);
-    assert_eq!(summary["lines"]["matched"], 22, "{summary}");
+    assert_eq!(summary["lines"]["matched"], 23, "{summary}");
     assert!(summary["lines"]["repeated"].as_u64() >= Some(22), "{summary}");
     assert_eq!(summary["lines"]["late"], 0, "{summary}");
     let parts = ["matched", "unmatched", "repeated", "empty", "late", "near_miss", "unreadable"];
@@ -181,7 +194,8 @@ fn what_came_while_it_was_killed_is_read_and_nothing_counts_twice() {
 #[test]
 fn the_edge_names_the_client_and_the_applications_own_address_is_a_conflict() {
     let double = RailwayDouble::new();
-    let folder = folder(&double, WHICH, "");
+    let which = format!("{WHICH}, join_wait: 30s");
+    let folder = folder(&double, &which, "");
     let running = start(&folder, &SUMMARY);
     double.until_subscribed("environmentLogs", 1);
     double.until_subscribed("httpLogs", 1);
