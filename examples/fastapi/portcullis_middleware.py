@@ -18,6 +18,7 @@ is taken here, and only from Railway's edge.
 import ipaddress
 import json
 import logging
+import os
 import re
 import threading
 import time
@@ -33,6 +34,7 @@ log = logging.getLogger("portcullis")
 # Railway's edge comes from here, and sets X-Real-IP to the client's address. Whoever comes from elsewhere
 # may have written the header himself.
 EDGE = ipaddress.ip_network("100.64.0.0/10")
+STRANGERS = set()  # from where else requests came that name it: said once each
 
 
 class PortcullisMiddleware:
@@ -44,6 +46,7 @@ class PortcullisMiddleware:
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
         request, decisions, status = HTTPConnection(scope), self.decisions, None
+        decisions.begin()
         if self.fail_closed and not decisions.known:
             status = 503
         elif decisions.hold(client_address(request, self.edge)):
@@ -64,6 +67,9 @@ def client_address(request, edge=EDGE):
     peer = address_of(request.client.host if request.client else "")
     if peer is not None and peer in edge:
         return address_of(request.headers.get("x-real-ip", ""))
+    if "x-railway-request-id" in request.headers and peer not in STRANGERS and len(STRANGERS) < 10:
+        STRANGERS.add(peer)
+        log.warning("A request that names Railway's edge came from %s, not from %s: if that is the edge, say edge=", peer, edge)
     return peer
 
 
@@ -89,9 +95,14 @@ class Decisions:
     def __init__(self, url, token, every=2.0, anew=60.0):
         self.url, self.token, self.every, self.anew = url.rstrip("/"), token, every, anew
         # Portcullis tells each asker, by its name, what is new to it: every worker has a name of its own.
-        self.name = f"portcullis-fastapi/{uuid.uuid4().hex}"
-        self.known, self.held, self.lengths = False, {}, set()
-        threading.Thread(target=self.follow, name="portcullis", daemon=True).start()
+        self.known, self.held, self.lengths, self.process = False, {}, set(), None
+        self.begin()
+
+    def begin(self):
+        """Once in every process: a server that forks takes no threads along."""
+        if self.process != os.getpid():
+            self.process, self.name = os.getpid(), f"portcullis-fastapi/{uuid.uuid4().hex}"
+            threading.Thread(target=self.follow, name="portcullis", daemon=True).start()
 
     def of(self, scope, value):
         """What holds an account (scope `username` or `user_id`), an address or a range: `ban`, `lockout`, `require_2fa`."""

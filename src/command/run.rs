@@ -149,7 +149,7 @@ fn railway_ended(lines: u64, quiet: Duration) -> String {
          Nothing is watched any more.\n\
          Since version 4.17 it gives a pipe its last 500 lines and ends; on a terminal it goes on until its deployment or \
          its connection ends. To go on for ever, give it a terminal and start it again each time:\n\
-         \x20 while :; do timeout --foreground 10m script -qefc 'railway logs --json' /dev/null; echo; sleep 2; done | portcullis run"
+         \x20 while :; do timeout --foreground 10m script -qefc 'railway logs --json' /dev/null </dev/null; echo; sleep 2; done | portcullis run"
     )
 }
 

@@ -267,7 +267,11 @@ pub fn start(config: &ServeConfig, shared: Arc<Shared>) -> Result<Server, String
     };
     let wrong = |error: std::io::Error| format!("{by} {}: {error}", config.listen);
     let (host, port) = split(&config.listen)?;
-    let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(wrong)?.collect();
+    let mut addresses: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(wrong)?.collect();
+    if !config.listen_written && addresses.iter().any(|address| address.ip().is_unspecified()) {
+        // Of a platform without IPv6; only where the first cannot be had.
+        addresses.push((std::net::Ipv4Addr::UNSPECIFIED, port).into());
+    }
     // A name may mean something else than it says.
     let open = addresses.iter().any(|address| !address.ip().is_loopback());
     if open && (access.is_empty() || config.insecure_loopback) {

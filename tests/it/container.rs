@@ -26,7 +26,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A port that nobody listens at just now.
 pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap().local_addr().unwrap().port()
+    use std::sync::atomic::{AtomicU16, Ordering};
+    // Below those that the kernel gives to whoever connects, or another test might have it meanwhile.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let of_process = u16::try_from(std::process::id() % 10_000).unwrap();
+    loop {
+        let port = 20_000 + (of_process + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        if TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// One request over HTTP; the status, and head and body of the answer. `None`: nobody answers.

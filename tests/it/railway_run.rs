@@ -94,12 +94,13 @@ const SUMMARY: [&str; 4] = ["--summary", "json", "--summary-file", "summary.json
 
 /// `n` seconds after a moment shortly ago: what lies before the first start is not read.
 fn recent(n: i64) -> String {
-    use std::sync::OnceLock;
-    static BASE: OnceLock<i64> = OnceLock::new();
-    let base = *BASE.get_or_init(|| {
+    // Each test has a thread of its own.
+    thread_local!(static BASE: std::cell::OnceCell<i64> = const { std::cell::OnceCell::new() });
+    let begun = || {
         let now = chrono::DateTime::parse_from_rfc3339(&railway_double::now()).unwrap();
         now.timestamp_nanos_opt().unwrap() - 20 * SECOND
-    });
+    };
+    let base = BASE.with(|base| *base.get_or_init(begun));
     let at = chrono::DateTime::from_timestamp_nanos(base + n * SECOND + 1);
     at.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true)
 }
@@ -144,7 +145,7 @@ fn a_redeploy_broken_connections_and_duplicates_change_no_count() {
     let other = |n: i64| {
         let at = recent(n);
         log_of(
-            crate::railway_double::SERVICE,
+            railway_double::SERVICE,
             "another-deployment",
             &at,
             &failed(n),
