@@ -672,7 +672,7 @@ impl Railway {
                 Err(failed) => failed,
             };
             let ApiError::Refused(why) = &failed else {
-                return Err(self.trouble(&service.name, failed));
+                return Err(self.trouble(&service.name, &failed));
             };
             if is_limit(why) && fitted.rules > 0 {
                 service.rules_max = fitted.rules - 1;
@@ -681,7 +681,7 @@ impl Railway {
                 warn!("sink {sink}: {name}: Railway takes no more than {max} rules of ours: {why}");
                 continue;
             }
-            let trouble = self.trouble(&service.name, failed);
+            let trouble = self.trouble(&service.name, &failed);
             let why = format!("{}; nothing was changed there", trouble.why());
             service.refused = Some((fitted.nets, why.clone()));
             return Err(Trouble::Refused { why });
@@ -738,7 +738,7 @@ impl Railway {
     }
 
     fn read(&self, environment: &str, service: &Service) -> Result<Edge, Trouble> {
-        self.ask(environment, &service.id).map_err(|error| self.trouble(&service.name, error))
+        self.ask(environment, &service.id).map_err(|error| self.trouble(&service.name, &error))
     }
 
     fn ask(&self, environment: &str, service: &str) -> Result<Edge, ApiError> {
@@ -862,7 +862,7 @@ impl Railway {
             input["durationSeconds"] = lasting.into();
         }
         let answer = self.api.call(SWITCH, &json!({ "input": input }));
-        let answer = answer.map_err(|error| self.trouble(&service.name, error))?;
+        let answer = answer.map_err(|error| self.trouble(&service.name, &error))?;
         let set = answer.get("setServiceUnderAttackMode");
         Ok(set.and_then(|set| set.get("underAttackModeUntil")?.as_i64()).filter(|at| *at > 0))
     }
@@ -895,7 +895,7 @@ impl Railway {
         if !known {
             let project = self.project.clone().unwrap_or_default();
             let asked = self.api.call(PROJECT, &json!({ "id": project }));
-            answer = asked.map_err(|error| match self.trouble("the project", error) {
+            answer = asked.map_err(|error| match self.trouble("the project", &error) {
                 // A wrong id is mended in the settings, and nothing is lost until then.
                 Trouble::Refused { why } => Trouble::later(why),
                 other => other,
@@ -928,7 +928,7 @@ impl Railway {
             let ruleset = Ruleset::of(edge.rules).map_err(refuse)?;
             let rules = ruleset.fit(&mark, &[example], 1).value;
             let checked = this.validate(environment, &service.id, &rules);
-            checked.map_err(|error| this.trouble(name, error))?;
+            checked.map_err(|error| this.trouble(name, &error))?;
             let ours = ruleset.ours(&mark);
             let mode = mode_shown(edge.until);
             Ok(Some(format!(
@@ -964,12 +964,12 @@ impl Railway {
     }
 
     /// What an error means for whoever waits. A token can be mended, and then all that waits is done.
-    fn trouble(&self, what: &str, error: ApiError) -> Trouble {
+    fn trouble(&self, what: &str, error: &ApiError) -> Trouble {
         let said = self.clean(&error.to_string());
         let why = format!("{}: {said}", escape(what));
         match error {
             ApiError::Later(_) => Trouble::later(why),
-            ApiError::Limited { after } => Trouble::Later { why, after },
+            ApiError::Limited { after } => Trouble::Later { why, after: *after },
             ApiError::Refused(_) => Trouble::Refused { why },
             ApiError::Unauthorized(_) => Trouble::later(format!(
                 "{why}; is {} the right one, and does it reach that environment?",

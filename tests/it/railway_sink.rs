@@ -102,7 +102,7 @@ impl World {
         let of = if input.is_null() { variables } else { input };
         if query.contains("project(id: $id)") {
             let node = |id: &str, name: &str| json!({ "node": { "id": id, "name": name } });
-            return data(json!({ "project": {
+            return data(&json!({ "project": {
                 "environments": { "edges": [node("other", "staging"), node(PRODUCTION, "production")] },
                 "services": { "edges": [node(WEB, "web"), node(API, "api")] },
             } }));
@@ -112,7 +112,7 @@ impl World {
         if query.contains("serviceInstance(") {
             let edge = self.change(service, |edge| edge.clone());
             let domains = if edge.has_domain { json!([{ "id": "d" }]) } else { json!([]) };
-            return data(json!({ "serviceInstance": {
+            return data(&json!({ "serviceInstance": {
                 "edgeConfig": { "edgeRules": edge.rules, "underAttackModeUntil": edge.until },
                 "domains": { "serviceDomains": [], "customDomains": domains },
             } }));
@@ -138,7 +138,7 @@ impl World {
                 }
             }
             self.change(service, |edge| edge.rules = rules.clone());
-            return data(json!({ "updateServiceEdgeRules": { "edgeRules": rules } }));
+            return data(&json!({ "updateServiceEdgeRules": { "edgeRules": rules } }));
         }
         assert!(query.contains("setServiceUnderAttackMode("), "{query}");
         let until = input["enabled"].as_bool().unwrap().then(|| match &input["durationSeconds"] {
@@ -146,7 +146,7 @@ impl World {
             lasting => NOON + *self.clock.lock().unwrap() + lasting.as_i64().unwrap(),
         });
         self.change(service, |edge| edge.until = until);
-        data(json!({ "setServiceUnderAttackMode": { "underAttackModeUntil": until } }))
+        data(&json!({ "setServiceUnderAttackMode": { "underAttackModeUntil": until } }))
     }
 
     /// What the documentation says of limits.
@@ -181,7 +181,7 @@ impl World {
     }
 }
 
-fn data(data: Value) -> Answer {
+fn data(data: &Value) -> Answer {
     Answer::new(200).json(&json!({ "data": data }))
 }
 
@@ -501,7 +501,7 @@ fn errors_are_told_apart_and_never_hold_the_token() {
     }
     told(&mut here, Some(Answer::hang_up()));
     told(&mut here, Some(Answer::new(200).body("<html>")));
-    told(&mut here, Some(data(json!({}))));
+    told(&mut here, Some(data(&json!({}))));
     let echo = failed(&format!("Not Authorized: {TOKEN}"));
     let (why, _) = told(&mut here, Some(echo));
     assert!(why.contains("RAILWAY_API_TOKEN") && why.contains("(the token)"), "{why}");
