@@ -121,9 +121,8 @@ impl World {
             if let Some(rules) = self.meddled.lock().unwrap().take() {
                 self.change(service, |edge| edge.rules = rules);
             }
-            return data(
-                json!({ "validateServiceEdgeRules": self.wrong_with(&input["edgeRules"]) }),
-            );
+            let wrong = self.wrong_with(&input["edgeRules"]);
+            return data(&json!({ "validateServiceEdgeRules": wrong }));
         }
         if query.contains("updateServiceEdgeRules(") {
             let mut rules = input["edgeRules"].clone();
