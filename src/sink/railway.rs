@@ -596,14 +596,18 @@ impl Railway {
     /// Brings the rules of every service to what is wanted; what it had to change.
     fn bring(&mut self, now: Micros) -> Result<Vec<String>, Trouble> {
         let ranked = self.ranked(now);
-        self.changed = Some(now);
-        self.each(|this, environment, service| {
+        let came = self.each(|this, environment, service| {
             let came = this.bring_one(environment, service, &ranked);
             if came.is_ok() {
                 service.say_beyond(&this.name(), ranked.len());
             }
             came
-        })
+        });
+        // Who has only looked may change at once.
+        if !matches!(&came, Ok(told) if told.is_empty()) {
+            self.changed = Some(now);
+        }
+        came
     }
 
     /// Does something for each service; trouble with one does not keep it from the others.
