@@ -596,14 +596,18 @@ impl Railway {
     /// Brings the rules of every service to what is wanted; what it had to change.
     fn bring(&mut self, now: Micros) -> Result<Vec<String>, Trouble> {
         let ranked = self.ranked(now);
-        self.changed = Some(now);
-        self.each(|this, environment, service| {
+        let came = self.each(|this, environment, service| {
             let came = this.bring_one(environment, service, &ranked);
             if came.is_ok() {
                 service.say_beyond(&this.name(), ranked.len());
             }
             came
-        })
+        });
+        // Who has only looked may change at once.
+        if !matches!(&came, Ok(told) if told.is_empty()) {
+            self.changed = Some(now);
+        }
+        came
     }
 
     /// Does something for each service; trouble with one does not keep it from the others.
@@ -672,7 +676,7 @@ impl Railway {
                 Err(failed) => failed,
             };
             let ApiError::Refused(why) = &failed else {
-                return Err(self.trouble(&service.name, failed));
+                return Err(self.trouble(&service.name, &failed));
             };
             if is_limit(why) && fitted.rules > 0 {
                 service.rules_max = fitted.rules - 1;
@@ -681,7 +685,7 @@ impl Railway {
                 warn!("sink {sink}: {name}: Railway takes no more than {max} rules of ours: {why}");
                 continue;
             }
-            let trouble = self.trouble(&service.name, failed);
+            let trouble = self.trouble(&service.name, &failed);
             let why = format!("{}; nothing was changed there", trouble.why());
             service.refused = Some((fitted.nets, why.clone()));
             return Err(Trouble::Refused { why });
@@ -738,7 +742,7 @@ impl Railway {
     }
 
     fn read(&self, environment: &str, service: &Service) -> Result<Edge, Trouble> {
-        self.ask(environment, &service.id).map_err(|error| self.trouble(&service.name, error))
+        self.ask(environment, &service.id).map_err(|error| self.trouble(&service.name, &error))
     }
 
     fn ask(&self, environment: &str, service: &str) -> Result<Edge, ApiError> {
@@ -862,7 +866,7 @@ impl Railway {
             input["durationSeconds"] = lasting.into();
         }
         let answer = self.api.call(SWITCH, &json!({ "input": input }));
-        let answer = answer.map_err(|error| self.trouble(&service.name, error))?;
+        let answer = answer.map_err(|error| self.trouble(&service.name, &error))?;
         let set = answer.get("setServiceUnderAttackMode");
         Ok(set.and_then(|set| set.get("underAttackModeUntil")?.as_i64()).filter(|at| *at > 0))
     }
@@ -895,7 +899,7 @@ impl Railway {
         if !known {
             let project = self.project.clone().unwrap_or_default();
             let asked = self.api.call(PROJECT, &json!({ "id": project }));
-            answer = asked.map_err(|error| match self.trouble("the project", error) {
+            answer = asked.map_err(|error| match self.trouble("the project", &error) {
                 // A wrong id is mended in the settings, and nothing is lost until then.
                 Trouble::Refused { why } => Trouble::later(why),
                 other => other,
@@ -928,7 +932,7 @@ impl Railway {
             let ruleset = Ruleset::of(edge.rules).map_err(refuse)?;
             let rules = ruleset.fit(&mark, &[example], 1).value;
             let checked = this.validate(environment, &service.id, &rules);
-            checked.map_err(|error| this.trouble(name, error))?;
+            checked.map_err(|error| this.trouble(name, &error))?;
             let ours = ruleset.ours(&mark);
             let mode = mode_shown(edge.until);
             Ok(Some(format!(
@@ -964,12 +968,12 @@ impl Railway {
     }
 
     /// What an error means for whoever waits. A token can be mended, and then all that waits is done.
-    fn trouble(&self, what: &str, error: ApiError) -> Trouble {
+    fn trouble(&self, what: &str, error: &ApiError) -> Trouble {
         let said = self.clean(&error.to_string());
         let why = format!("{}: {said}", escape(what));
         match error {
             ApiError::Later(_) => Trouble::later(why),
-            ApiError::Limited { after } => Trouble::Later { why, after },
+            ApiError::Limited { after } => Trouble::Later { why, after: *after },
             ApiError::Refused(_) => Trouble::Refused { why },
             ApiError::Unauthorized(_) => Trouble::later(format!(
                 "{why}; is {} the right one, and does it reach that environment?",

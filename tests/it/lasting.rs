@@ -245,10 +245,11 @@ fn the_second_format_is_read_and_the_third_knows_one_brake_more() {
         "rules: { flood: { then: under_attack for 1s, when: count >= 1 within 1m } }\n",
     );
     let mut engine = house.assembly.engine();
-    feed(&mut engine, &house, &batches(&[fail(0)]));
+    let both = batches(&[fail(0), fail(10)]);
+    feed(&mut engine, &house, &both[..1]);
     let (bytes, names) = (engine.core.capture_all(), engine.core.dictionary());
     let mut again = restored(&house, &bytes, &names);
-    let told = feed(&mut again, &house, &batches(&[fail(10)]));
+    let told = feed(&mut again, &house, &both[1..]);
     let withheld = |line: &&String| line.contains(r#""op":"withheld","action":"under_attack""#);
     assert_eq!(told.iter().filter(withheld).count(), 1, "{told:#?}");
 }

@@ -102,7 +102,7 @@ impl World {
         let of = if input.is_null() { variables } else { input };
         if query.contains("project(id: $id)") {
             let node = |id: &str, name: &str| json!({ "node": { "id": id, "name": name } });
-            return data(json!({ "project": {
+            return data(&json!({ "project": {
                 "environments": { "edges": [node("other", "staging"), node(PRODUCTION, "production")] },
                 "services": { "edges": [node(WEB, "web"), node(API, "api")] },
             } }));
@@ -112,7 +112,7 @@ impl World {
         if query.contains("serviceInstance(") {
             let edge = self.change(service, |edge| edge.clone());
             let domains = if edge.has_domain { json!([{ "id": "d" }]) } else { json!([]) };
-            return data(json!({ "serviceInstance": {
+            return data(&json!({ "serviceInstance": {
                 "edgeConfig": { "edgeRules": edge.rules, "underAttackModeUntil": edge.until },
                 "domains": { "serviceDomains": [], "customDomains": domains },
             } }));
@@ -121,9 +121,8 @@ impl World {
             if let Some(rules) = self.meddled.lock().unwrap().take() {
                 self.change(service, |edge| edge.rules = rules);
             }
-            return data(
-                json!({ "validateServiceEdgeRules": self.wrong_with(&input["edgeRules"]) }),
-            );
+            let wrong = self.wrong_with(&input["edgeRules"]);
+            return data(&json!({ "validateServiceEdgeRules": wrong }));
         }
         if query.contains("updateServiceEdgeRules(") {
             let mut rules = input["edgeRules"].clone();
@@ -138,7 +137,7 @@ impl World {
                 }
             }
             self.change(service, |edge| edge.rules = rules.clone());
-            return data(json!({ "updateServiceEdgeRules": { "edgeRules": rules } }));
+            return data(&json!({ "updateServiceEdgeRules": { "edgeRules": rules } }));
         }
         assert!(query.contains("setServiceUnderAttackMode("), "{query}");
         let until = input["enabled"].as_bool().unwrap().then(|| match &input["durationSeconds"] {
@@ -146,7 +145,7 @@ impl World {
             lasting => NOON + *self.clock.lock().unwrap() + lasting.as_i64().unwrap(),
         });
         self.change(service, |edge| edge.until = until);
-        data(json!({ "setServiceUnderAttackMode": { "underAttackModeUntil": until } }))
+        data(&json!({ "setServiceUnderAttackMode": { "underAttackModeUntil": until } }))
     }
 
     /// What the documentation says of limits.
@@ -181,7 +180,7 @@ impl World {
     }
 }
 
-fn data(data: Value) -> Answer {
+fn data(data: &Value) -> Answer {
     Answer::new(200).json(&json!({ "data": data }))
 }
 
@@ -501,7 +500,7 @@ fn errors_are_told_apart_and_never_hold_the_token() {
     }
     told(&mut here, Some(Answer::hang_up()));
     told(&mut here, Some(Answer::new(200).body("<html>")));
-    told(&mut here, Some(data(json!({}))));
+    told(&mut here, Some(data(&json!({}))));
     let echo = failed(&format!("Not Authorized: {TOKEN}"));
     let (why, _) = told(&mut here, Some(echo));
     assert!(why.contains("RAILWAY_API_TOKEN") && why.contains("(the token)"), "{why}");
@@ -551,7 +550,8 @@ fn without_a_state_directory_what_is_there_stays_until_its_rule_says_that_it_end
     here.restart();
     here.sink.knows_only_its_own();
     assert_eq!(here.reconcile(&[], 10), None);
-    here.done(&[block("c1", "203.0.113.9", 9000)], 20);
+    // A look does not count for the pace.
+    here.done(&[block("c1", "203.0.113.9", 9000)], 11);
     assert_eq!(here.world.kept_out(WEB).len(), 3);
     // It can be lifted, and goes by itself.
     here.done(&[ended(&blocks[1], 30)], 30);
