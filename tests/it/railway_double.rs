@@ -211,6 +211,11 @@ impl RailwayDouble {
         });
     }
 
+    /// Adds a service.
+    pub fn service(&self, id: &str, name: &str) {
+        self.change(|world| world.services.push((id.into(), name.into())));
+    }
+
     /// A token is not taken any more.
     pub fn revoke(&self, token: &str) {
         self.change(|world| {
@@ -499,6 +504,7 @@ struct Subscription {
     done: usize,
 }
 
+#[allow(clippy::result_large_err, reason = "the type of a refusal is not ours")]
 fn subscriptions(stream: TcpStream, shared: &Shared) {
     let raw = stream.try_clone().unwrap();
     let greet = |request: &Request, mut response: Response| -> Result<Response, ErrorResponse> {

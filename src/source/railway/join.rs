@@ -153,10 +153,7 @@ impl Join {
     /// The next line that may leave.
     pub(super) fn next(&mut self, now: Duration) -> Option<Leaving> {
         let crowd = self.queue.len() > WAITING_MAX || self.bytes > WAITING_BYTES_MAX;
-        let early = match &self.queue.front()?.awaits {
-            Some((until, _)) if *until > now => true,
-            _ => false,
-        };
+        let early = matches!(&self.queue.front()?.awaits, Some((until, _)) if *until > now);
         if early && !crowd {
             return None;
         }

@@ -4,17 +4,21 @@
 //! wait for their answers, and looking up the host's address run beside it. So nothing is read while a
 //! batch is being taken, and the bytes that come meanwhile wait where they are.
 
+mod deployments;
+mod output;
+
+use deployments::Look;
+
 use super::feed::{Feed, Gap, Log, PAGE_MIN, Taken, Turned, What, sort};
 use super::join::Join;
 use super::line::{Nanos, read_message, read_time, write_time};
-use super::scope::{self, Around, Deployment, NoScope, Scope};
+use super::scope::{self, Around, NoScope, Scope};
 use super::socket::{Broken, Heard, Socket};
 use super::{RailwayError, RailwayEvent, RailwaySettings};
 use crate::railway::{Api, ApiError, Token, errors, is_unauthorized};
-use crate::source::lines::Batch;
 use crate::source::position::{Position, RailwayPosition};
 use serde_json::{Value, json};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
@@ -22,7 +26,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
@@ -32,8 +36,6 @@ const TICK: Duration = Duration::from_millis(50);
 const TURN_MAX: Duration = Duration::from_secs(5);
 /// What has worked for so long is sound: the next failure is a first one.
 const SOUND: Duration = Duration::from_secs(30);
-/// How long an answer with what was may take. Nothing may have been there.
-const SETTLED: Duration = Duration::from_secs(10);
 /// Without a refusal for so long, the first subscription is accepted.
 const BEGUN: Duration = Duration::from_secs(5);
 /// How long there may be no connection before that counts as a failure.
@@ -41,17 +43,8 @@ const AWAY_MAX: Duration = Duration::from_secs(60);
 /// Subscriptions that may be opening at the same time, and for how long each counts.
 const OPENING_MAX: usize = 3;
 const OPENING: Duration = Duration::from_secs(1);
-/// Deployments whose HTTP logs are read.
-const DEPLOYMENTS_MAX: usize = 200;
-/// Shortest time between two looks at the deployments.
-const LOOK_MIN: Duration = Duration::from_secs(2);
-/// Services that are looked at within [`RailwaySettings::look_every`]: Railway counts questions.
-const SERVICES_A_LOOK: usize = 4;
 /// How far ahead of this machine's clock a log may be and still be believed.
 const AHEAD_MAX: Nanos = 3_600_000_000_000;
-
-/// Deployments of each service.
-type Look = JoinHandle<Result<Vec<Vec<Deployment>>, ApiError>>;
 
 /// Why a connection ends.
 enum End {
@@ -82,6 +75,7 @@ struct Reader<'a> {
     look: Option<Look>,
     look_due: Instant,
     looked_at: Option<Instant>,
+    looks: u32,
     /// The deployments are known, if any look has succeeded.
     looked: bool,
     /// Behind where HTTP logs begin.
@@ -230,6 +224,7 @@ impl<'a> Reader<'a> {
             look: None,
             look_due: started,
             looked_at: None,
+            looks: 0,
             looked: false,
             http_from,
             resumed: seen.is_some(),
@@ -249,9 +244,9 @@ impl<'a> Reader<'a> {
             None => "from now on".to_owned(),
         };
         let name = &reader.scope.environment.name;
-        reader.note(format!("reads {} in the environment {name}, {from}", names.join(", ")));
+        reader.note(&format!("reads {} in the environment {name}, {from}", names.join(", ")));
         if known.is_some() && own.is_none() {
-            reader.note("the known place is one of another environment, and not used".to_owned());
+            reader.note("the known place is one of another environment, and not used");
         }
         reader
     }
@@ -262,7 +257,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn note(&mut self, text: String) {
+    fn note(&mut self, text: &str) {
         self.tell(RailwayEvent::Note(format!("railway: {text}")));
     }
 
@@ -274,7 +269,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Says a failure once, until it is over.
-    fn fail(&mut self, kind: &'static str, text: String) {
+    fn fail(&mut self, kind: &'static str, text: &str) {
         if self.said.insert(kind) {
             self.tell(RailwayEvent::Failed(format!("railway: {text}")));
         }
@@ -282,7 +277,7 @@ impl<'a> Reader<'a> {
 
     fn over(&mut self, kind: &'static str, text: &str) {
         if self.said.remove(kind) {
-            self.note(text.to_owned());
+            self.note(text);
         }
     }
 
@@ -316,7 +311,7 @@ impl<'a> Reader<'a> {
                 Ok(mut socket) => {
                     if let Some(since) = away.take() {
                         let seconds = since.elapsed().as_secs();
-                        self.note(format!("connected again after {seconds} s"));
+                        self.note(&format!("connected again after {seconds} s"));
                     }
                     self.said.remove("away");
                     let opened = Instant::now();
@@ -340,7 +335,7 @@ impl<'a> Reader<'a> {
             self.watch(sleep(pause)).await;
         }
         while let Some(leaving) = self.join.take() {
-            self.leave(leaving);
+            self.leave(&leaving);
         }
         self.flush();
         Ok(())
@@ -362,18 +357,21 @@ impl<'a> Reader<'a> {
             }
         }
         if away.is_none() {
-            self.note(format!("no connection: {why}; it is tried again"));
+            self.note(&format!("no connection: {why}; it is tried again"));
         }
         let since = *away.get_or_insert_with(Instant::now);
         match why {
             Broken::Unauthorized(why) => {
                 let variable = self.api.token().variable();
-                self.fail("token", format!("the token in {variable} is not taken any more: {why}"));
+                self.fail(
+                    "token",
+                    &format!("the token in {variable} is not taken any more: {why}"),
+                );
                 return Ok(self.settings.refused_pause);
             }
             Broken::TooLong => self.page = (self.page / 2).max(PAGE_MIN.min(self.page)),
             Broken::Later(why) if since.elapsed() >= AWAY_MAX => {
-                self.fail("away", format!("no connection for a minute: {why}"));
+                self.fail("away", &format!("no connection for a minute: {why}"));
             }
             Broken::Later(_) => {}
         }
@@ -438,10 +436,10 @@ impl<'a> Reader<'a> {
             self.pinged_at = Instant::now();
             socket.ping().await?;
         }
-        if self.settings.http {
-            self.look().await;
-            self.retire(socket).await?;
+        if self.settings.http || self.settings.services.is_empty() {
+            self.look(socket).await?;
         }
+        self.retire(socket).await?;
         for index in 0..self.feeds.len() {
             self.subscribe(index, socket).await?;
             self.bridge(index).await;
@@ -535,7 +533,7 @@ impl<'a> Reader<'a> {
         let message = match read_message(text) {
             Ok(message) => message,
             Err(error) => {
-                self.fail("message", format!("a message cannot be read: {error}"));
+                self.fail("message", &format!("a message cannot be read: {error}"));
                 let now = wall();
                 self.lost(self.handed, now, "a message of Railway cannot be read");
                 return Ok(Ok(()));
@@ -551,9 +549,18 @@ impl<'a> Reader<'a> {
         let payload = message.get("payload").unwrap_or(&Value::Null);
         match member("type") {
             "next" => {
-                let logs = payload.get("data").and_then(|data| self.feeds[index].what.logs(data));
-                match logs {
-                    Some(logs) => self.arrived(index, logs),
+                let data = payload.get("data");
+                let what = self.feeds.get(index).map(|feed| &feed.what);
+                match what.zip(data).and_then(|(what, data)| what.logs(data)) {
+                    Some(logs) => {
+                        let why = errors(payload.get("errors").unwrap_or(&Value::Null));
+                        self.arrived(index, logs);
+                        if why.is_empty() {
+                            self.over("partial", "answers are whole again");
+                        } else {
+                            self.fail("partial", &format!("Railway answers in part: {why}"));
+                        }
+                    }
                     None => {
                         let why = errors(payload);
                         self.unsubscribed(index, &why)?;
@@ -607,7 +614,7 @@ impl<'a> Reader<'a> {
         if why.is_empty() {
             debug!("railway: a subscription is over");
         } else {
-            self.fail(kind, format!("Railway refuses {}: {why}", feed_name(kind)));
+            self.fail(kind, &format!("Railway refuses {}: {why}", feed_name(kind)));
         }
         Ok(())
     }
@@ -642,179 +649,6 @@ impl<'a> Reader<'a> {
             self.handed_http = self.handed_http.max(newest);
         }
         self.flush();
-    }
-
-    /// A deployment has written a log: its HTTP logs are read from now on.
-    fn meet(&mut self, deployment: &str, at: Option<Nanos>) {
-        let known = |feed: &Feed| matches!(&feed.what, What::Http(id) if id == deployment);
-        if !self.settings.http || self.feeds.iter().any(known) {
-            return;
-        }
-        let from = at.map_or(self.http_from, |at| at.saturating_sub(self.overlap));
-        self.add(deployment, from);
-        let soonest = self.looked_at.map_or_else(Instant::now, |at| at + LOOK_MIN);
-        self.look_due = self.look_due.min(soonest);
-    }
-
-    fn add(&mut self, deployment: &str, from: Nanos) {
-        if self.feeds.len() > DEPLOYMENTS_MAX {
-            let text =
-                format!("more than {DEPLOYMENTS_MAX} deployments: HTTP logs of some are not read");
-            self.fail("deployments", text);
-            return;
-        }
-        let from = from.max(self.http_from);
-        self.feeds.push(Feed::new(What::Http(deployment.to_owned()), from, None));
-    }
-
-    /// Looks for deployments when it is time, and at what a look has found.
-    async fn look(&mut self) {
-        if let Some(look) = self.look.take_if(|look| look.is_finished()) {
-            match look.await.unwrap_or_else(|error| Err(ApiError::Later(error.to_string()))) {
-                Ok(found) => {
-                    self.over("look", "deployments are found again");
-                    self.found(&found);
-                }
-                Err(error) => {
-                    self.fail("look", format!("deployments cannot be asked for: {error}"))
-                }
-            }
-        }
-        if self.look.is_some() || self.look_due > Instant::now() {
-            return;
-        }
-        let rounds = self.scope.services.len().div_ceil(SERVICES_A_LOOK).max(1);
-        let rounds = u32::try_from(rounds).unwrap_or(u32::MAX);
-        self.looked_at = Some(Instant::now());
-        self.look_due = Instant::now() + self.settings.look_every.saturating_mul(rounds);
-        let (scope, api) = (self.scope.clone(), self.api.clone());
-        self.look = Some(spawn_blocking(move || {
-            let mut ask = |query: &str, variables: &Value| api.call(query, variables);
-            let services = scope.services.iter();
-            services.map(|service| scope::deployments(&scope, service, &mut ask)).collect()
-        }));
-    }
-
-    /// Takes what a look has found.
-    fn found(&mut self, services: &[Vec<Deployment>]) {
-        let first = !std::mem::replace(&mut self.looked, true);
-        let listed: HashMap<&str, bool> =
-            services.iter().flatten().map(|one| (one.id.as_str(), one.active)).collect();
-        for feed in &mut self.feeds {
-            if let What::Http(id) = &feed.what {
-                feed.active = listed.get(id.as_str()).copied().unwrap_or(false);
-            }
-        }
-        for deployments in services {
-            // While nobody read, others may have served: all that were made since, and the one before.
-            let mut before = !(first && self.resumed);
-            for one in deployments {
-                let made = one.made.unwrap_or(self.http_from);
-                let older = made <= self.http_from;
-                let served = !before
-                    && (!older || !deployments.iter().any(|d| d.active && d.made <= one.made));
-                before |= older;
-                let known = |feed: &Feed| matches!(&feed.what, What::Http(id) if *id == one.id);
-                if (one.active || served) && !self.feeds.iter().any(known) {
-                    self.add(&one.id, made);
-                    if let Some(feed) = self.feeds.last_mut() {
-                        feed.active = one.active;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Leaves deployments that serve no more and are silent.
-    async fn retire(&mut self, socket: &mut Socket) -> Result<(), Broken> {
-        let over = |feed: &Feed| {
-            matches!(feed.what, What::Http(_))
-                && !feed.active
-                && feed.gap.is_none()
-                && feed.heard.elapsed() >= self.settings.quiet_max
-        };
-        let ids: Vec<String> = self
-            .feeds
-            .iter()
-            .filter(|feed| over(feed))
-            .filter_map(|feed| feed.id.clone())
-            .collect();
-        self.feeds.retain(|feed| !over(feed));
-        for id in ids {
-            socket.send(&json!({ "id": id, "type": "complete" })).await?;
-        }
-        Ok(())
-    }
-
-    /// Hands over what need not wait any longer.
-    fn flush(&mut self) {
-        while let Some(leaving) = self.join.next(self.started.elapsed()) {
-            self.leave(leaving);
-        }
-        if self.join.was_crowded() {
-            let text = "too many lines wait for the edge's log of their request: the oldest leave without it";
-            self.fail("crowd", text.to_owned());
-        } else if self.join.due().is_none() {
-            self.over("crowd", "lines wait for the edge's log of their request again");
-        }
-        if self.bytes.is_empty() {
-            return;
-        }
-        let seen = self.join.oldest().map_or(self.handed, |waits| waits.min(self.handed));
-        let behind = self
-            .feeds
-            .iter()
-            .filter(|feed| matches!(feed.what, What::Http(_)) && feed.is_behind(SETTLED));
-        // A feed goes on from its place by itself, so its overlap is added again.
-        let hold = behind.map(|feed| feed.place(self.overlap).saturating_add(self.overlap)).min();
-        let hold =
-            if self.looked { hold } else { Some(self.http_from.saturating_add(self.overlap)) };
-        let http = self.handed_http.map(|handed| hold.map_or(handed, |hold| handed.min(hold)));
-        let http = http.filter(|_| self.settings.http);
-        self.mark = Arc::new(position(&self.scope.environment.id, seen, http));
-        self.hand_over();
-    }
-
-    fn leave(&mut self, leaving: super::join::Leaving) {
-        let believed = wall().saturating_add(AHEAD_MAX);
-        self.put(&leaving.line, leaving.edge);
-        if let Some(at) = leaving.at.filter(|at| *at <= believed) {
-            self.handed = self.handed.max(at);
-        }
-    }
-
-    /// Adds a line to what is handed over next.
-    fn put(&mut self, line: &[u8], edge: Option<IpAddr>) {
-        let oversized = line.len() > self.settings.max_line;
-        if oversized || self.bytes.len() + line.len() >= self.settings.block {
-            self.hand_over();
-        }
-        self.bytes.extend_from_slice(line.get(..self.settings.max_line).unwrap_or(line));
-        self.edges.push(edge);
-        if oversized {
-            self.hand(true);
-        } else {
-            self.bytes.push(b'\n');
-        }
-    }
-
-    fn hand_over(&mut self) {
-        if !self.bytes.is_empty() {
-            self.hand(false);
-        }
-    }
-
-    fn hand(&mut self, oversized: bool) {
-        let bytes = std::mem::take(&mut self.bytes);
-        let mut edges = std::mem::take(&mut self.edges);
-        if edges.iter().all(Option::is_none) {
-            edges = Vec::new();
-        }
-        let start = self.start;
-        self.start += bytes.len() as u64;
-        let mark = Some(Arc::clone(&self.mark));
-        let batch = Batch { bytes, oversized, start, mark, edges, ..Batch::default() };
-        self.tell(RailwayEvent::Batch(batch));
     }
 }
 

@@ -132,22 +132,37 @@ pub(super) fn find(
             return Err(RailwayError::Missing { what: "environment", variable }.into());
         }
     };
-    let known = named(data, "services");
     let mut services = Vec::new();
     for wanted in &settings.services {
-        let service = pick("service", wanted, &known)?;
+        let service = pick("service", wanted, &named(data, "services"))?;
         if !services.contains(&service) {
             services.push(service);
         }
     }
     if settings.services.is_empty() {
-        // Our own lines name the patterns that we look for.
-        services.extend(known.into_iter().filter(|one| around.service.as_ref() != Some(&one.id)));
+        services = others(data, around);
     }
     if services.is_empty() {
         return Err(RailwayError::NoService { environment: environment.name }.into());
     }
     Ok(Scope { project: wanted, environment, services })
+}
+
+/// All services of a project but our own, whose lines name the patterns that we look for.
+fn others(project: &Value, around: &Around) -> Vec<Named> {
+    let mut services = named(project, "services");
+    services.retain(|one| around.service.as_ref() != Some(&one.id));
+    services
+}
+
+/// Asks for all services again: some may be new.
+pub(super) fn services(
+    scope: &Scope,
+    around: &Around,
+    ask: Ask<'_>,
+) -> Result<Vec<Named>, ApiError> {
+    let data = ask(PROJECT, &json!({ "id": scope.project }))?;
+    Ok(others(data.get("project").unwrap_or(&Value::Null), around))
 }
 
 /// Whether a text is an id, not a name.
