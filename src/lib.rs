@@ -1,7 +1,7 @@
 //! Portcullis watches the logs of an application and closes the gate on attackers.
 //!
-//! Lines go in: structured JSON from standard input, from files or from Kafka. Action lines come out: block
-//! this address, lock this account, ask for a second factor, tell somebody. Between the two,
+//! Lines go in: structured JSON from standard input, from files, from Kafka or from Railway. Action lines come
+//! out: block this address, lock this account, ask for a second factor, tell somebody. Between the two,
 //! nothing is estimated and nothing depends on the machine: the same bytes with the same settings
 //! give the same actions, live or replayed, with one thread or sixteen.
 //!
@@ -35,7 +35,8 @@
 //!   [`engine::core`] the state machine behind it, which applies their records to the stream's
 //!   [clock](engine::clock), the detector and the ledger, and keeps the
 //!   [accounting](engine::summary). Everything that comes into it can be written down as an
-//!   [entry](engine::entry), and all that it knows can be captured and restored. [`engine::ask`] is how
+//!   [entry](engine::entry), and all that it knows can be captured and restored. Records that come again
+//!   are told by their place or by [what they say](engine::seen). [`engine::ask`] is how
 //!   other threads ask it something or hand it an order: it answers between two batches.
 //! * [`decide::hand`] carries out what people order, and takes in decisions that outlived their rule;
 //!   [`decide::board`] is what is in force, written after each commit, read by [`serve`] and by sinks
