@@ -360,20 +360,24 @@ fn a_place_is_not_passed_by_lines_that_wait() {
     let wait = RailwaySettings { join_wait: 30_000_000, ..settings(&double) };
     let mut reading = Reading::begin(wait, account(), None);
     double.until_subscribed("httpLogs", 1);
-    let (early, late) = (now(), now());
-    double.log(log(&early, "free", &[]));
+    // What waits is older than what has left: logs come out of order.
+    let early = now();
+    double.log(log(&now(), "free", &[]));
     reading.until("a line", |reading| reading.has("free"));
-    assert!(reading.place().seen >= early);
-    double.log(log(&late, "waits", &[("requestId", "\"r1\"")]));
+    assert!(reading.place().seen > early);
+    double.log(log(&early, "waits", &[("requestId", "\"r1\"")]));
     double.log(log(&now(), "behind it", &[]));
+    // Who answers has taken both.
+    double.say(r#"{"type":"ping"}"#);
+    double.until("an answer", |double| double.pongs() == 1);
     double.http(DEPLOYMENT, http_log(&now(), "other", "203.0.113.1"));
     reading.until("a request", |reading| reading.has("other"));
-    assert!(reading.place().seen <= late, "{:?} {late}", reading.place());
+    assert!(reading.place().seen <= early, "{:?} {early}", reading.place());
     // At the end everything is handed over.
     let (ended, took) = reading.stop();
     assert!(ended.is_ok() && took < Duration::from_secs(2), "{took:?}");
     assert!(reading.has("waits") && reading.has("behind it"));
-    assert!(reading.place().seen > late);
+    assert!(reading.place().seen > early);
 }
 
 #[test]
@@ -671,13 +675,13 @@ fn who_is_slow_is_waited_for() {
     });
     double.until_subscribed("environmentLogs", 1);
     let text = "x".repeat(10_000);
-    for round in 0..30 {
+    for round in 0..15 {
         double.logs((0..50).map(|n| log(&now(), &format!("{round}-{n} {text}"), &[])));
         std::thread::sleep(Duration::from_millis(200));
     }
     free.store(true, Ordering::Relaxed);
     reading.until("all lines", |reading| {
-        reading.messages().into_iter().collect::<BTreeSet<String>>().len() == 1500
+        reading.messages().into_iter().collect::<BTreeSet<String>>().len() == 750
     });
     assert!(reading.lost.is_empty() && reading.failed.is_empty(), "{:?}", reading.said());
     assert_eq!(double.upgrades().len(), 1, "silence that is our own is no silence");

@@ -113,8 +113,9 @@ struct World {
     /// What is sent to every connection as it is.
     raw: Vec<String>,
     upgrades: Vec<HashMap<String, String>>,
-    /// Pings that were heard.
+    /// Pings that were heard, and answers to those of the protocol.
     pings: usize,
+    pongs: usize,
     asked: Vec<(String, Value)>,
     subscribed: Vec<(String, Value)>,
     completed: Vec<String>,
@@ -279,6 +280,12 @@ impl RailwayDouble {
     /// Pings that it heard.
     pub fn pings(&self) -> usize {
         self.shared.world().pings
+    }
+
+    /// Answers to pings of the protocol, which were sent with [`say`](Self::say). One that answers has
+    /// taken everything that was sent before.
+    pub fn pongs(&self) -> usize {
+        self.shared.world().pongs
     }
 
     /// The questions so far, with their variables.
@@ -565,10 +572,15 @@ fn subscriptions(stream: TcpStream, shared: &Shared) {
                 if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
             Err(_) => return,
         }
-        let mut out: Vec<String> = shared.world().raw.iter().skip(said).cloned().collect();
-        said += out.len();
-        for subscription in &mut open {
-            out.extend(news(subscription, &shared.world()));
+        let mut out = Vec::new();
+        {
+            let world = shared.world();
+            for subscription in &mut open {
+                out.extend(news(subscription, &world));
+            }
+            let raw = world.raw.get(said..).unwrap_or_default();
+            said += raw.len();
+            out.extend_from_slice(raw);
         }
         if out.into_iter().any(|text| socket.send(Message::text(text)).is_err()) {
             return;
@@ -618,6 +630,10 @@ fn hear(
         "complete" => {
             open.retain(|one| one.id != id);
             shared.world().completed.push(id);
+            true
+        }
+        "pong" => {
+            shared.world().pongs += 1;
             true
         }
         "ping" => say(json!({"type": "pong"})),

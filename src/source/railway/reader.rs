@@ -32,8 +32,8 @@ use tracing::debug;
 
 /// How often it is looked whether to stop, and at what is due.
 const TICK: Duration = Duration::from_millis(50);
-/// A turn that took longer was held up from outside; silence meanwhile says nothing.
-const TURN_MAX: Duration = Duration::from_secs(5);
+/// Longest silence that one wait counts for: in a longer one, this process stood still.
+const WAIT_MAX: Duration = Duration::from_millis(500);
 /// What has worked for so long is sound: the next failure is a first one.
 const SOUND: Duration = Duration::from_secs(30);
 /// Without a refusal for so long, the first subscription is accepted.
@@ -70,7 +70,8 @@ struct Reader<'a> {
     next_id: u64,
     /// The first subscription is accepted.
     begun: bool,
-    heard_at: Instant,
+    /// How long it was listened in vain. While a batch is being taken, nobody listens.
+    silent: Duration,
     pinged_at: Instant,
     look: Option<Look>,
     look_due: Instant,
@@ -219,7 +220,7 @@ impl<'a> Reader<'a> {
             feeds: vec![Feed::new(What::Environment, now, seen)],
             next_id: 0,
             begun: false,
-            heard_at: started,
+            silent: Duration::ZERO,
             pinged_at: started,
             look: None,
             look_due: started,
@@ -381,7 +382,7 @@ impl<'a> Reader<'a> {
     /// Reads over one connection, until it ends.
     async fn session(&mut self, socket: &mut Socket) -> Result<End, RailwayError> {
         let now = Instant::now();
-        (self.heard_at, self.pinged_at) = (now, now);
+        (self.silent, self.pinged_at) = (Duration::ZERO, now);
         for feed in &mut self.feeds {
             feed.due = now;
         }
@@ -389,19 +390,17 @@ impl<'a> Reader<'a> {
             if self.stopped() {
                 return Ok(End::Stopped);
             }
-            let turn = Instant::now();
             if let Err(why) = self.tend(socket).await {
                 return Ok(End::Broken(why));
             }
             let full = self.feeds.iter().filter_map(|feed| feed.gap.as_ref()).any(Gap::is_full);
             if full {
                 sleep(TICK).await;
-                // Nobody looked for a sign of life.
-                self.heard_at = Instant::now();
             } else {
+                let since = Instant::now();
                 match timeout(self.wait(), socket.next()).await {
                     Ok(Ok(heard)) => {
-                        self.heard_at = Instant::now();
+                        self.silent = Duration::ZERO;
                         if let Heard::Text(text) = heard
                             && let Err(why) = self.message(socket, &text).await?
                         {
@@ -409,13 +408,10 @@ impl<'a> Reader<'a> {
                         }
                     }
                     Ok(Err(why)) => return Ok(End::Broken(why)),
-                    Err(_) => {}
+                    Err(_) => self.silent += since.elapsed().min(WAIT_MAX),
                 }
             }
             self.flush();
-            if turn.elapsed() > TURN_MAX {
-                self.heard_at = Instant::now();
-            }
         }
     }
 
@@ -427,9 +423,8 @@ impl<'a> Reader<'a> {
 
     /// Does what is due.
     async fn tend(&mut self, socket: &mut Socket) -> Result<(), Broken> {
-        let silent = self.heard_at.elapsed();
-        if silent >= self.settings.silent_max {
-            let why = format!("no sign of life for {} s", silent.as_secs());
+        if self.silent >= self.settings.silent_max {
+            let why = format!("no sign of life for {} s", self.silent.as_secs());
             return Err(Broken::Later(why));
         }
         if self.pinged_at.elapsed() >= self.settings.ping_every {
