@@ -199,7 +199,8 @@ impl Input<'_> {
         put_option(out, self.origin, |out, origin| origin.put(out));
         put_option(out, self.time, put_time);
         put_option(out, self.arrival, put_time);
-        out.push(NAMED * u8::from(self.named) | PRINTED * u8::from(self.print.is_some()));
+        let printed = if self.print.is_some() { PRINTED } else { 0 };
+        out.push((u8::from(self.named) * NAMED) | printed);
         self.print.iter().for_each(|print| out.extend_from_slice(&print.to_le_bytes()));
         put_number(out, number(self.run.len()));
         for event in self.events.of(self.run) {

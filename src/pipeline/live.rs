@@ -173,47 +173,7 @@ pub fn run(
     let scanner = pool.scanner.clone();
     let (send, incoming) = sync_channel::<Incoming>(pool.depth.max(4));
     let stopping = Arc::new(AtomicBool::new(false));
-    let mut kafka = None;
-    let mut consuming = None;
-    match live {
-        Live::Kafka(kafka_settings) => {
-            let partitions = known.iter().filter_map(|(source, position)| match position {
-                Position::Partition(place) => {
-                    Some((source.checked_sub(PARTITIONS)?, place.clone()))
-                }
-                _ => None,
-            });
-            let consumed = (kafka_settings.clone(), partitions.collect());
-            let (thread, progress) = consume(consumed, send, pool, Arc::clone(&stopping));
-            (kafka, consuming) = (Some(progress), Some(thread));
-        }
-        Live::Railway { settings, token } => {
-            engine.name_source(RAILWAY, "railway", None);
-            // Its places are counted from the start of the process; what comes twice is known by what
-            // it says.
-            engine.anew(RAILWAY);
-            let known = known.into_iter().find_map(|(_, position)| match position {
-                Position::Railway(place) => Some(place),
-                _ => None,
-            });
-            let reading = ((**settings).clone(), token.clone(), known);
-            consuming = Some(read_railway(reading, send, pool, Arc::clone(&stopping)));
-        }
-        Live::Stdin => {
-            engine.name_source(STDIN, "standard input", arrival());
-            // Its places mean nothing to another process.
-            engine.anew(STDIN);
-            read_stdin(stdin::open_stdin(STDIN, settings.max_line, settings.block)?, send, pool);
-        }
-        Live::Follow(follow_settings) => {
-            let files = known.iter().filter_map(|(source, position)| match position {
-                Position::File(place) => Some((*source, place.clone())),
-                _ => None,
-            });
-            let settings = FollowSettings { resume: files.collect(), ..follow_settings.clone() };
-            follow_files(settings, send, pool, Arc::clone(&stopping));
-        }
-    }
+    let (kafka, consuming) = read(live, settings, known, &mut engine, (send, pool), &stopping)?;
     let dead = dead_letters(live)?;
     engine.dead = dead.as_ref().map(|_| Vec::new());
     let reorder = match live {
@@ -253,6 +213,57 @@ pub fn run(
     let mut ended = stream.end(assembly, stop, started);
     (ended.railway_input, ended.unstarted) = (railway_input, unstarted);
     Ok(ended)
+}
+
+/// Begins to read, on a thread of its own, from the known places.
+fn read(
+    live: &Live,
+    settings: &Settings,
+    known: Vec<(u32, Position)>,
+    engine: &mut Engine,
+    (send, pool): (SyncSender<Incoming>, Pool),
+    stopping: &Arc<AtomicBool>,
+) -> Result<(Option<Arc<kafka::Progress>>, Option<Consuming>), RunError> {
+    match live {
+        Live::Kafka(kafka_settings) => {
+            let partitions = known.iter().filter_map(|(source, position)| match position {
+                Position::Partition(place) => {
+                    Some((source.checked_sub(PARTITIONS)?, place.clone()))
+                }
+                _ => None,
+            });
+            let consumed = (kafka_settings.clone(), partitions.collect());
+            let (thread, progress) = consume(consumed, send, pool, Arc::clone(stopping));
+            return Ok((Some(progress), Some(thread)));
+        }
+        Live::Railway { settings, token } => {
+            engine.name_source(RAILWAY, "railway", None);
+            // Its places are counted from the start of the process; what comes twice is known by what
+            // it says.
+            engine.anew(RAILWAY);
+            let known = known.into_iter().find_map(|(_, position)| match position {
+                Position::Railway(place) => Some(place),
+                _ => None,
+            });
+            let reading = ((**settings).clone(), token.clone(), known);
+            return Ok((None, Some(read_railway(reading, send, pool, Arc::clone(stopping)))));
+        }
+        Live::Stdin => {
+            engine.name_source(STDIN, "standard input", arrival());
+            // Its places mean nothing to another process.
+            engine.anew(STDIN);
+            read_stdin(stdin::open_stdin(STDIN, settings.max_line, settings.block)?, send, pool);
+        }
+        Live::Follow(follow_settings) => {
+            let files = known.iter().filter_map(|(source, position)| match position {
+                Position::File(place) => Some((*source, place.clone())),
+                _ => None,
+            });
+            let settings = FollowSettings { resume: files.collect(), ..follow_settings.clone() };
+            follow_files(settings, send, pool, Arc::clone(stopping));
+        }
+    }
+    Ok((None, None))
 }
 
 /// Starts to serve, if that is wanted; questions come out of what it gives.

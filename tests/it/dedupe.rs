@@ -15,7 +15,7 @@ const ADDRESS: &str = "203.0.113.9";
 /// The `n`th failed login as Railway's command line prints it, its keys in some order.
 fn railway(n: usize, dice: &mut Dice) -> String {
     let time = format(1_754_260_200_000_000 + i64::try_from(n).unwrap() * 7_000_001);
-    let mut fields = vec![
+    let mut fields = [
         format!(
             r#""message":"FAILED_LOGIN: email=user{n}@example.org, ip={ADDRESS}, reason=bad \"pw\"""#
         ),

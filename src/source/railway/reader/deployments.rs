@@ -15,7 +15,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 const DEPLOYMENTS_MAX: usize = 200;
 /// Shortest time between two looks at the deployments.
 const LOOK_MIN: Duration = Duration::from_secs(2);
-/// Services that are looked at within [`RailwaySettings::look_every`]: Railway counts questions.
+/// Services that are looked at within [`look_every`](crate::source::railway::RailwaySettings::look_every): Railway counts questions.
 const SERVICES_A_LOOK: usize = 4;
 /// Every which look is also for new services.
 const SERVICES_EVERY: u32 = 10;
