@@ -263,7 +263,7 @@ struct Service {
 struct Mode {
     /// When it ends, as we have set it; seconds since 1970.
     ours: Option<i64>,
-    /// When it would have ended as the owner had set it before.
+    /// When it ends as the owner has set it, or would have if we had not made it longer.
     owners: Option<i64>,
     /// The owner has switched it off in the middle of an attack: it stays off until that is over.
     is_declined: bool,
@@ -440,8 +440,15 @@ impl Remote for Railway {
             }
             Err(other) => Err(other),
         };
-        pass(self.switch(now, first))?;
-        pass(self.bring(now))?;
+        // Neither waits for the other.
+        let mode = pass(self.switch(now, first));
+        let rules = pass(self.bring(now));
+        if let Err(trouble) = mode.and(rules) {
+            if !told.is_empty() {
+                info!("sink {}: {}", self.name(), told.join("; "));
+            }
+            return Err(trouble);
+        }
         self.compared = Some(now);
         self.look_ahead(now);
         Ok((!told.is_empty()).then(|| told.join("; ")))
@@ -787,8 +794,9 @@ impl Railway {
         second: i64,
         first: bool,
     ) -> Result<Option<String>, Trouble> {
-        let until = attack.until.div_euclid(SECOND) + 1;
+        let until = whole(attack.until);
         let lasts = |ends: i64| ends + SLACK >= until || ends - second > RENEW;
+        let went_on = |ends: i64| ends == FOR_EVER || ends > second + SLACK;
         let mode = service.mode;
         if mode.is_declined || mode.ours.is_some_and(lasts) {
             return Ok(None);
@@ -807,9 +815,12 @@ impl Railway {
                 }
             }
             // The owner's: for ever, or for long enough; or shorter, and then what we set covers it.
-            Some(ends) if ends == FOR_EVER || lasts(ends) => return Ok(None),
+            Some(ends) if ends == FOR_EVER || lasts(ends) => {
+                service.mode = Mode { owners: Some(ends), ..Mode::default() };
+                return Ok(None);
+            }
             Some(ends) => service.mode.owners = Some(ends),
-            None if mode.ours.is_some_and(|ours| ours > second + SLACK) => {
+            None if mode.ours.or(mode.owners).is_some_and(went_on) => {
                 service.mode = Mode { is_declined: true, ..Mode::default() };
                 let name = &service.name;
                 return Ok(Some(format!(
@@ -875,14 +886,13 @@ impl Railway {
     fn look_ahead(&mut self, now: Micros) {
         let ends = self.wanted.values().map(|wanted| wanted.until);
         let attacks = self.attacks.values().map(|attack| attack.until);
-        let last = attacks.clone().max();
+        let last = attacks.clone().max().map(whole);
         let services = self.place.iter().flat_map(|place| &place.services);
-        let renewals = services.filter_map(|service| {
-            let ours = service.mode.ours?.saturating_mul(SECOND);
-            let renews = last.is_some_and(|last| ours < last);
-            renews.then(|| ours - RENEW * SECOND)
-        });
-        let renewal = renewals.min().map(|at| at.max(now));
+        let ours = services.filter_map(|service| service.mode.ours);
+        let renewals = ours.filter(|ours| last.is_some_and(|last| ours + SLACK < last));
+        let renewals = renewals.map(|ours| (ours - RENEW).saturating_mul(SECOND));
+        // One that is past could not be done: it waits for the next comparison.
+        let renewal = renewals.map(|at| if at > now { at } else { now + EVERY }).min();
         let over = ends.chain(attacks).filter(|until| now < *until + OVERDUE);
         self.next = over.map(|until| until + OVERDUE).min().into_iter().chain(renewal).min();
     }
@@ -993,6 +1003,11 @@ impl Railway {
 /// Why a service without one can have neither rules nor the mode.
 const NO_DOMAIN: &str = "it has no public domain, which edge rules and Under Attack Mode need: add one with \
      `railway domain`";
+
+/// The whole second after an instant.
+fn whole(at: Micros) -> i64 {
+    at.div_euclid(SECOND) + 1
+}
 
 /// Whether the mode may have been switched on by us for this attack before a restart: it was, since the
 /// attack began, for one of the times that there are.

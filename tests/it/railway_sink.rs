@@ -43,6 +43,8 @@ struct World {
     wrong: Arc<Mutex<Option<String>>>,
     /// Rules that the owner saves while ours are looked at.
     meddled: Arc<Mutex<Option<Value>>>,
+    /// What switching the mode is answered.
+    stuck: Arc<Mutex<Option<Answer>>>,
     ids: Arc<Mutex<u32>>,
 }
 
@@ -140,6 +142,9 @@ impl World {
             return data(&json!({ "updateServiceEdgeRules": { "edgeRules": rules } }));
         }
         assert!(query.contains("setServiceUnderAttackMode("), "{query}");
+        if let Some(answer) = self.stuck.lock().unwrap().clone() {
+            return answer;
+        }
         let until = input["enabled"].as_bool().unwrap().then(|| match &input["durationSeconds"] {
             Value::Null => 0,
             lasting => NOON + *self.clock.lock().unwrap() + lasting.as_i64().unwrap(),
@@ -641,6 +646,39 @@ fn a_decision_of_days_is_renewed_by_itself_and_a_missing_end_is_noticed() {
 }
 
 #[test]
+fn a_mode_that_need_not_or_cannot_be_renewed_is_not_looked_at_all_the_time() {
+    let often = Some(Duration::from_secs(600));
+    // The owner has set it for longer while ours was on.
+    let start = attack("a1", 100_000);
+    for until in [0, NOON + 200_000] {
+        let mut here = setting("");
+        here.reconcile(&[&start], 0);
+        here.world.change(WEB, |edge| edge.until = Some(until));
+        here.reconcile(&[&start], 82_801);
+        assert_eq!(here.sink.reconcile_every(), often);
+        here.done(&[ended(&start, 82_900)], 82_900);
+        assert_eq!(here.world.change(WEB, |edge| edge.until), Some(until));
+    }
+    // It is refused.
+    let mut here = setting("");
+    here.reconcile(&[&start], 0);
+    *here.world.stuck.lock().unwrap() = Some(failed("No"));
+    assert!(here.reconcile(&[&start], 82_801).unwrap().contains("Railway answers: No"));
+    assert_eq!(here.sink.reconcile_every(), often);
+    *here.world.stuck.lock().unwrap() = None;
+    here.reconcile(&[&start], 83_401);
+    assert_eq!(here.world.mode(WEB), Some(83_401 + 43_200));
+    // It ends a little before the decision, which is as good as with it.
+    let mut here = setting("");
+    here.reconcile(&[&attack("a1", 3603)], 0);
+    assert_eq!((here.world.mode(WEB), here.sink.reconcile_every()), (Some(3600), often));
+    let mut here = setting("");
+    here.reconcile(&[&attack("a1", 10_803)], 0);
+    here.reconcile(&[&attack("a1", 10_803)], 7000);
+    assert_eq!((here.world.mode(WEB), here.sink.reconcile_every()), (Some(10_800), often));
+}
+
+#[test]
 fn what_the_owner_has_switched_stays_as_the_owner_wants_it() {
     let start = attack("a1", 1800);
     let begun = |until: Option<i64>| {
@@ -681,6 +719,19 @@ fn what_the_owner_has_switched_stays_as_the_owner_wants_it() {
     here.done(&[ended(&start, 3800)], 3800);
     here.done(&[attack("a2", 9000)], 4000);
     assert_eq!(here.world.mode(WEB), Some(4000 + 10_800));
+    // Also what was on before; what has run out by itself is not switched off.
+    for until in [0, NOON + 9000] {
+        let mut here = begun(Some(until));
+        here.world.change(WEB, |edge| edge.until = None);
+        here.reconcile(&[&start], 600);
+        assert_eq!(here.world.mode(WEB), None);
+        here.done(&[ended(&start, 1800)], 1800);
+        here.done(&[attack("a2", 9000)], 2000);
+        assert_eq!(here.world.mode(WEB), Some(2000 + 10_800));
+    }
+    let mut here = begun(Some(NOON + 1900));
+    here.done(&[extended(&start, 3500)], 1950);
+    assert_eq!(here.world.mode(WEB), Some(1950 + 3600));
 }
 
 #[test]
