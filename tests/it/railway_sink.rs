@@ -898,6 +898,12 @@ fn program(world: &World, mode: &str) -> (String, String) {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    // What the first comparison finds and what the lines say are two things.
+    if !mode.is_empty() {
+        double.wait_until("the first comparison", |asked| {
+            asked.iter().any(|asked| asked.text().contains("serviceInstance("))
+        });
+    }
     child
         .stdin
         .take()
