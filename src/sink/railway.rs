@@ -22,17 +22,22 @@ use crate::decode::time::{self, Micros};
 use crate::railway::{Api, ApiError, ENDPOINT, Token};
 use crate::yaml::{Checker, Key, Node, nearest};
 use ipnet::Ipv4Net;
-use ruleset::{Fitted, PER_RULE, Ruleset, shown};
+use ruleset::{Fitted, Kept, Ours, PER_RULE, Ruleset, shown};
 use serde_json::{Value, json};
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime};
 use tracing::{info, warn};
 
 const SECOND: Micros = 1_000_000;
-/// At most one change in so long: Railway counts calls per hour.
+/// At most one change in so long: Railway counts calls per hour, and a change is four for each service.
 const PACE: Micros = 5 * SECOND;
+/// So many changes of a service within an hour keep to that pace,
+const QUICK: usize = 20;
+/// and further ones to this.
+const SLOW: Micros = 60 * SECOND;
+const HOUR: Micros = 3600 * SECOND;
 /// How often what stands there is compared with what is active, if nothing ends before.
 const EVERY: Micros = 600 * SECOND;
 /// How long after its end an address is taken out, if no line has said that end.
@@ -180,7 +185,7 @@ impl Options {
             wanted: HashMap::new(),
             attacks: HashMap::new(),
             is_partial: false,
-            changed: None,
+            tries: VecDeque::new(),
             compared: None,
             next: None,
             said_v6: false,
@@ -249,6 +254,14 @@ struct Service {
     room: usize,
     /// Whom our rules keep out, if that is known.
     written: Option<BTreeSet<Ipv4Net>>,
+    /// The rules of ours that the plan allows, as it was said.
+    limit: Option<usize>,
+    /// What an earlier run has put there was read.
+    is_read: bool,
+    /// Why it could not be.
+    unread: Option<Trouble>,
+    /// Changes that were tried and are not counted yet.
+    tries: usize,
     /// What Railway would not take last, and why.
     refused: Option<(BTreeSet<Ipv4Net>, String)>,
     /// How many it was said have no room.
@@ -263,7 +276,7 @@ struct Service {
 struct Mode {
     /// When it ends, as we have set it; seconds since 1970.
     ours: Option<i64>,
-    /// When it would have ended as the owner had set it before.
+    /// When it ends as the owner has set it, or would have if we had not made it longer.
     owners: Option<i64>,
     /// The owner has switched it off in the middle of an attack: it stays off until that is over.
     is_declined: bool,
@@ -285,6 +298,10 @@ impl Service {
             rules_max,
             room: rules_max.saturating_mul(PER_RULE),
             written: None,
+            limit: None,
+            is_read: false,
+            unread: None,
+            tries: 0,
             refused: None,
             beyond: 0,
             said_behind: false,
@@ -293,8 +310,20 @@ impl Service {
     }
 
     /// Whom its rules are to keep out, of all.
-    fn aim(&self, ranked: &[(Ipv4Net, Micros)]) -> BTreeSet<Ipv4Net> {
-        ranked.iter().take(self.room).map(|(net, _)| *net).collect()
+    fn aim(&self, ranked: &[Kept]) -> BTreeSet<Ipv4Net> {
+        ranked.iter().take(self.room).map(|one| one.net).collect()
+    }
+
+    /// Says how many rules the plan allows, when that changes: `why` the last try had one too many.
+    fn say_limit(&mut self, sink: &str, rules: usize, why: Option<&str>) {
+        let Some(why) = why else {
+            self.limit = self.limit.filter(|limit| rules <= *limit);
+            return;
+        };
+        let (name, max) = (&self.name, self.rules_max);
+        if self.limit.replace(max) != Some(max) {
+            warn!("sink {sink}: {name}: Railway takes no more than {max} rules of ours: {why}");
+        }
     }
 
     /// Says how many have no room, when that changes.
@@ -330,8 +359,8 @@ struct Railway {
     attacks: HashMap<String, Attack>,
     /// Decisions of earlier runs are not known.
     is_partial: bool,
-    /// When a change of rules was tried last.
-    changed: Option<Micros>,
+    /// When changes of rules were tried within the last hour.
+    tries: VecDeque<Micros>,
     /// When what stands there was compared last.
     compared: Option<Micros>,
     /// When something ends next.
@@ -424,8 +453,9 @@ impl Remote for Railway {
         self.resolve()?;
         let first = self.compared.is_none();
         self.know(active, now);
-        if first && self.is_partial {
-            self.adopt(now)?;
+        // A plan may have grown.
+        for service in self.place.iter_mut().flat_map(|place| &mut place.services) {
+            service.rules_max = self.options.rules_max;
         }
         let mut told = Vec::new();
         let mut pass = |came: Result<Vec<String>, Trouble>| match came {
@@ -440,8 +470,15 @@ impl Remote for Railway {
             }
             Err(other) => Err(other),
         };
-        pass(self.switch(now, first))?;
-        pass(self.bring(now))?;
+        // Neither waits for the other.
+        let mode = pass(self.switch(now, first));
+        let rules = pass(self.bring(now));
+        if let Err(trouble) = mode.and(rules) {
+            if !told.is_empty() {
+                info!("sink {}: {}", self.name(), told.join("; "));
+            }
+            return Err(trouble);
+        }
         self.compared = Some(now);
         self.look_ahead(now);
         Ok((!told.is_empty()).then(|| told.join("; ")))
@@ -532,37 +569,51 @@ impl Railway {
     }
 
     /// Takes over what an earlier run has put there, whose decisions are not known, until its rules say
-    /// that they end.
-    fn adopt(&mut self, now: Micros) -> Result<(), Trouble> {
-        let mut found = Vec::new();
-        self.each(|this, environment, service| {
-            // What cannot be read is told when it is to be changed.
-            if let Ok(ruleset) = Ruleset::of(this.read(environment, service)?.rules) {
-                found.push(ruleset.ours(&this.options.mark()));
-            }
-            Ok(None)
-        })?;
-        for ours in found {
-            let Some(until) = ours.until.filter(|until| now < *until) else { continue };
-            for net in ours.nets {
-                self.want(format!("{BEFORE}{net}"), Wanted { net, started: Micros::MIN, until });
+    /// that they end. Trouble with a service stays there, and keeps it from being changed.
+    fn adopt(&mut self, now: Micros) {
+        if !self.is_partial {
+            return;
+        }
+        let Some(mut place) = self.place.take() else { return };
+        let mark = self.options.mark();
+        for service in place.services.iter_mut().filter(|service| !service.is_read) {
+            match self.read(&place.environment, service) {
+                Ok(edge) => {
+                    service.is_read = true;
+                    // Rules of an unknown kind are told when they are to be changed.
+                    if let Ok(ruleset) = Ruleset::of(edge.rules) {
+                        self.take_over(&ruleset.ours(&mark), now);
+                    }
+                }
+                Err(trouble) => service.unread = Some(trouble),
             }
         }
-        Ok(())
+        self.place = Some(place);
+    }
+
+    fn take_over(&mut self, ours: &Ours, now: Micros) {
+        for (net, end) in &ours.ends {
+            let Some(until) = end.filter(|until| now < *until) else { continue };
+            let id = format!("{BEFORE}{net}");
+            let until = self.wanted.get(&id).map_or(until, |other| other.until.max(until));
+            self.want(id, Wanted { net: *net, started: Micros::MIN, until });
+        }
     }
 
     /// Whom to keep out, each once: those first whose decisions last longest, then the newest.
-    fn ranked(&self, now: Micros) -> Vec<(Ipv4Net, Micros)> {
-        let mut each: HashMap<Ipv4Net, (Micros, Micros)> = HashMap::new();
-        for wanted in self.wanted.values().filter(|wanted| now < wanted.until) {
-            let one = each.entry(wanted.net).or_insert((wanted.until, wanted.started));
-            *one = (*one).max((wanted.until, wanted.started));
+    fn ranked(&self, now: Micros) -> Vec<Kept> {
+        let mut each: HashMap<Ipv4Net, (Micros, Micros, bool)> = HashMap::new();
+        for (id, wanted) in self.wanted.iter().filter(|(_, wanted)| now < wanted.until) {
+            let one = (wanted.until, wanted.started, id.starts_with(BEFORE));
+            let last = each.entry(wanted.net).or_insert(one);
+            *last = (*last).max(one);
         }
         let mut ranked: Vec<_> = each.into_iter().collect();
-        ranked.sort_unstable_by_key(|(net, (until, started))| {
+        ranked.sort_unstable_by_key(|(net, (until, started, _))| {
             (Reverse(*until), Reverse(*started), *net)
         });
-        ranked.into_iter().map(|(net, (until, _))| (net, until)).collect()
+        let kept = |(net, (until, _, is_before))| Kept { net, until, is_before };
+        ranked.into_iter().map(kept).collect()
     }
 
     /// Brings the rules of every service to what is wanted, where they are not so yet, at its pace.
@@ -585,28 +636,44 @@ impl Railway {
             return refused.map_or(Ok(()), |why| Err(Trouble::Refused { why }));
         }
         // A clock that was set back holds nothing up.
-        if let Some(wait) = self.changed.map(|changed| changed + PACE - now)
-            && (1..=PACE).contains(&wait)
+        let pace = self.pace(now);
+        if let Some(wait) = self.tries.back().map(|last| last + pace - now)
+            && (1..=pace).contains(&wait)
         {
-            return Err(Trouble::Paced { wait: Duration::from_micros(wait.unsigned_abs()) });
+            // Nothing is handed over meanwhile, and the mode is not to wait for so long.
+            let wait = Duration::from_micros(wait.min(PACE).unsigned_abs());
+            return Err(Trouble::Paced { wait });
         }
         self.bring(now).map(|_| ())
     }
 
+    /// At most one change in so long, by how many there were within the last hour.
+    fn pace(&self, now: Micros) -> Micros {
+        let recent = self.tries.iter().filter(|at| is_recent(**at, now)).count();
+        if recent < QUICK { PACE } else { SLOW }
+    }
+
     /// Brings the rules of every service to what is wanted; what it had to change.
     fn bring(&mut self, now: Micros) -> Result<Vec<String>, Trouble> {
+        self.adopt(now);
         let ranked = self.ranked(now);
         let came = self.each(|this, environment, service| {
+            if let Some(trouble) = service.unread.take() {
+                return Err(trouble);
+            }
             let came = this.bring_one(environment, service, &ranked);
             if came.is_ok() {
                 service.say_beyond(&this.name(), ranked.len());
             }
             came
         });
+        let services = self.place.iter_mut().flat_map(|place| &mut place.services);
+        let tries: usize = services.map(|service| std::mem::take(&mut service.tries)).sum();
+        // What is refused before it is tried would otherwise be asked for each line.
+        let tries = tries.max(usize::from(matches!(came, Err(Trouble::Refused { .. }))));
         // Who has only looked may change at once.
-        if !matches!(&came, Ok(told) if told.is_empty()) {
-            self.changed = Some(now);
-        }
+        self.tries.retain(|at| is_recent(*at, now));
+        self.tries.extend(std::iter::repeat_n(now, tries));
         came
     }
 
@@ -636,12 +703,13 @@ impl Railway {
         &self,
         environment: &str,
         service: &mut Service,
-        ranked: &[(Ipv4Net, Micros)],
+        ranked: &[Kept],
     ) -> Result<Option<String>, Trouble> {
         let mark = self.options.mark();
         service.written = None;
         service.refused = None;
         let mut tries = 0;
+        let mut limit: Option<String> = None;
         loop {
             let edge = self.read(environment, service)?;
             let refuse = |why: String| Trouble::Refused { why: format!("{}: {why}", service.name) };
@@ -652,14 +720,18 @@ impl Railway {
                 some => some,
             };
             let ours = ruleset.ours(&mark);
-            if ours.nets == fitted.nets && !ours.is_changed {
+            let before = ours.nets();
+            if before == fitted.nets && !ours.is_changed && !ours.is_behind(ranked) {
+                service.say_limit(&self.name(), ours.rules, limit.as_deref());
                 service.written = Some(fitted.nets);
                 return Ok(None);
             }
+            service.tries += 1;
             let failed = match self.put(environment, &service.id, &fitted, &edge) {
                 Ok(true) => {
+                    service.say_limit(&self.name(), fitted.rules, limit.as_deref());
                     self.say_behind(service, &fitted);
-                    let told = told(service, &ours.nets, &fitted.nets, ours.is_changed);
+                    let told = told(service, &before, &fitted.nets, ours.is_changed);
                     service.written = Some(fitted.nets);
                     return Ok(Some(told));
                 }
@@ -678,11 +750,10 @@ impl Railway {
             let ApiError::Refused(why) = &failed else {
                 return Err(self.trouble(&service.name, &failed));
             };
-            if is_limit(why) && fitted.rules > 0 {
+            // What stands there stays: fewer would let in whom it keeps out.
+            if is_limit(why) && fitted.rules > ours.rules.max(1) {
                 service.rules_max = fitted.rules - 1;
-                let (sink, name, max) = (self.name(), &service.name, service.rules_max);
-                let why = self.clean(why);
-                warn!("sink {sink}: {name}: Railway takes no more than {max} rules of ours: {why}");
+                limit = Some(self.clean(why));
                 continue;
             }
             let trouble = self.trouble(&service.name, &failed);
@@ -787,8 +858,9 @@ impl Railway {
         second: i64,
         first: bool,
     ) -> Result<Option<String>, Trouble> {
-        let until = attack.until.div_euclid(SECOND) + 1;
+        let until = whole(attack.until);
         let lasts = |ends: i64| ends + SLACK >= until || ends - second > RENEW;
+        let went_on = |ends: i64| ends == FOR_EVER || ends > second + SLACK;
         let mode = service.mode;
         if mode.is_declined || mode.ours.is_some_and(lasts) {
             return Ok(None);
@@ -807,9 +879,12 @@ impl Railway {
                 }
             }
             // The owner's: for ever, or for long enough; or shorter, and then what we set covers it.
-            Some(ends) if ends == FOR_EVER || lasts(ends) => return Ok(None),
+            Some(ends) if ends == FOR_EVER || lasts(ends) => {
+                service.mode = Mode { owners: Some(ends), ..Mode::default() };
+                return Ok(None);
+            }
             Some(ends) => service.mode.owners = Some(ends),
-            None if mode.ours.is_some_and(|ours| ours > second + SLACK) => {
+            None if mode.ours.or(mode.owners).is_some_and(went_on) => {
                 service.mode = Mode { is_declined: true, ..Mode::default() };
                 let name = &service.name;
                 return Ok(Some(format!(
@@ -875,14 +950,13 @@ impl Railway {
     fn look_ahead(&mut self, now: Micros) {
         let ends = self.wanted.values().map(|wanted| wanted.until);
         let attacks = self.attacks.values().map(|attack| attack.until);
-        let last = attacks.clone().max();
+        let last = attacks.clone().max().map(whole);
         let services = self.place.iter().flat_map(|place| &place.services);
-        let renewals = services.filter_map(|service| {
-            let ours = service.mode.ours?.saturating_mul(SECOND);
-            let renews = last.is_some_and(|last| ours < last);
-            renews.then(|| ours - RENEW * SECOND)
-        });
-        let renewal = renewals.min().map(|at| at.max(now));
+        let ours = services.filter_map(|service| service.mode.ours);
+        let renewals = ours.filter(|ours| last.is_some_and(|last| ours + SLACK < last));
+        let renewals = renewals.map(|ours| (ours - RENEW).saturating_mul(SECOND));
+        // One that is past could not be done: it waits for the next comparison.
+        let renewal = renewals.map(|at| if at > now { at } else { now + EVERY }).min();
         let over = ends.chain(attacks).filter(|until| now < *until + OVERDUE);
         self.next = over.map(|until| until + OVERDUE).min().into_iter().chain(renewal).min();
     }
@@ -921,7 +995,8 @@ impl Railway {
     fn try_out(&mut self) -> Result<String, Trouble> {
         self.resolve()?;
         let mark = self.options.mark();
-        let example = (Ipv4Net::from(Ipv4Addr::new(192, 0, 2, 1)), Micros::default());
+        let net = Ipv4Net::from(Ipv4Addr::new(192, 0, 2, 1));
+        let example = Kept { net, until: Micros::default(), is_before: false };
         let told = self.each(|this, environment, service| {
             let edge = this.read(environment, service)?;
             let name = &service.name;
@@ -939,7 +1014,7 @@ impl Railway {
                 "{name}: Railway would take a rule; {} of ours are there with {} addresses; Under \
                  Attack Mode is {mode}",
                 ours.rules,
-                ours.nets.len()
+                ours.ends.len()
             )))
         })?;
         let endpoint = self.api.endpoint();
@@ -994,6 +1069,15 @@ impl Railway {
 const NO_DOMAIN: &str = "it has no public domain, which edge rules and Under Attack Mode need: add one with \
      `railway domain`";
 
+fn is_recent(at: Micros, now: Micros) -> bool {
+    (now - HOUR < at) && (at <= now)
+}
+
+/// The whole second after an instant.
+fn whole(at: Micros) -> i64 {
+    at.div_euclid(SECOND) + 1
+}
+
 /// Whether the mode may have been switched on by us for this attack before a restart: it was, since the
 /// attack began, for one of the times that there are.
 fn may_be_ours(ends: i64, attack: Attack, second: i64) -> bool {
@@ -1017,7 +1101,11 @@ fn told(
     is_changed: bool,
 ) -> String {
     let (added, removed) = (now.difference(before).count(), before.difference(now).count());
-    let made = if is_changed { ", and rules of ours that were changed made anew" } else { "" };
+    let made = match (is_changed, added + removed) {
+        (true, _) => ", and rules of ours that were changed made anew",
+        (false, 0) => ", and a later end written",
+        (false, _) => "",
+    };
     format!("{}: {added} addresses added, {removed} removed{made}", service.name)
 }
 
@@ -1033,11 +1121,22 @@ fn problem(problem: &Value) -> String {
     escape(&format!("{message}{at} ({code})"))
 }
 
-/// Whether a refusal is about how many rules the plan allows.
+/// Whether a refusal is about how many rules the plan allows: not about how often something may be
+/// asked, nor about what stands in one rule.
 fn is_limit(why: &str) -> bool {
+    const RULES: [&str; 4] = ["plan", "edge rules", "many rules", "number of rules"];
+    const LIMIT: [&str; 6] = ["limit", "maximum", "too many", "at most", "exceed", "upgrade"];
+    const RATES: [&str; 7] =
+        ["rate limit", "rate-limit", "ratelimit", "request", "per hour", "per minute", "try again"];
+    /// How a path begins that goes on with the number of a rule.
+    const ONE: [&str; 3] = ["rules[", "rules.", "rules\","];
     let why = why.to_ascii_lowercase();
-    let about = ["limit", "maximum", "too many", "your plan", "upgrade"];
-    about.iter().any(|known| why.contains(known))
+    why.split("; ").any(|one| {
+        let has = |words: &[&str]| words.iter().any(|word| one.contains(word));
+        let is_number = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
+        let is_one = ONE.iter().any(|path| one.split(path).skip(1).any(is_number));
+        has(&RULES) && has(&LIMIT) && !has(&RATES) && !is_one
+    })
 }
 
 /// The id of what is called so; one that looks like an id is one.

@@ -43,6 +43,10 @@ struct World {
     wrong: Arc<Mutex<Option<String>>>,
     /// Rules that the owner saves while ours are looked at.
     meddled: Arc<Mutex<Option<Value>>>,
+    /// What switching the mode is answered.
+    stuck: Arc<Mutex<Option<Answer>>>,
+    /// A service that cannot be found, so many times.
+    gone: Arc<Mutex<Option<(&'static str, usize)>>>,
     ids: Arc<Mutex<u32>>,
 }
 
@@ -109,6 +113,13 @@ impl World {
         }
         assert_eq!(of["environmentId"], PRODUCTION);
         let service = of["serviceId"].as_str().unwrap();
+        if let Some((gone, times)) = self.gone.lock().unwrap().as_mut()
+            && *gone == service
+            && *times > 0
+        {
+            *times -= 1;
+            return failed("Service instance not found");
+        }
         if query.contains("serviceInstance(") {
             let edge = self.change(service, |edge| edge.clone());
             let domains = if edge.has_domain { json!([{ "id": "d" }]) } else { json!([]) };
@@ -140,6 +151,9 @@ impl World {
             return data(&json!({ "updateServiceEdgeRules": { "edgeRules": rules } }));
         }
         assert!(query.contains("setServiceUnderAttackMode("), "{query}");
+        if let Some(answer) = self.stuck.lock().unwrap().clone() {
+            return answer;
+        }
         let until = input["enabled"].as_bool().unwrap().then(|| match &input["durationSeconds"] {
             Value::Null => 0,
             lasting => NOON + *self.clock.lock().unwrap() + lasting.as_i64().unwrap(),
@@ -231,6 +245,14 @@ impl Setting {
         *self.world.clock.lock().unwrap() = second;
         let active: Vec<_> = active.iter().map(|start| decision(start)).collect();
         self.sink.reconcile(&active, at(second)).unwrap()
+    }
+
+    /// It does not take them now, and why.
+    fn refused(&mut self, actions: &[Action], second: i64) -> String {
+        match self.sink.deliver(actions, at(second)) {
+            Progress { done: 0, trouble: Some(Trouble::Refused { why }) } => why,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// What was called since it was asked last, without reading.
@@ -474,13 +496,93 @@ fn the_plans_limit_lowers_the_rules_of_this_run() {
     assert!(log.contains("Your plan allows a maximum of 2 edge rules"), "{log}");
     assert!(log.contains("12 of 2060 addresses are not kept out"), "{log}");
     assert_eq!((here.world.rules(WEB).len(), here.world.kept_out(WEB).len()), (2, 2048));
-    // A plan without any: everything is beyond it, and that is said.
+    // It is asked again by each comparison, and not said again, until the plan has grown.
+    let all: Vec<&Action> = blocks.iter().collect();
+    let log = logged(|| assert_eq!(here.reconcile(&all, 600), None));
+    assert_eq!(log, "");
+    *here.world.plan.lock().unwrap() = None;
+    let told = here.reconcile(&all, 1200).unwrap();
+    assert!(told.contains("12 addresses added"), "{told}");
+    assert_eq!(here.world.kept_out(WEB).len(), 2060);
+    // One that has shrunk lets nobody in: what stands there stays, and more is refused.
+    *here.world.plan.lock().unwrap() = Some(2);
+    let why = here.refused(&[block("c1", "203.0.113.7", 9000)], 1300);
+    assert!(why.contains("Your plan allows a maximum of 2 edge rules"), "{why}");
+    assert_eq!(here.world.kept_out(WEB).len(), 2060);
+}
+
+#[test]
+fn a_plan_without_rules_refuses_blocks_until_it_has_some() {
+    let blocks = many(2060);
+    let refusals = [
+        "Your plan allows a maximum of 0 edge rules",
+        "Edge rules are not available on your plan. Please upgrade",
+    ];
+    for (why, count) in refusals.into_iter().flat_map(|why| [(why, 1), (why, 2060)]) {
+        let mut here = setting("");
+        *here.world.wrong.lock().unwrap() = Some(why.to_owned());
+        let log = logged(|| assert!(here.refused(&blocks[..count], 0).contains(why)));
+        assert!(log.is_empty() && here.world.rules(WEB).is_empty(), "{log}");
+        let all: Vec<&Action> = blocks[..count].iter().collect();
+        let told = here.reconcile(&all, 600).unwrap();
+        assert!(told.contains(why), "{told}");
+        *here.world.wrong.lock().unwrap() = None;
+        let told = here.reconcile(&all, 1200).unwrap();
+        assert!(told.contains(&format!("{count} addresses added")), "{told}");
+    }
+}
+
+#[test]
+fn what_speaks_of_rates_or_of_one_rule_is_no_limit_of_the_plan() {
+    let blocks = many(2060);
+    for why in [
+        "Rate limit of your plan exceeded: a maximum of 1000 requests per hour",
+        "You are being ratelimited by the limit of edge rules of your plan",
+        "rules[0].if: longer than the limit of edge rules",
+        "rules.3.if.value: longer than the maximum of edge rules",
+        "A pattern may have a maximum of 100 bytes",
+    ] {
+        let mut here = setting("");
+        here.done(&blocks[2050..], 0);
+        here.calls();
+        *here.world.wrong.lock().unwrap() = Some(why.to_owned());
+        assert!(here.refused(&blocks, 10).contains(why));
+        assert_eq!(here.calls(), ["validateService"], "{why}");
+        assert_eq!(here.world.kept_out(WEB).len(), 10);
+        // All rules are there to be used as soon as nothing is wrong.
+        *here.world.wrong.lock().unwrap() = None;
+        here.done(&[blocks.clone(), vec![block("c1", "203.0.113.7", 9000)]].concat(), 20);
+        assert_eq!(here.world.kept_out(WEB).len(), 2061, "{why}");
+    }
+}
+
+#[test]
+fn many_changes_within_an_hour_slow_it_down_but_not_the_mode() {
     let mut here = setting("");
-    *here.world.plan.lock().unwrap() = Some(0);
-    let log = logged(|| here.done(&blocks[..1], 0));
-    assert!(log.contains("takes no more than 0 rules of ours"), "{log}");
-    assert!(log.contains("1 of 1 addresses are not kept out: there is room for 0"), "{log}");
-    assert!(here.world.rules(WEB).is_empty());
+    let blocks = many(30);
+    let second = |n: usize| i64::try_from(n).unwrap() * 5;
+    for (n, block) in blocks[..20].iter().enumerate() {
+        here.done(std::slice::from_ref(block), second(n));
+    }
+    here.calls();
+    // The last was at 95. It is asked again after 5 s, since the mode may be wanted meanwhile.
+    for (second, wait) in [(100, 5), (140, 5), (154, 1)] {
+        let progress = here.sink.deliver(&blocks[20..21], at(second));
+        let wait = Duration::from_secs(wait);
+        assert_eq!(progress, Progress::until(0, Trouble::Paced { wait }));
+    }
+    assert!(here.calls().is_empty());
+    here.done(&blocks[20..21], 155);
+    let both = [blocks[21].clone(), attack("a1", 1800)];
+    let progress = here.sink.deliver(&both, at(156));
+    let wait = Duration::from_secs(5);
+    assert_eq!(progress, Progress::until(0, Trouble::Paced { wait }));
+    assert!(here.world.mode(WEB).is_some());
+    here.done(&both, 215);
+    // An hour later all is as it was.
+    here.done(&[block("c1", "203.0.113.8", 9000)], 3696);
+    here.done(&[block("c2", "203.0.113.9", 9000)], 3701);
+    assert_eq!(here.world.kept_out(WEB), set(&["203.0.113.8", "203.0.113.9"]));
 }
 
 #[test]
@@ -566,6 +668,107 @@ fn without_a_state_directory_what_is_there_stays_until_its_rule_says_that_it_end
 }
 
 #[test]
+fn what_an_earlier_run_has_put_there_is_not_given_a_later_end_by_every_start() {
+    let end = |rule: &Value| {
+        let text = rule["description"].as_str().unwrap();
+        text.rsplit_once("ends ").unwrap().1.to_owned()
+    };
+    for (max_rules, ends, left) in [
+        (
+            5,
+            vec![instant(3601), instant(9000), instant(20_000)],
+            vec!["203.0.113.8", "203.0.113.9"],
+        ),
+        // Only where one rule must hold all, the last end counts for all.
+        (1, vec![instant(20_000)], vec!["198.51.0.0", "198.51.0.1", "203.0.113.8", "203.0.113.9"]),
+    ] {
+        let mut here = setting(&format!("max_rules: {max_rules}"));
+        here.done(&many(2), 0);
+        let before = here.world.ours(WEB)[0].clone();
+        let (one, two) = (block("c1", "203.0.113.8", 9000), block("c2", "203.0.113.9", 20_000));
+        for (start, second) in [(&one, 10), (&two, 30)] {
+            here.restart();
+            here.sink.knows_only_its_own();
+            assert_eq!(here.reconcile(&[], second), None);
+            here.done(std::slice::from_ref(start), second + 1);
+        }
+        let ours = here.world.ours(WEB);
+        let mut said: Vec<String> = ours.iter().map(end).collect();
+        said.sort();
+        assert_eq!(said, ends, "{max_rules}");
+        assert_eq!(ours.contains(&before), max_rules > 1);
+        here.reconcile(&[&two], 3602);
+        assert_eq!(here.world.kept_out(WEB), set(&left), "{max_rules}");
+    }
+}
+
+#[test]
+fn an_end_that_was_put_off_is_written_by_the_next_comparison() {
+    let mut here = setting("");
+    let start = block("a1", "203.0.113.7", 3600);
+    here.done(std::slice::from_ref(&start), 0);
+    here.calls();
+    here.done(&[extended(&start, 9000)], 7);
+    assert!(here.calls().is_empty());
+    let longer = block("a1", "203.0.113.7", 9000);
+    let told = here.reconcile(&[&longer], 600).unwrap();
+    assert!(told.contains("0 addresses added, 0 removed, and a later end written"), "{told}");
+    assert_eq!(here.reconcile(&[&longer], 1200), None);
+    // A new start that remembers nothing keeps it out until then.
+    here.restart();
+    here.sink.knows_only_its_own();
+    assert_eq!(here.reconcile(&[], 3700), None);
+    assert_eq!(here.world.kept_out(WEB), set(&["203.0.113.7"]));
+    here.reconcile(&[], 9001);
+    assert!(here.world.rules(WEB).is_empty());
+}
+
+#[test]
+fn a_service_that_cannot_be_read_does_not_make_it_forget_the_others() {
+    let mut here = setting("services: [WEB, API]");
+    here.done(&many(2), 0);
+    here.restart();
+    here.sink.knows_only_its_own();
+    *here.world.gone.lock().unwrap() = Some((WEB, usize::MAX));
+    let told = here.reconcile(&[], 10).unwrap();
+    assert!(told.contains("Service instance not found"), "{told}");
+    let new = block("c1", "203.0.113.9", 9000);
+    assert!(here.refused(std::slice::from_ref(&new), 20).contains("not found"));
+    assert_eq!(here.world.kept_out(API), set(&["198.51.0.0", "198.51.0.1", "203.0.113.9"]));
+    *here.world.gone.lock().unwrap() = None;
+    let told = here.reconcile(&[&new], 620).unwrap();
+    assert!(told.contains("1 addresses added, 0 removed"), "{told}");
+    assert_eq!(here.world.kept_out(WEB), here.world.kept_out(API));
+    // What could not be read is not forgotten, even if the next call is answered.
+    let mut here = setting("");
+    here.done(&many(2), 0);
+    here.restart();
+    here.sink.knows_only_its_own();
+    *here.world.gone.lock().unwrap() = Some((WEB, 1));
+    let told = here.reconcile(&[], 10).unwrap();
+    assert!(told.contains("Service instance not found"), "{told}");
+    assert_eq!(here.reconcile(&[], 20), None);
+    assert_eq!(here.world.kept_out(WEB).len(), 2);
+}
+
+#[test]
+fn blocks_do_not_wait_for_a_mode_that_cannot_be_switched() {
+    let mut here = setting("");
+    *here.world.stuck.lock().unwrap() = Some(Answer::new(503));
+    let (start, flood) = (block("a1", "203.0.113.7", 3600), attack("a2", 1800));
+    let active = [decision(&start), decision(&flood)];
+    let log = logged(|| {
+        let trouble = here.sink.reconcile(&active, at(0)).unwrap_err();
+        assert!(matches!(trouble, Trouble::Later { .. }), "{trouble:?}");
+    });
+    assert!(log.contains("1 addresses added"), "{log}");
+    assert_eq!(here.world.kept_out(WEB), set(&["203.0.113.7"]));
+    *here.world.stuck.lock().unwrap() = None;
+    let told = here.reconcile(&[&start, &flood], 1).unwrap();
+    assert!(told.contains("switched Under Attack Mode on") && here.world.mode(WEB).is_some());
+}
+
+#[test]
 fn services_do_not_wait_for_each_other() {
     let mut here = setting("services: [WEB, API]");
     here.world.change(WEB, |edge| edge.has_domain = false);
@@ -641,6 +844,39 @@ fn a_decision_of_days_is_renewed_by_itself_and_a_missing_end_is_noticed() {
 }
 
 #[test]
+fn a_mode_that_need_not_or_cannot_be_renewed_is_not_looked_at_all_the_time() {
+    let often = Some(Duration::from_secs(600));
+    // The owner has set it for longer while ours was on.
+    let start = attack("a1", 100_000);
+    for until in [0, NOON + 200_000] {
+        let mut here = setting("");
+        here.reconcile(&[&start], 0);
+        here.world.change(WEB, |edge| edge.until = Some(until));
+        here.reconcile(&[&start], 82_801);
+        assert_eq!(here.sink.reconcile_every(), often);
+        here.done(&[ended(&start, 82_900)], 82_900);
+        assert_eq!(here.world.change(WEB, |edge| edge.until), Some(until));
+    }
+    // It is refused.
+    let mut here = setting("");
+    here.reconcile(&[&start], 0);
+    *here.world.stuck.lock().unwrap() = Some(failed("No"));
+    assert!(here.reconcile(&[&start], 82_801).unwrap().contains("Railway answers: No"));
+    assert_eq!(here.sink.reconcile_every(), often);
+    *here.world.stuck.lock().unwrap() = None;
+    here.reconcile(&[&start], 83_401);
+    assert_eq!(here.world.mode(WEB), Some(83_401 + 43_200));
+    // It ends a little before the decision, which is as good as with it.
+    let mut here = setting("");
+    here.reconcile(&[&attack("a1", 3603)], 0);
+    assert_eq!((here.world.mode(WEB), here.sink.reconcile_every()), (Some(3600), often));
+    let mut here = setting("");
+    here.reconcile(&[&attack("a1", 10_803)], 0);
+    here.reconcile(&[&attack("a1", 10_803)], 7000);
+    assert_eq!((here.world.mode(WEB), here.sink.reconcile_every()), (Some(10_800), often));
+}
+
+#[test]
 fn what_the_owner_has_switched_stays_as_the_owner_wants_it() {
     let start = attack("a1", 1800);
     let begun = |until: Option<i64>| {
@@ -681,6 +917,19 @@ fn what_the_owner_has_switched_stays_as_the_owner_wants_it() {
     here.done(&[ended(&start, 3800)], 3800);
     here.done(&[attack("a2", 9000)], 4000);
     assert_eq!(here.world.mode(WEB), Some(4000 + 10_800));
+    // Also what was on before; what has run out by itself is not switched off.
+    for until in [0, NOON + 9000] {
+        let mut here = begun(Some(until));
+        here.world.change(WEB, |edge| edge.until = None);
+        here.reconcile(&[&start], 600);
+        assert_eq!(here.world.mode(WEB), None);
+        here.done(&[ended(&start, 1800)], 1800);
+        here.done(&[attack("a2", 9000)], 2000);
+        assert_eq!(here.world.mode(WEB), Some(2000 + 10_800));
+    }
+    let mut here = begun(Some(NOON + 1900));
+    here.done(&[extended(&start, 3500)], 1950);
+    assert_eq!(here.world.mode(WEB), Some(1950 + 3600));
 }
 
 #[test]
@@ -847,6 +1096,12 @@ fn program(world: &World, mode: &str) -> (String, String) {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    // What the first comparison finds and what the lines say are two things.
+    if !mode.is_empty() {
+        double.wait_until("the first comparison", |asked| {
+            asked.iter().any(|asked| asked.text().contains("serviceInstance("))
+        });
+    }
     child
         .stdin
         .take()

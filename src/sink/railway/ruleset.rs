@@ -3,13 +3,16 @@
 //! Railway replaces them as a whole, so what is written holds the owner's rules as they were read, with
 //! every key, known or not. Ours are known by how their description begins; it is the one field of a rule
 //! that is for people alone, and Railway keeps it. There it also says when the last of its addresses ends:
-//! a rule has no end of its own, and whoever has forgotten everything must be able to tell.
+//! a rule has no end of its own, and whoever has forgotten everything must be able to tell. So addresses
+//! of which no more is known than that end stay in a rule of their own: beside others they would be given
+//! a later one by every start.
 
 use crate::action::decision::instant_of;
 use crate::decode::time::{self, Micros};
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 /// Values in one list of a condition.
@@ -31,13 +34,22 @@ const MADE: &str = ": made by Portcullis, which changes it; the last in it ends 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ruleset(Value);
 
+/// Somebody to keep out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// The address or range.
+    pub net: Ipv4Net,
+    /// When that ends.
+    pub until: Micros,
+    /// An earlier run has put it there: the end is only what its rule says.
+    pub is_before: bool,
+}
+
 /// What our rules say.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Ours {
-    /// Whom they keep out.
-    pub nets: BTreeSet<Ipv4Net>,
-    /// When the last of those ends, as it was known when they were written.
-    pub until: Option<Micros>,
+    /// Whom they keep out, and when the last in the same rule ends; none if that cannot be read.
+    pub ends: BTreeMap<Ipv4Net, Option<Micros>>,
     /// How many rules they are.
     pub rules: usize,
     /// One of them is not as it was written.
@@ -55,6 +67,19 @@ pub struct Fitted {
     pub rules: usize,
     /// An owner's rule that comes before one of ours.
     pub behind: Option<u64>,
+}
+
+impl Ours {
+    /// Whom they keep out.
+    pub fn nets(&self) -> BTreeSet<Ipv4Net> {
+        self.ends.keys().copied().collect()
+    }
+
+    /// Whether one of `kept` ends later than its rule says, so that a new start would drop it early.
+    pub fn is_behind(&self, kept: &[Kept]) -> bool {
+        let said = |one: &Kept| self.ends.get(&one.net).copied();
+        kept.iter().any(|one| said(one).is_some_and(|end| end < Some(one.until)))
+    }
 }
 
 impl Ruleset {
@@ -89,10 +114,13 @@ impl Ruleset {
         for rule in self.rules().iter().filter(|rule| is_ours(rule, mark)) {
             ours.rules += 1;
             let end = description(rule).split_once(MADE).and_then(|(_, end)| instant_of(end));
-            ours.until = ours.until.max(end);
-            match kept_out(rule) {
-                Some(nets) => ours.nets.extend(nets),
-                None => ours.is_changed = true,
+            let Some(nets) = kept_out(rule) else {
+                ours.is_changed = true;
+                continue;
+            };
+            for net in nets {
+                let said = ours.ends.entry(net).or_default();
+                *said = (*said).max(end);
             }
         }
         ours
@@ -101,11 +129,11 @@ impl Ruleset {
     /// The owner's rules with ours for as many of `ranked` as there is room for, from the first on, in
     /// at most `rules_max` rules. Rules of ours that are there keep their ids and places; new ones come
     /// as early as there is room between the owner's, since the first rule that fits a request decides it.
-    pub fn fit(&self, mark: &str, ranked: &[(Ipv4Net, Micros)], rules_max: usize) -> Fitted {
+    pub fn fit(&self, mark: &str, ranked: &[Kept], rules_max: usize) -> Fitted {
         let mut count = ranked.len().min(rules_max.saturating_mul(PER_RULE));
         loop {
             let chosen = ranked.get(..count).unwrap_or_default();
-            let fitted = self.with(mark, chosen);
+            let fitted = self.with(mark, parts(chosen, rules_max));
             let over = fitted.value.to_string().len().saturating_sub(BYTES_MAX);
             if over == 0 || count == 0 {
                 return fitted;
@@ -114,29 +142,35 @@ impl Ruleset {
         }
     }
 
-    fn with(&self, mark: &str, chosen: &[(Ipv4Net, Micros)]) -> Fitted {
+    fn with(&self, mark: &str, parts: Vec<Part>) -> Fitted {
         let (mut own, others): (Vec<&Value>, Vec<&Value>) =
             self.rules().iter().partition(|rule| is_ours(rule, mark));
         let taken: BTreeSet<u64> = others.iter().filter_map(|rule| priority(rule)).collect();
-        let nets: BTreeSet<Ipv4Net> = chosen.iter().map(|(net, _)| *net).collect();
-        let until = chosen.iter().map(|(_, until)| *until).max().unwrap_or_default();
-        let description = format!("{mark}{MADE}{}", time::format(until));
-        let list: Vec<Ipv4Net> = nets.iter().copied().collect();
-        let parts: Vec<&[Ipv4Net]> = list.chunks(PER_RULE).collect();
         own.sort_by_key(|rule| priority(rule));
+        let texts: Vec<String> =
+            parts.iter().map(|part| format!("{mark}{MADE}{}", time::format(part.until))).collect();
+        // A rule that says the same end is the same one; those that are left take any other.
+        let mut stood: Vec<Option<&Value>> = texts
+            .iter()
+            .map(|text| {
+                let at = own.iter().position(|rule| description(rule) == text);
+                at.map(|at| own.remove(at))
+            })
+            .collect();
+        let mut left = own.into_iter();
+        stood.iter_mut().filter(|rule| rule.is_none()).for_each(|rule| *rule = left.next());
         let kept: BTreeSet<u64> =
-            own.iter().take(parts.len()).filter_map(|rule| priority(rule)).collect();
+            stood.iter().flatten().filter_map(|rule| priority(rule)).collect();
         let mut free = (0u64..).filter(|at| !taken.contains(at) && !kept.contains(at));
         let mut rules: Vec<Value> = others.iter().map(|rule| (*rule).clone()).collect();
         let mut last = None;
-        for (number, part) in parts.iter().enumerate() {
-            let before = own.get(number);
+        for ((part, text), before) in parts.iter().zip(texts).zip(stood) {
             let at = before.and_then(|rule| priority(rule)).or_else(|| free.next());
             let mut rule = json!({
-                "description": description,
+                "description": text,
                 "priority": at,
                 "enabled": true,
-                "if": condition(part),
+                "if": condition(&part.nets),
                 "then": { "action": "block", "params": { "status": 403 } },
             });
             if let Some(id) = before.and_then(|rule| rule.get("id")) {
@@ -154,8 +188,42 @@ impl Ruleset {
             all["rules"] = Value::Array(rules);
             all
         };
-        Fitted { value, nets, rules: parts.len(), behind }
+        let rules = parts.len();
+        let nets = parts.into_iter().flat_map(|part| part.nets).collect();
+        Fitted { value, nets, rules, behind }
     }
+}
+
+/// What comes into one rule.
+#[derive(Debug)]
+struct Part {
+    nets: Vec<Ipv4Net>,
+    /// When the last of them ends.
+    until: Micros,
+}
+
+/// Parts `chosen` into at most `rules_max` rules: those of this run, and those of earlier ones by their
+/// ends. Where there are too few rules for that, those that end first go with the next.
+fn parts(chosen: &[Kept], rules_max: usize) -> Vec<Part> {
+    let mut groups: BTreeMap<Reverse<Micros>, Vec<Kept>> = BTreeMap::new();
+    for one in chosen {
+        let end = if one.is_before { one.until } else { Micros::MAX };
+        groups.entry(Reverse(end)).or_default().push(*one);
+    }
+    let mut groups: Vec<Vec<Kept>> = groups.into_values().collect();
+    let rules = |group: &Vec<Kept>| group.len().div_ceil(PER_RULE);
+    while groups.len() > 1 && groups.iter().map(rules).sum::<usize>() > rules_max {
+        let last = groups.pop().unwrap_or_default();
+        groups.iter_mut().next_back().into_iter().for_each(|next| next.extend(&last));
+    }
+    let mut parts = Vec::new();
+    for group in groups {
+        let until = group.iter().map(|one| one.until).max().unwrap_or_default();
+        let nets: BTreeSet<Ipv4Net> = group.iter().map(|one| one.net).collect();
+        let nets: Vec<Ipv4Net> = nets.into_iter().collect();
+        parts.extend(nets.chunks(PER_RULE).map(|nets| Part { nets: nets.to_vec(), until }));
+    }
+    parts
 }
 
 fn description(rule: &Value) -> &str {
@@ -221,9 +289,14 @@ mod tests {
     const MARK: &str = "portcullis";
     const HOUR: Micros = 3_600_000_000;
 
-    fn ranked(count: u32) -> Vec<(Ipv4Net, Micros)> {
+    fn ranked(count: u32) -> Vec<Kept> {
         let net = |n: u32| Ipv4Net::from(Ipv4Addr::from(0xcb00_7100 + n));
-        (0..count).map(|n| (net(n), HOUR + Micros::from(n))).collect()
+        let one = |n| Kept { net: net(n), until: HOUR + Micros::from(n), is_before: false };
+        (0..count).map(one).collect()
+    }
+
+    fn nets(kept: &[Kept]) -> BTreeSet<Ipv4Net> {
+        kept.iter().map(|one| one.net).collect()
     }
 
     fn owners() -> Value {
@@ -235,7 +308,7 @@ mod tests {
         ] })
     }
 
-    fn written(before: &Value, ranked: &[(Ipv4Net, Micros)], rules_max: usize) -> Fitted {
+    fn written(before: &Value, ranked: &[Kept], rules_max: usize) -> Fitted {
         Ruleset::of(before.clone()).unwrap().fit(MARK, ranked, rules_max)
     }
 
@@ -244,10 +317,11 @@ mod tests {
         for count in [0, 1, 64, 65, 2048, 2049, 3000] {
             let fitted = written(&Value::Null, &ranked(count), 5);
             let ours = Ruleset::of(fitted.value).unwrap().ours(MARK);
-            assert_eq!((ours.nets.len(), ours.is_changed), (count as usize, false));
-            assert_eq!((ours.nets, ours.rules), (fitted.nets, fitted.rules));
-            let until = (count > 0).then(|| HOUR + Micros::from(count) - 1);
-            assert_eq!(ours.until, until);
+            assert_eq!((ours.ends.len(), ours.is_changed), (count as usize, false));
+            assert_eq!((ours.nets(), ours.rules), (fitted.nets, fitted.rules));
+            let last = HOUR + Micros::from(count) - 1;
+            assert!(ours.ends.values().all(|end| *end == Some(last)));
+            assert!(!ours.is_behind(&ranked(count)));
         }
         assert_eq!(written(&Value::Null, &[], 5).value, Value::Null);
     }
@@ -270,7 +344,42 @@ mod tests {
         // One rule less, and what comes first stays.
         let fitted = written(&Value::Null, &ranked(3000), 1);
         assert_eq!((fitted.rules, fitted.nets.len()), (1, 2048));
-        assert!(fitted.nets.iter().eq(ranked(2048).iter().map(|(net, _)| net)));
+        assert_eq!(fitted.nets, nets(&ranked(2048)));
+    }
+
+    #[test]
+    fn what_an_earlier_run_has_put_there_keeps_its_rule_and_its_end() {
+        let all = ranked(9);
+        let before = |kept: &[Kept], until: Micros| -> Vec<Kept> {
+            kept.iter().map(|one| Kept { until, is_before: true, ..*one }).collect()
+        };
+        let end = |value: &Value, n: u32| {
+            let ours = Ruleset::of(value.clone()).unwrap().ours(MARK);
+            ours.ends[&all[n as usize].net].unwrap()
+        };
+        let mut first = written(&owners(), &all[..3], 5).value;
+        first["rules"][2]["id"] = json!("rul_c");
+        let stood = before(&all[..3], HOUR + 2);
+        assert_eq!(written(&first, &stood, 5).value, first);
+        // One of this run comes beside it, and its rule is as it was.
+        let kept = [&all[6..7], &stood].concat();
+        let second = written(&first, &kept, 5);
+        assert_eq!((second.rules, &second.nets), (2, &nets(&kept)));
+        assert!(second.value["rules"].as_array().unwrap().contains(&first["rules"][2]));
+        assert_eq!((end(&second.value, 0), end(&second.value, 6)), (HOUR + 2, HOUR + 6));
+        // By the next run there are two ends. With fewer rules the later one counts for both.
+        let kept = [&all[8..9], &before(&all[6..7], HOUR + 6), &stood].concat();
+        for (rules_max, ends) in [(3, [2, 6, 8]), (2, [6, 6, 8]), (1, [8, 8, 8])] {
+            let third = written(&second.value, &kept, rules_max);
+            assert_eq!((third.rules, &third.nets), (rules_max, &nets(&kept)));
+            let said = [0, 6, 8].map(|n| end(&third.value, n) - HOUR);
+            assert_eq!(said, ends, "{rules_max}");
+        }
+        // An end that was put off is seen, also where the one in the rule cannot be read.
+        let mut ours = Ruleset::of(second.value).unwrap().ours(MARK);
+        assert!(!ours.is_behind(&all[..3]) && ours.is_behind(&before(&all[..1], HOUR + 3)));
+        ours.ends.insert(all[0].net, None);
+        assert!(ours.is_behind(&all[..1]));
     }
 
     #[test]
@@ -355,9 +464,14 @@ mod tests {
                 0..12,
             ),
             count in 0u32..200,
+            before in 0usize..200,
+            rules_max in 1usize..4,
         ) {
             let ruleset = Ruleset::of(json!({ "version": 1, "rules": rules })).unwrap();
-            let fitted = ruleset.fit(MARK, &ranked(count), 2);
+            let mut kept = ranked(count);
+            kept.iter_mut().take(before).for_each(|one| one.is_before = true);
+            let fitted = ruleset.fit(MARK, &kept, rules_max);
+            prop_assert!(fitted.rules <= rules_max);
             let theirs = |value: &Value| -> Vec<Value> {
                 let rules = value["rules"].as_array().cloned().unwrap_or_default();
                 rules.into_iter().filter(|rule| !is_ours(rule, MARK)).collect()
