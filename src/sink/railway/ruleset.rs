@@ -165,7 +165,7 @@ impl Ruleset {
         let mut rules: Vec<Value> = others.iter().map(|rule| (*rule).clone()).collect();
         let mut last = None;
         for ((part, text), before) in parts.iter().zip(texts).zip(stood) {
-            let at = before.and_then(|rule| priority(rule)).or_else(|| free.next());
+            let at = before.and_then(priority).or_else(|| free.next());
             let mut rule = json!({
                 "description": text,
                 "priority": at,
