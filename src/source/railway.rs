@@ -9,7 +9,9 @@
 //! takes the lines leaves it out.
 //!
 //! An application's line that names its request waits up to `join_wait` for the edge's log of it, and
-//! then says in [`Batch::edges`] whose request it was. Lines leave in the order in which they came.
+//! then says in [`Batch::edges`] whose request it was. Lines leave in the order in which they came; but
+//! what came while nobody read, for longer than a moment, is held until all of it is there, and leaves in
+//! the order of time.
 //!
 //! What happens when
 //!
@@ -75,6 +77,8 @@ pub struct RailwaySettings {
     pub ping_every: Duration,
     /// Silence after which a connection counts as broken.
     pub silent_max: Duration,
+    /// Time without a connection after which what was missed is held until all of it is there.
+    pub behind_after: Duration,
     /// How often new deployments are looked for.
     pub look_every: Duration,
     /// Silence after which a deployment that serves no more is left.
@@ -100,6 +104,7 @@ impl Default for RailwaySettings {
             refused_pause: Duration::from_secs(300),
             ping_every: Duration::from_secs(20),
             silent_max: Duration::from_secs(60),
+            behind_after: Duration::from_secs(30),
             look_every: Duration::from_secs(30),
             quiet_max: Duration::from_secs(60),
         }
@@ -272,8 +277,8 @@ fn token_help(variable: &str) -> &'static str {
 /// Reads until `stopping`, or until `on_event` gives false.
 ///
 /// `on_event` is called on this thread; while it holds it up, nothing is read. After `stopping`, what
-/// waits for the edge's word is handed over without it, and this returns within two seconds if
-/// `on_event` does not hold it up.
+/// waits for the edge's word is handed over without it, what is held and not complete is left for the
+/// next time, and this returns within two seconds if `on_event` does not hold it up.
 ///
 /// # Errors
 /// When reading cannot begin; see [`RailwayError`]. Once it has begun it goes on, whatever happens.

@@ -106,6 +106,8 @@ struct World {
     frozen: bool,
     /// Each log is sent twice.
     twice: bool,
+    /// No answer holds more logs, whatever is asked for.
+    cap: Option<usize>,
     /// Queries for older logs are refused.
     no_history: bool,
     /// Subscriptions to this field fail with this message.
@@ -130,6 +132,14 @@ struct Shared {
 impl Shared {
     fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits as long as it is told to be slow.
+    fn idle(&self) {
+        let begun = Instant::now();
+        while begun.elapsed() < self.world().delay && !self.over.load(Ordering::Relaxed) {
+            std::thread::sleep(TURN);
+        }
     }
 }
 
@@ -172,7 +182,8 @@ impl RailwayDouble {
         change(&mut self.shared.world());
     }
 
-    /// Answers questions that the hook gives `data` for; others are answered as usual. It is given the
+    /// Answers questions that the hook gives `data` for, and refuses those for which that is null; others
+    /// are answered as usual. It is given the
     /// query's text and its variables.
     pub fn on_query(&self, hook: impl Fn(&str, &Value) -> Option<Value> + Send + Sync + 'static) {
         *self.shared.hook.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(hook));
@@ -254,6 +265,11 @@ impl RailwayDouble {
     /// Sends each log twice.
     pub fn twice(&self) {
         self.change(|world| world.twice = true);
+    }
+
+    /// Gives no more logs at once than this, in answers to questions and at the beginning of subscriptions.
+    pub fn cap(&self, cap: usize) {
+        self.change(|world| world.cap = Some(cap));
     }
 
     /// Refuses questions for older logs.
@@ -401,8 +417,7 @@ fn questions(stream: TcpStream, shared: &Shared) {
         let body: Value = serde_json::from_slice(&body).unwrap();
         let query = body["query"].as_str().unwrap_or_default().to_owned();
         let variables = body["variables"].clone();
-        let delay = shared.world().delay;
-        std::thread::sleep(delay);
+        shared.idle();
         shared.world().asked.push((query.clone(), variables.clone()));
         let known = is_known(&shared.world(), |name| headers.get(name).cloned());
         let answer =
@@ -429,7 +444,8 @@ fn refusal(why: &str) -> Value {
 fn answer(shared: &Shared, query: &str, variables: &Value) -> Value {
     let hook = shared.hook.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(data) = hook.as_ref().and_then(|hook| hook(query, variables)) {
-        return json!({ "data": data });
+        let refused = data.is_null();
+        return if refused { refusal("Not this one") } else { json!({ "data": data }) };
     }
     drop(hook);
     let world = shared.world();
@@ -459,10 +475,10 @@ fn answer(shared: &Shared, query: &str, variables: &Value) -> Value {
         );
         json!({"deployments": {"edges": edges.collect::<Vec<_>>()}})
     } else if asks("environmentLogs(") && !world.no_history {
-        json!({"environmentLogs": window(&matching(&world.logs, variables), variables)})
+        json!({"environmentLogs": window(&matching(&world.logs, variables), variables, world.cap)})
     } else if asks("httpLogs(") && !world.no_history {
         let id = variables["deploymentId"].as_str().unwrap();
-        json!({"httpLogs": window(world.http.get(id).map_or(&[][..], Vec::as_slice), variables)})
+        json!({"httpLogs": window(world.http.get(id).map_or(&[][..], Vec::as_slice), variables, world.cap)})
     } else {
         return refusal("Problem processing request");
     };
@@ -483,9 +499,12 @@ fn matching(logs: &[Value], variables: &Value) -> Vec<Value> {
 
 /// What a question for a window of time gives: the newest `beforeLimit` logs behind `beforeDate` up to
 /// `anchorDate`, and the oldest `afterLimit` from there up to `afterDate`, in the order of time.
-fn window(logs: &[Value], variables: &Value) -> Vec<Value> {
+fn window(logs: &[Value], variables: &Value, cap: Option<usize>) -> Vec<Value> {
     let date = |name: &str| variables[name].as_str().map(nanos);
-    let limit = |name: &str| variables[name].as_u64().unwrap_or(0) as usize;
+    let limit = |name: &str| {
+        let limit = variables[name].as_u64().unwrap_or(0) as usize;
+        cap.map_or(limit, |cap| limit.min(cap))
+    };
     let at = |log: &Value| nanos(log["timestamp"].as_str().unwrap());
     let mut sorted = logs.to_vec();
     sorted.sort_by_key(at);
@@ -598,8 +617,7 @@ fn hear(
 ) -> bool {
     let id = message["id"].as_str().unwrap_or_default().to_owned();
     let mut say = |value: Value| socket.send(Message::text(value.to_string())).is_ok();
-    let delay = shared.world().delay;
-    std::thread::sleep(delay);
+    shared.idle();
     match message["type"].as_str().unwrap() {
         "connection_init" => {
             *ready = true;
@@ -621,7 +639,7 @@ fn hear(
             let mut one = Subscription { id: id.clone(), field, variables, done: 0 };
             let all = everything(&one, &world);
             one.done = all.len();
-            let was = window(&all, &one.variables);
+            let was = window(&all, &one.variables, world.cap);
             drop(world);
             open.push(one);
             let text = json!({"id": id, "type": "next", "payload": {"data": {field: was}}});

@@ -50,7 +50,7 @@ impl Log {
         }
     }
 
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         match self {
             Log::App(log) => log.line.len(),
             Log::Http(log) => log.line.len(),
@@ -130,6 +130,9 @@ pub(super) struct Gap {
     pub page: usize,
     /// No page has come yet.
     pub first: bool,
+    /// The newest time that a page has brought, and the most logs that one had.
+    newest: Nanos,
+    most: usize,
     pub behind: Vec<Log>,
     bytes: usize,
     tries: u32,
@@ -141,7 +144,8 @@ impl Gap {
     fn new(from: Nanos, to: Nanos, page: usize, behind: Vec<Log>) -> Self {
         let bytes = behind.iter().map(Log::len).sum();
         let due = Instant::now();
-        Self { from, to, page, first: true, behind, bytes, tries: 0, due, task: None }
+        let (newest, most) = (from, 0);
+        Self { from, to, page, first: true, newest, most, behind, bytes, tries: 0, due, task: None }
     }
 
     /// Whether no more may wait.
@@ -165,24 +169,31 @@ impl Gap {
         self.tries < TRIES_MAX
     }
 
-    /// A page has come, in the order of time. Gives whether there are more, or that there is no way
-    /// to them.
+    /// A page has come. Gives whether there are more, or that there is no way to them. A page that is
+    /// shorter than was asked for says nothing: the server may give fewer at once.
     pub(super) fn turned(&mut self, page: &[Log]) -> Turned {
         self.tries = 0;
-        let newest = page.iter().filter_map(Log::at).max();
-        match newest {
-            Some(newest) if page.len() >= self.page && newest < self.to => {
-                let from = newest.saturating_sub(STEP);
-                if from <= self.from {
-                    // More logs of one instant than one page holds.
-                    self.from = newest;
-                    return Turned::Stuck(newest);
-                }
-                self.from = from;
-                Turned::More
-            }
-            _ => Turned::Last,
+        // As many as the server gives, for all that is known.
+        let full = page.len() >= self.page || page.len() >= self.most.max(PAGE_MIN);
+        self.most = self.most.max(page.len());
+        let Some(newest) = page.iter().filter_map(Log::at).max() else { return Turned::Last };
+        if newest >= self.to {
+            return Turned::Last;
         }
+        if newest > self.newest {
+            self.newest = newest;
+            self.from = newest.saturating_sub(STEP).max(self.from);
+            return Turned::More;
+        }
+        if !full {
+            return Turned::Last;
+        }
+        if self.from >= newest {
+            return Turned::Blocked(newest);
+        }
+        // More logs of one instant than one page holds: what is behind it may still be had.
+        self.from = newest;
+        Turned::Stuck(newest)
     }
 }
 
@@ -191,8 +202,10 @@ impl Gap {
 pub(super) enum Turned {
     More,
     Last,
-    /// There may be more of this instant, and no way to ask for them.
+    /// There may be more of this instant, and no way to ask for them; it goes on behind it.
     Stuck(Nanos),
+    /// The same page comes again and again: there is no way to what is behind this instant.
+    Blocked(Nanos),
 }
 
 /// What to do with an answer.
@@ -221,6 +234,8 @@ pub(super) struct Feed {
     pub since: Instant,
     /// What was asked for, until the first logs have come.
     asked: Option<(Nanos, usize)>,
+    /// An answer without logs has come since then.
+    empty: bool,
     pub gap: Option<Gap>,
     /// When it last said something.
     pub heard: Instant,
@@ -240,6 +255,7 @@ impl Feed {
             tries: 0,
             since: now,
             asked: None,
+            empty: false,
             gap: None,
             heard: now,
             active: true,
@@ -255,7 +271,12 @@ impl Feed {
     pub(super) fn subscribed(&mut self, id: String, from: Nanos, page: usize) {
         self.id = Some(id);
         self.asked = Some((from, page));
+        self.empty = false;
         self.since = Instant::now();
+        if self.tries == 0 {
+            // It is given the time to answer.
+            self.heard = self.since;
+        }
     }
 
     /// Its subscription is over.
@@ -263,15 +284,22 @@ impl Feed {
         (self.id, self.asked, self.gap) = (None, None, None);
     }
 
-    /// Whether it may still be answering what was, after so long.
+    /// Whether it may still be answering what was, after so long; a fifth of it, if an answer without
+    /// logs has come.
     pub(super) fn is_behind(&self, settled_after: Duration) -> bool {
+        let settled_after = if self.empty { settled_after / 5 } else { settled_after };
         self.id.is_none()
             || self.gap.is_some()
             || (self.asked.is_some() && self.since.elapsed() < settled_after)
     }
 
+    /// Up to where everything has come, while it is behind.
+    pub(super) fn reached(&self, overlap: Nanos) -> Nanos {
+        self.gap.as_ref().map_or_else(|| self.place(overlap), |gap| gap.from)
+    }
+
     /// Takes logs that came. The first after a subscription are compared with what was asked for: if
-    /// there are as many as were asked for, or the newest that is known is not among them, there may
+    /// there are as many as may come at once, or the newest that is known is not among them, there may
     /// be some between, and these wait.
     pub(super) fn take(&mut self, mut logs: Vec<Log>) -> Taken {
         self.heard = Instant::now();
@@ -280,12 +308,15 @@ impl Feed {
             gap.behind.extend(logs);
             return Taken::Kept;
         }
+        self.empty |= logs.is_empty();
         let oldest = logs.iter().filter_map(Log::at).min();
         if let (Some((from, page)), Some(oldest)) = (self.asked, oldest) {
             self.asked = None;
             sort(&mut logs);
             let unknown = self.newest.is_some_and(|newest| oldest > newest);
-            if oldest > from && (unknown || logs.len() >= page) {
+            // Where nothing is known, an answer of some length may be all that the server gives at once.
+            let full = if self.newest.is_none() { page.min(PAGE_MIN) } else { page };
+            if oldest > from && (unknown || logs.len() >= full) {
                 self.gap = Some(Gap::new(from, oldest, page, logs));
                 return Taken::Kept;
             }
@@ -356,14 +387,37 @@ mod tests {
     }
 
     #[test]
-    fn pages_go_on_until_one_is_not_full() {
+    fn pages_go_on_until_what_waits_is_reached_or_nothing_is_new() {
         let mut gap = Gap::new(10 * S, 20 * S, 2, Vec::new());
         assert_eq!(gap.turned(&logs(&[11 * S, 12 * S])), Turned::More);
         assert_eq!(gap.from, 12 * S - STEP);
         assert_eq!(gap.turned(&logs(&[12 * S, 12 * S])), Turned::Stuck(12 * S));
-        assert_eq!(gap.turned(&logs(&[13 * S, 20 * S])), Turned::Last);
+        assert_eq!(gap.from, 12 * S);
+        // It may be that the server gives few at once.
+        assert_eq!(gap.turned(&logs(&[13 * S])), Turned::More);
         assert_eq!(gap.turned(&logs(&[13 * S])), Turned::Last);
+        assert_eq!(gap.turned(&logs(&[14 * S, 20 * S])), Turned::Last);
         assert_eq!(gap.turned(&[]), Turned::Last);
+        let untimed = [Log::App(line::app(&json!(1)))];
+        assert_eq!(gap.turned(&untimed), Turned::Last);
+    }
+
+    #[test]
+    fn a_page_that_comes_again_and_again_ends_it() {
+        // Fewer than were asked for, but as many as ever came.
+        let mut gap = Gap::new(10 * S, 20 * S, 5000, Vec::new());
+        let same = logs(&[12 * S; PAGE_MIN]);
+        assert_eq!(gap.turned(&same), Turned::More);
+        assert_eq!(gap.turned(&same), Turned::Stuck(12 * S));
+        assert_eq!(gap.turned(&same), Turned::Blocked(12 * S));
+    }
+
+    #[test]
+    fn a_feed_of_which_nothing_is_known_asks_again_where_there_may_be_more() {
+        let mut one = feed(None, 5000);
+        assert_eq!(taken(&mut one, &[60 * S; PAGE_MIN]), None);
+        assert_eq!(taken(&mut feed(None, 5000), &[60 * S; PAGE_MIN - 1]).unwrap().len(), 99);
+        assert_eq!(one.reached(10 * S), 50 * S);
     }
 
     #[test]

@@ -3,20 +3,27 @@
 //! The edge logs a request when it is over, so an application's line usually comes first and waits a
 //! little. Lines leave in the order in which they came: none waits longer than it may, nor does any
 //! behind it. The id alone proves nothing, since an application may take it from a header that the
-//! client wrote: the line must also have been written while that request was under way.
+//! client wrote: the line must also have been written while that request was under way, and one request
+//! vouches for a few lines only.
 //!
 //! Nothing here reads a clock: `now` is how long the reader has been running.
 
 use super::line::Nanos;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::Duration;
 
 /// How far the clocks of the edge and of the applications' hosts may differ.
-const SLACK: Nanos = 5_000_000_000;
+pub(super) const SLACK: Nanos = 5_000_000_000;
 /// Requests that are remembered, and for how long.
 const REQUESTS_MAX: usize = 100_000;
 const REMEMBERED: Duration = Duration::from_secs(300);
+/// Lines that one request vouches for. Whoever made a request from one place learns its id from the
+/// answer, and may send the id with many requests from another place, to an application that copies it
+/// into its logs: within the slack these would all count against the first place. An honest request
+/// writes a few lines about what matters.
+const VOUCHES_MAX: usize = 16;
 /// Lines that may wait, and their bytes: past it the oldest leave without an answer.
 const WAITING_MAX: usize = 10_000;
 const WAITING_BYTES_MAX: usize = 64 << 20;
@@ -38,12 +45,29 @@ struct Request {
     source: Option<IpAddr>,
     from: Nanos,
     until: Nanos,
+    /// The lines that it has vouched for, as hashes: one that comes again is none more.
+    vouched: Vec<u64>,
 }
 
 impl Request {
     fn covers(&self, at: Option<Nanos>) -> bool {
         let (from, until) = (self.from.saturating_sub(SLACK), self.until.saturating_add(SLACK));
         at.is_some_and(|at| (from..=until).contains(&at))
+    }
+
+    /// Whose request a line is about, if this one vouches for it.
+    fn vouch(&mut self, line: &Leaving, hash: u64) -> Option<IpAddr> {
+        if !self.covers(line.at) {
+            // The id is somebody else's.
+            return None;
+        }
+        if !self.vouched.contains(&hash) {
+            if self.vouched.len() >= VOUCHES_MAX {
+                return None;
+            }
+            self.vouched.push(hash);
+        }
+        self.source
     }
 }
 
@@ -69,6 +93,7 @@ pub(super) struct Join {
     heard: VecDeque<(Duration, String)>,
     /// Lines left before their time because too many were waiting.
     crowded: bool,
+    hashes: RandomState,
 }
 
 impl Join {
@@ -83,6 +108,7 @@ impl Join {
             requests: HashMap::new(),
             heard: VecDeque::new(),
             crowded: false,
+            hashes: RandomState::new(),
         }
     }
 
@@ -94,19 +120,35 @@ impl Join {
         id: Option<String>,
         now: Duration,
     ) {
+        self.enter(line, at, id, Some(now));
+    }
+
+    /// Takes a line whose request is known by now or never.
+    pub(super) fn old_line(&mut self, line: Vec<u8>, at: Option<Nanos>, id: Option<String>) {
+        self.enter(line, at, id, None);
+    }
+
+    fn enter(
+        &mut self,
+        line: Vec<u8>,
+        at: Option<Nanos>,
+        id: Option<String>,
+        now: Option<Duration>,
+    ) {
         let mut leaving = Leaving { line, at, edge: None };
         let mut awaits = None;
         if let Some(id) = id {
-            match self.requests.get(&id) {
-                Some(request) if request.covers(at) => leaving.edge = request.source,
-                // The id is somebody else's.
-                Some(_) => {}
-                None if self.wait.is_zero() => {}
-                None => {
+            match (self.requests.get_mut(&id), now) {
+                (Some(request), _) => {
+                    let hash = self.hashes.hash_one((at, &leaving.line));
+                    leaving.edge = request.vouch(&leaving, hash);
+                }
+                (None, Some(now)) if !self.wait.is_zero() => {
                     let number = self.first + self.queue.len() as u64;
                     self.awaited.entry(id.clone()).or_default().push(number);
                     awaits = Some((now + self.wait, id));
                 }
+                (None, _) => {}
             }
         }
         self.bytes += leaving.line.len();
@@ -135,15 +177,15 @@ impl Join {
             }
             return;
         }
-        let request = Request { source, from, until };
+        let mut request = Request { source, from, until, vouched: Vec::new() };
         for number in self.awaited.remove(&id).unwrap_or_default() {
             let place =
                 number.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
             if let Some(waiting) = place.and_then(|place| self.queue.get_mut(place)) {
                 waiting.awaits = None;
-                if request.covers(waiting.leaving.at) {
-                    waiting.leaving.edge = source;
-                }
+                let leaving = &mut waiting.leaving;
+                let hash = self.hashes.hash_one((leaving.at, &leaving.line));
+                leaving.edge = request.vouch(leaving, hash);
             }
         }
         self.heard.push_back((now, id.clone()));
@@ -176,6 +218,11 @@ impl Join {
             }
         }
         Some(waiting.leaving)
+    }
+
+    /// How long a line waits at most.
+    pub(super) fn wait(&self) -> Duration {
+        self.wait
     }
 
     /// When the next line leaves at the latest, if one waits.
@@ -284,6 +331,41 @@ mod tests {
         join.request("q".into(), ip("203.0.113.9"), 0, SECOND, secs(0));
         join.line(b"a".to_vec(), Some(0), id("r"), secs(0));
         join.line(b"b".to_vec(), Some(0), id("q"), secs(0));
+        let expected = [(b"a".to_vec(), ip("203.0.113.7")), (b"b".to_vec(), None)];
+        assert_eq!(all(&mut join, secs(0)), expected);
+    }
+
+    #[test]
+    fn a_request_vouches_for_a_few_lines_only_and_for_one_that_comes_again() {
+        for first in [true, false] {
+            let mut join = Join::new(secs(3));
+            let request = |join: &mut Join| {
+                join.request("r".into(), ip("203.0.113.7"), 0, SECOND, secs(0));
+            };
+            if first {
+                request(&mut join);
+            }
+            for n in 0..40 {
+                join.line(n.to_string().into_bytes(), Some(0), id("r"), secs(0));
+            }
+            request(&mut join);
+            // The first one, and one more.
+            for line in ["0", "40"] {
+                join.line(line.into(), Some(0), id("r"), secs(0));
+            }
+            let left = all(&mut join, secs(0));
+            let vouched: Vec<usize> =
+                left.iter().zip(0..).filter_map(|(one, n)| one.1.map(|_| n)).collect();
+            assert_eq!(vouched, (0..VOUCHES_MAX).chain([40]).collect::<Vec<usize>>(), "{first}");
+        }
+    }
+
+    #[test]
+    fn an_old_line_waits_for_nothing() {
+        let mut join = Join::new(secs(3));
+        join.request("r".into(), ip("203.0.113.7"), 0, SECOND, secs(0));
+        join.old_line(b"a".to_vec(), Some(0), id("r"));
+        join.old_line(b"b".to_vec(), Some(0), id("unknown"));
         let expected = [(b"a".to_vec(), ip("203.0.113.7")), (b"b".to_vec(), None)];
         assert_eq!(all(&mut join, secs(0)), expected);
     }

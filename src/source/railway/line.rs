@@ -41,6 +41,8 @@ const REQUEST_NAMES: [&str; 6] =
     ["requestid", "xrequestid", "reqid", "httprequestid", "correlationid", "rayid"];
 /// The same of the id that Railway's edge gave, which goes before any other.
 const EDGE_NAMES: [&str; 2] = ["xrailwayrequestid", "railwayrequestid"];
+/// The name of Railway's time where `timestamp` is the application's own. No role has it.
+const RAILWAY_TIME: &str = "railway_timestamp";
 /// Longest id of a request that is looked at, bytes.
 const ID_MAX: usize = 128;
 /// Longest time that a request is believed to have taken, milliseconds.
@@ -72,6 +74,14 @@ pub(super) struct HttpLog {
     pub request: Option<String>,
     /// Where it came from.
     pub source: Option<IpAddr>,
+}
+
+impl HttpLog {
+    /// What it says of its request.
+    pub(super) fn without_line(&self) -> Self {
+        let Self { at, until, source, .. } = *self;
+        Self { line: Vec::new(), at, until, request: self.request.clone(), source }
+    }
 }
 
 /// Reads an instant.
@@ -114,6 +124,12 @@ pub(super) fn app(log: &Value) -> AppLog {
     }
     for (key, value) in &attributes {
         line.put(key, value);
+    }
+    // An application's own time is often of whole seconds: without Railway's, two failures within one
+    // would be the same line, and count once.
+    let railways = log.get("timestamp").filter(|value| !value.is_null());
+    if let Some(value) = railways.filter(|_| has("timestamp") && !has(RAILWAY_TIME)) {
+        line.put(RAILWAY_TIME, &value.to_string());
     }
     AppLog { line: line.end(), at, request: request(&attributes), deployment }
 }
@@ -179,7 +195,9 @@ pub(super) fn http(log: &Value) -> HttpLog {
     #[expect(clippy::cast_possible_truncation, reason = "an hour at most")]
     let took = (took.clamp(0.0, DURATION_MAX) * 1e6) as Nanos;
     let request = text("requestId").filter(|id| is_id(id)).map(str::to_owned);
-    let source = text("srcIp").and_then(|ip| ip.trim().parse().ok());
+    let source = text("srcIp").and_then(|ip| ip.trim().parse::<IpAddr>().ok());
+    // An IPv4 address is the same one however it is written.
+    let source = source.map(|ip| ip.to_canonical());
     let line = if log.is_object() {
         let mut line = Object::default();
         for name in HTTP_FIELDS {
@@ -291,7 +309,7 @@ mod tests {
     fn an_application_says_its_own_time_and_message() {
         let own = [("timestamp", "\"2020-01-01T00:00:00Z\""), ("level", "1")];
         let read = app(&log(&own));
-        let expected = r#"{"message":"hello","level":1,"timestamp":"2020-01-01T00:00:00Z"}"#;
+        let expected = r#"{"message":"hello","level":1,"timestamp":"2020-01-01T00:00:00Z","railway_timestamp":"2025-08-03T22:30:00.123456789Z"}"#;
         assert_eq!(String::from_utf8(read.line).unwrap(), expected);
         assert_eq!(read.at, read_time("2025-08-03T22:30:00.123456789Z"));
         assert_eq!(read.deployment.as_deref(), Some("d1"));
@@ -336,6 +354,15 @@ mod tests {
     }
 
     #[test]
+    fn two_logs_of_one_second_of_the_applications_clock_are_two_lines() {
+        let own = [("timestamp", "\"2020-01-01T00:00:00Z\"")];
+        let (first, mut second) = (log(&own), log(&own));
+        assert_eq!(app(&first), app(&second));
+        second["timestamp"] = json!("2025-08-03T22:30:00.123456790Z");
+        assert_ne!(app(&first).line, app(&second).line);
+    }
+
+    #[test]
     fn an_http_log_has_its_fields_in_their_order() {
         let read = http(&json!({
             "srcIp": "203.0.113.1", "timestamp": "2026-06-16T00:15:14.000Z", "path": "/a\nb",
@@ -346,6 +373,8 @@ mod tests {
         assert_eq!(read.until.unwrap() - read.at.unwrap(), 1_500_000_000);
         assert_eq!(read.source, Some("203.0.113.1".parse().unwrap()));
         assert_eq!(read.request.as_deref(), Some("r1"));
+        let mapped = http(&json!({"srcIp": "::ffff:203.0.113.1"}));
+        assert_eq!(mapped.source, read.source);
         let odd = http(&json!({"srcIp": "nobody", "totalDuration": 1e300, "timestamp": "now"}));
         assert_eq!((odd.source, odd.at, odd.until, odd.request), (None, None, None, None));
     }

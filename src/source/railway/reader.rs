@@ -4,14 +4,16 @@
 //! wait for their answers, and looking up the host's address run beside it. So nothing is read while a
 //! batch is being taken, and the bytes that come meanwhile wait where they are.
 
+mod backlog;
 mod deployments;
 mod output;
 
+use backlog::Backlog;
 use deployments::Look;
 
 use super::feed::{Feed, Gap, Log, PAGE_MIN, Taken, Turned, What, sort};
 use super::join::Join;
-use super::line::{Nanos, read_message, read_time, write_time};
+use super::line::{HttpLog, Nanos, read_message, read_time, write_time};
 use super::scope::{self, Around, NoScope, Scope};
 use super::socket::{Broken, Heard, Socket};
 use super::{RailwayError, RailwayEvent, RailwaySettings};
@@ -83,6 +85,12 @@ struct Reader<'a> {
     http_from: Nanos,
     /// There was a known place.
     resumed: bool,
+    /// What came while nobody read, while it is being fetched.
+    backlog: Option<Backlog>,
+    /// When there was a connection that had brought logs, or was sound, for the last time.
+    lived: Instant,
+    /// Since when there has been none.
+    away: Option<Instant>,
     join: Join,
     bytes: Vec<u8>,
     edges: Vec<Option<IpAddr>>,
@@ -229,6 +237,9 @@ impl<'a> Reader<'a> {
             looked: false,
             http_from,
             resumed: seen.is_some(),
+            backlog: seen.map(|_| Backlog::new(http_from, settings.http)),
+            lived: started,
+            away: None,
             join: Join::new(wait),
             bytes: Vec::new(),
             edges: Vec::new(),
@@ -302,7 +313,6 @@ impl<'a> Reader<'a> {
 
     async fn run(mut self) -> Result<(), RailwayError> {
         let mut tries = 0;
-        let mut away: Option<Instant> = None;
         while !self.stopped() {
             let (endpoint, token) = (self.api.endpoint().to_owned(), self.api.token().clone());
             let Some(connected) = self.watch(Socket::connect(&endpoint, &token)).await else {
@@ -310,11 +320,7 @@ impl<'a> Reader<'a> {
             };
             let why = match connected {
                 Ok(mut socket) => {
-                    if let Some(since) = away.take() {
-                        let seconds = since.elapsed().as_secs();
-                        self.note(&format!("connected again after {seconds} s"));
-                    }
-                    self.said.remove("away");
+                    self.resume();
                     let opened = Instant::now();
                     let end = self.session(&mut socket).await?;
                     self.feeds.iter_mut().for_each(Feed::dropped);
@@ -331,10 +337,12 @@ impl<'a> Reader<'a> {
                 }
                 Err(why) => why,
             };
-            let pause = self.broken(why, &mut away, tries)?;
+            let pause = self.broken(why, tries)?;
             tries += 1;
             self.watch(sleep(pause)).await;
         }
+        // What is held and not complete is read again next time: the place is before it.
+        self.relieve(0);
         while let Some(leaving) = self.join.take() {
             self.leave(&leaving);
         }
@@ -342,13 +350,32 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// There is a connection. After a long time without one, what comes is held first.
+    fn resume(&mut self) {
+        // Some are subscribed to later than others.
+        let rounds = u32::try_from(self.feeds.len() / OPENING_MAX).unwrap_or(u32::MAX);
+        let away = self.lived.elapsed().saturating_add(OPENING.saturating_mul(rounds));
+        if self.away.is_some() && away >= self.settings.behind_after {
+            let since = Nanos::try_from(self.lived.elapsed().as_nanos()).unwrap_or(Nanos::MAX);
+            self.fall_behind(wall().saturating_sub(since).saturating_sub(self.overlap));
+        }
+        if let Some(backlog) = &mut self.backlog {
+            backlog.connected();
+        }
+    }
+
+    /// The connection is one: it has brought logs, or it has lasted.
+    fn connected(&mut self) {
+        if let Some(since) = self.away.take() {
+            let seconds = since.elapsed().as_secs();
+            self.note(&format!("connected again after {seconds} s"));
+        }
+        self.said.remove("away");
+        self.lived = Instant::now();
+    }
+
     /// There is no connection; gives how long to wait before the next try.
-    fn broken(
-        &mut self,
-        why: Broken,
-        away: &mut Option<Instant>,
-        tries: u32,
-    ) -> Result<Duration, RailwayError> {
+    fn broken(&mut self, why: Broken, tries: u32) -> Result<Duration, RailwayError> {
         if !self.begun {
             if let Broken::Unauthorized(why) = why {
                 return Err(unauthorized(&self.api, why));
@@ -357,24 +384,26 @@ impl<'a> Reader<'a> {
                 return Err(unreachable_at(self.settings, why.to_string()));
             }
         }
-        if away.is_none() {
+        if self.away.is_none() {
             self.note(&format!("no connection: {why}; it is tried again"));
         }
-        let since = *away.get_or_insert_with(Instant::now);
-        match why {
-            Broken::Unauthorized(why) => {
-                let variable = self.api.token().variable();
-                self.fail(
-                    "token",
-                    &format!("the token in {variable} is not taken any more: {why}"),
-                );
-                return Ok(self.settings.refused_pause);
+        let since = *self.away.get_or_insert_with(Instant::now);
+        if let Broken::Unauthorized(why) = why {
+            let variable = self.api.token().variable();
+            let text = format!("the token in {variable} is not taken any more: {why}");
+            self.fail("token", &text);
+            return Ok(self.settings.refused_pause);
+        }
+        if why == Broken::TooLong {
+            let page = (self.page / 2).max(PAGE_MIN.min(self.page));
+            if page == self.page {
+                let text = format!("{why}, although only {page} logs were asked for");
+                self.fail("long", &text);
             }
-            Broken::TooLong => self.page = (self.page / 2).max(PAGE_MIN.min(self.page)),
-            Broken::Later(why) if since.elapsed() >= AWAY_MAX => {
-                self.fail("away", &format!("no connection for a minute: {why}"));
-            }
-            Broken::Later(_) => {}
+            self.page = page;
+        }
+        if since.elapsed() >= AWAY_MAX {
+            self.fail("away", &format!("for a minute no connection has lasted: {why}"));
         }
         Ok(jitter(self.settings.first_pause, self.settings.longest_pause, tries))
     }
@@ -383,6 +412,7 @@ impl<'a> Reader<'a> {
     async fn session(&mut self, socket: &mut Socket) -> Result<End, RailwayError> {
         let now = Instant::now();
         (self.silent, self.pinged_at) = (Duration::ZERO, now);
+        let opened = now;
         for feed in &mut self.feeds {
             feed.due = now;
         }
@@ -401,6 +431,9 @@ impl<'a> Reader<'a> {
                 match timeout(self.wait(), socket.next()).await {
                     Ok(Ok(heard)) => {
                         self.silent = Duration::ZERO;
+                        if self.away.is_none() || opened.elapsed() >= SOUND {
+                            self.connected();
+                        }
                         if let Heard::Text(text) = heard
                             && let Err(why) = self.message(socket, &text).await?
                         {
@@ -411,6 +444,7 @@ impl<'a> Reader<'a> {
                     Err(_) => self.silent += since.elapsed().min(WAIT_MAX),
                 }
             }
+            self.catch_up();
             self.flush();
         }
     }
@@ -496,11 +530,16 @@ impl<'a> Reader<'a> {
                     self.lost(newest, oldest, "Railway does not have them any more");
                 }
                 self.deliver(index, page);
-                if let Turned::Stuck(at) = turned {
-                    self.lost(at, to, "there are more of one instant than one answer holds");
-                }
-                if turned != Turned::More {
-                    self.close_gap(index);
+                match turned {
+                    Turned::More => {}
+                    Turned::Last => self.close_gap(index),
+                    Turned::Stuck(at) => {
+                        self.lost(at, at, "there are more of one instant than one answer holds");
+                    }
+                    Turned::Blocked(at) => {
+                        self.lost(at, to, "Railway answers the same again and again");
+                        self.close_gap(index);
+                    }
                 }
             }
             Err(error) => {
@@ -577,8 +616,13 @@ impl<'a> Reader<'a> {
             What::Environment => ("logs", "logs come again"),
             What::Http(_) => ("http", "HTTP logs come again"),
         };
+        let some = !logs.is_empty();
         let taken = feed.take(logs);
         self.begun |= index == 0;
+        if some {
+            self.connected();
+            self.over("long", "answers are short enough again");
+        }
         self.over(kind, text);
         self.over("token", "the token is taken again");
         if let Taken::Logs(logs) = taken {
@@ -615,35 +659,48 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes logs that are next in their feed.
-    fn deliver(&mut self, index: usize, logs: Vec<Log>) {
-        let now = self.started.elapsed();
+    fn deliver(&mut self, index: usize, mut logs: Vec<Log>) {
         let believed = wall().saturating_add(AHEAD_MAX);
         let newest = logs.iter().filter_map(Log::at).filter(|at| *at <= believed).max();
         if let Some(feed) = self.feeds.get_mut(index) {
             feed.newest = feed.newest.max(newest);
         }
         let mut last_deployment = None;
-        for log in logs {
-            match log {
-                Log::App(log) => {
-                    if log.deployment.is_some() && log.deployment != last_deployment {
-                        self.meet(log.deployment.as_deref().unwrap_or_default(), log.at);
-                        last_deployment.clone_from(&log.deployment);
-                    }
-                    self.join.line(log.line, log.at, log.request, now);
-                }
-                Log::Http(log) => {
-                    if let (Some(id), Some(from), Some(until)) = (log.request, log.at, log.until) {
-                        self.join.request(id, log.source, from, until, now);
-                    }
-                    self.put(&log.line, log.source);
-                }
+        for log in &mut logs {
+            let Log::App(log) = log else { continue };
+            let deployment = log.deployment.take();
+            if let Some(id) = deployment.filter(|id| last_deployment.as_ref() != Some(id)) {
+                self.meet(&id, log.at);
+                last_deployment = Some(id);
             }
         }
-        if index > 0 {
-            self.handed_http = self.handed_http.max(newest);
+        for log in self.hold(logs).unwrap_or_default() {
+            self.pass(log);
         }
         self.flush();
+    }
+
+    /// Takes a log that is next.
+    fn pass(&mut self, log: Log) {
+        match log {
+            Log::App(log) => {
+                let now = self.started.elapsed();
+                self.join.line(log.line, log.at, log.request, now);
+            }
+            Log::Http(log) => {
+                self.vouch(log.without_line());
+                self.put(&log.line, log.source);
+                let believed = wall().saturating_add(AHEAD_MAX);
+                self.handed_http = self.handed_http.max(log.at.filter(|at| *at <= believed));
+            }
+        }
+    }
+
+    /// Takes the edge's word about a request.
+    fn vouch(&mut self, log: HttpLog) {
+        if let (Some(id), Some(from), Some(until)) = (log.request, log.at, log.until) {
+            self.join.request(id, log.source, from, until, self.started.elapsed());
+        }
     }
 }
 

@@ -12,8 +12,9 @@ const PROJECT: &str = "query Project($id: String!) { project(id: $id) { id name 
     environments { edges { node { id name } } } services { edges { node { id name } } } } }";
 const DEPLOYMENTS: &str = "query Deployments($input: DeploymentListInput!, $first: Int) { \
     deployments(input: $input, first: $first) { edges { node { id status createdAt } } } }";
-/// Newest deployments of a service that are looked at: one serves, and a few may be on their way.
-const DEPLOYMENTS_MAX: usize = 10;
+/// Newest deployments of a service that are looked at: one serves, a few may be on their way, and some
+/// may have come and gone while nobody read.
+const DEPLOYMENTS_MAX: usize = 50;
 
 /// Asks Railway one thing.
 pub(super) type Ask<'a> = &'a mut dyn FnMut(&str, &Value) -> Result<Value, ApiError>;

@@ -24,8 +24,10 @@ const SERVICES_EVERY: u32 = 10;
 pub(super) struct Found {
     /// All services, if it was a look for them.
     services: Option<Vec<Named>>,
-    /// Deployments of each service.
+    /// Deployments of each service that could be asked for.
     deployments: Vec<Vec<Deployment>>,
+    /// The names of those that could not, and why the last of them.
+    failed: Option<(Vec<String>, ApiError)>,
 }
 
 pub(super) type Look = JoinHandle<Result<Found, ApiError>>;
@@ -37,7 +39,13 @@ impl Reader<'_> {
         if !self.settings.http || self.feeds.iter().any(known) {
             return;
         }
-        let from = at.map_or(self.http_from, |at| at.saturating_sub(self.overlap));
+        // When the deployments are told, this one will be known already: all that may be missing of it is
+        // asked for now.
+        let missing = self.backlog.as_ref().map_or(Nanos::MAX, |backlog| backlog.from);
+        let from = match at {
+            Some(at) if self.looked => at.saturating_sub(self.overlap).min(missing),
+            _ => self.http_from,
+        };
         self.add(deployment, from);
         let soonest = self.looked_at.map_or_else(Instant::now, |at| at + LOOK_MIN);
         self.look_due = self.look_due.min(soonest);
@@ -58,13 +66,20 @@ impl Reader<'_> {
     pub(super) async fn look(&mut self, socket: &mut Socket) -> Result<(), Broken> {
         if let Some(look) = self.look.take_if(|look| look.is_finished()) {
             match look.await.unwrap_or_else(|error| Err(ApiError::Later(error.to_string()))) {
-                Ok(found) => {
-                    self.over("look", "deployments are found again");
-                    if let Some(services) = found.services {
+                Ok(mut found) => {
+                    match &found.failed {
+                        None => self.over("look", "deployments are found again"),
+                        Some((names, why)) => {
+                            let names = names.join(", ");
+                            let text = format!("deployments of {names} cannot be asked for: {why}");
+                            self.fail("look", &text);
+                        }
+                    }
+                    if let Some(services) = found.services.take() {
                         self.serve(services, socket).await?;
                     }
                     if self.settings.http {
-                        self.found(&found.deployments);
+                        self.found(&found);
                     }
                 }
                 Err(error) => {
@@ -86,11 +101,24 @@ impl Reader<'_> {
             let mut ask = |query: &str, variables: &Value| api.call(query, variables);
             let services = all.then(|| scope::services(&scope, &Around::from_env(), &mut ask));
             let services = services.transpose()?;
-            let mut deployments = Vec::new();
+            let (mut deployments, mut names, mut why) = (Vec::new(), Vec::new(), None);
             for service in services.as_ref().unwrap_or(&scope.services).iter().filter(|_| http) {
-                deployments.push(scope::deployments(&scope, service, &mut ask)?);
+                match scope::deployments(&scope, service, &mut ask) {
+                    Ok(found) => deployments.push(found),
+                    // The next one would be told the same.
+                    Err(error @ (ApiError::Limited { .. } | ApiError::Unauthorized(_))) => {
+                        return Err(error);
+                    }
+                    Err(error) => {
+                        names.push(service.name.clone());
+                        why = Some(error);
+                    }
+                }
             }
-            Ok(Found { services, deployments })
+            match why {
+                Some(error) if deployments.is_empty() => Err(error),
+                why => Ok(Found { services, deployments, failed: why.map(|why| (names, why)) }),
+            }
         }));
         Ok(())
     }
@@ -115,27 +143,42 @@ impl Reader<'_> {
     }
 
     /// Takes what a look has found.
-    fn found(&mut self, services: &[Vec<Deployment>]) {
+    fn found(&mut self, found: &Found) {
+        let services = &found.deployments;
         let first = !std::mem::replace(&mut self.looked, true);
+        // Behind where nobody read.
+        let missing = self.backlog.as_ref().map(|backlog| backlog.from);
+        let missing = if first && self.resumed { Some(self.http_from) } else { missing };
+        if let Some(backlog) = &mut self.backlog {
+            backlog.looked(self.looked_at);
+        }
         let listed: HashMap<&str, bool> =
             services.iter().flatten().map(|one| (one.id.as_str(), one.active)).collect();
         for feed in &mut self.feeds {
             if let What::Http(id) = &feed.what {
-                feed.active = listed.get(id.as_str()).copied().unwrap_or(false);
+                // What is not listed may be one of a service that could not be asked for.
+                let unknown = found.failed.is_some() && feed.active;
+                let active = listed.get(id.as_str()).copied().unwrap_or(unknown);
+                if feed.active && !active {
+                    // It is given the time to finish, however long it was silent.
+                    feed.heard = Instant::now();
+                }
+                feed.active = active;
             }
         }
         for deployments in services {
             // While nobody read, others may have served: all that were made since, and the one before.
-            let mut before = !(first && self.resumed);
+            let mut before = missing.is_none();
+            let since = missing.unwrap_or(self.http_from);
             for one in deployments {
-                let made = one.made.unwrap_or(self.http_from);
-                let older = made <= self.http_from;
+                let made = one.made.unwrap_or(since);
+                let older = made <= since;
                 let served = !before
                     && (!older || !deployments.iter().any(|d| d.active && d.made <= one.made));
                 before |= older;
                 let known = |feed: &Feed| matches!(&feed.what, What::Http(id) if *id == one.id);
                 if (one.active || served) && !self.feeds.iter().any(known) {
-                    self.add(&one.id, made);
+                    self.add(&one.id, if older { since } else { made });
                     if let Some(feed) = self.feeds.last_mut() {
                         feed.active = one.active;
                     }
@@ -150,6 +193,7 @@ impl Reader<'_> {
             matches!(feed.what, What::Http(_))
                 && !feed.active
                 && feed.gap.is_none()
+                && (feed.id.is_some() || feed.tries > 0)
                 && feed.heard.elapsed() >= self.settings.quiet_max
         };
         let ids: Vec<String> = self

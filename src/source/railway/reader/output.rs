@@ -1,5 +1,6 @@
 //! Lines leave in batches, each with the place behind it.
 
+use super::backlog::{Backlog, SETTLED};
 use super::{AHEAD_MAX, Reader, position, wall};
 use crate::source::lines::Batch;
 use crate::source::railway::RailwayEvent;
@@ -7,10 +8,7 @@ use crate::source::railway::feed::What;
 use crate::source::railway::join::Leaving;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-/// How long an answer with what was may take. Nothing may have been there.
-const SETTLED: Duration = Duration::from_secs(10);
 impl Reader<'_> {
     /// Hands over what need not wait any longer.
     pub(super) fn flush(&mut self) {
@@ -26,7 +24,9 @@ impl Reader<'_> {
         if self.bytes.is_empty() {
             return;
         }
-        let seen = self.join.oldest().map_or(self.handed, |waits| waits.min(self.handed));
+        let (app, edge) = self.backlog.as_ref().map(Backlog::oldest).unwrap_or_default();
+        let waits = self.join.oldest().into_iter().chain(app).min();
+        let seen = waits.map_or(self.handed, |waits| waits.min(self.handed));
         let behind = self
             .feeds
             .iter()
@@ -35,6 +35,7 @@ impl Reader<'_> {
         let hold = behind.map(|feed| feed.place(self.overlap).saturating_add(self.overlap)).min();
         let hold =
             if self.looked { hold } else { Some(self.http_from.saturating_add(self.overlap)) };
+        let hold = hold.into_iter().chain(edge).min();
         let http = self.handed_http.map(|handed| hold.map_or(handed, |hold| handed.min(hold)));
         let http = http.filter(|_| self.settings.http);
         self.mark = Arc::new(position(&self.scope.environment.id, seen, http));
