@@ -9,6 +9,9 @@ use std::time::Duration;
 
 /// Where Railway's API is.
 pub const ENDPOINT: &str = "https://backboard.railway.com/graphql/v2";
+/// The environments and services of a project, by its `id`.
+pub const PROJECT: &str = "query Project($id: String!) { project(id: $id) { id name \
+    environments { edges { node { id name } } } services { edges { node { id name } } } } }";
 /// How long a call may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes of an answer that are read.
@@ -58,6 +61,12 @@ impl Token {
             Token::Project(token) => ("project-access-token", token.clone()),
             Token::Account(token) => ("authorization", format!("Bearer {token}")),
         }
+    }
+
+    /// `text` without it: a server may repeat what it was sent.
+    fn masked(&self, text: &str) -> String {
+        let (Token::Project(token) | Token::Account(token)) = self;
+        text.replace(token, "(the token)")
     }
 
     /// The variable of the environment it comes from.
@@ -124,8 +133,22 @@ impl Api {
     /// Asks one query or mutation; gives its `data`.
     ///
     /// # Errors
-    /// See [`ApiError`].
+    /// See [`ApiError`]; none of them holds the token.
     pub fn call(&self, query: &str, variables: &Value) -> Result<Value, ApiError> {
+        self.ask(query, variables).map_err(|error| match error {
+            ApiError::Later(why) => ApiError::Later(self.token.masked(&why)),
+            ApiError::Unauthorized(why) => ApiError::Unauthorized(self.token.masked(&why)),
+            ApiError::Refused(why) => ApiError::Refused(self.token.masked(&why)),
+            ApiError::Limited { after } => ApiError::Limited { after },
+        })
+    }
+
+    /// What the `errors` of an answer say, in one line and without the token; empty without any.
+    pub fn errors(&self, answer: &Value) -> String {
+        self.token.masked(&errors(answer))
+    }
+
+    fn ask(&self, query: &str, variables: &Value) -> Result<Value, ApiError> {
         let body = serde_json::json!({ "query": query, "variables": variables }).to_string();
         let (name, value) = self.token.header();
         let request = ureq::http::Request::builder()
@@ -144,6 +167,51 @@ impl Api {
         let body = body.read_to_string().map_err(|error| ApiError::Later(error.to_string()))?;
         read_answer(status, after, &body)
     }
+}
+
+/// Whether an address may be given the token: over TLS, or on this machine.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_endpoint(text: &str) -> Result<(), String> {
+    let address: ureq::http::Uri =
+        text.parse().map_err(|error| format!("`{text}` is no address: {error}"))?;
+    let host = address.host().unwrap_or_default();
+    let near = host == "localhost"
+        || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+    match address.scheme_str() {
+        Some("https") if !host.is_empty() => Ok(()),
+        Some("http") if near => Ok(()),
+        Some("http") => Err(format!(
+            "`{text}` is plain HTTP to another machine, and would show the token to everybody on the way: write https"
+        )),
+        _ => Err(format!("`{text}` is no https address")),
+    }
+}
+
+/// A thing with an id and a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// Its id.
+    pub id: String,
+    /// Its name, as its owner chose it.
+    pub name: String,
+}
+
+/// The members of a connection of GraphQL.
+pub fn nodes<'v>(data: &'v Value, name: &str) -> impl Iterator<Item = &'v Value> {
+    let edges = data.get(name).and_then(|list| list.get("edges")).and_then(Value::as_array);
+    edges.into_iter().flatten().filter_map(|edge| edge.get("node"))
+}
+
+/// Those of them that have an id and a name.
+pub fn named(data: &Value, name: &str) -> Vec<Named> {
+    nodes(data, name)
+        .filter_map(|node| {
+            let text = |name: &str| Some(node.get(name)?.as_str()?.to_owned());
+            Some(Named { id: text("id")?, name: text("name")? })
+        })
+        .collect()
 }
 
 /// What an answer means. Railway answers mistakes in a query, and tokens that it does not take, with
@@ -166,7 +234,7 @@ fn read_answer(status: u16, after: Option<Duration>, body: &str) -> Result<Value
 }
 
 /// What the `errors` of an answer say, in one line; empty without any.
-pub fn errors(answer: &Value) -> String {
+fn errors(answer: &Value) -> String {
     let list = answer.get("errors").unwrap_or(answer).as_array().cloned().unwrap_or_default();
     let messages = list.iter().filter_map(|error| error.get("message")?.as_str());
     let text: Vec<String> = messages.map(one_line).collect();
@@ -210,5 +278,20 @@ mod tests {
     fn a_token_is_never_printed() {
         let text = format!("{:?}", Api::new(ENDPOINT, Token::Account("sesame".to_owned())));
         assert!(!text.contains("sesame"), "{text}");
+    }
+
+    #[test]
+    fn an_address_elsewhere_must_be_secret() {
+        for good in [ENDPOINT, "http://localhost:1/", "http://[::1]:1/x", "http://127.0.0.1/"] {
+            assert_eq!(check_endpoint(good), Ok(()), "{good}");
+        }
+        assert!(check_endpoint("http://127.0.0.1.example.org/").is_err());
+    }
+
+    #[test]
+    fn what_a_server_repeats_of_the_token_is_masked() {
+        let api = Api::new(ENDPOINT, Token::Project("sesame".to_owned()));
+        let answer = serde_json::json!({"errors": [{"message": "bad token sesame"}]});
+        assert_eq!(api.errors(&answer), "bad token (the token)");
     }
 }

@@ -15,15 +15,21 @@ pub type Print = u128;
 const LEVELS: [&str; 4] = ["debug", "info", "warn", "error"];
 
 impl Record<'_> {
-    /// Whether it has the shape in which Railway hands logs out: with message, timestamp and one of its
-    /// four levels; with the fields of its edge; or wrapped by locomotive.
-    pub fn is_railways(&self) -> bool {
+    /// Whether it has a shape that Railway's own command line prints: with message, timestamp and one of
+    /// its four levels, or with the fields of its edge.
+    pub fn is_of_railways_cli(&self) -> bool {
         let named = |role: Role, name: &str| self.texts(role).any(|field| field.shown == name);
         let level = |field: &Field<'_>| field.shown == "level" && LEVELS.contains(&&*field.text);
         let log = self.texts(Role::Level).any(level)
             && named(Role::Message, "message")
             && named(Role::Time, "timestamp");
         log || named(Role::Ip, "srcIp") && self.raw("edgeregion").is_some()
+    }
+
+    /// Whether it has a shape in which Railway's logs are handed out: by its command line, or wrapped by
+    /// locomotive.
+    pub fn is_railways(&self) -> bool {
+        self.is_of_railways_cli()
             || self.fields.iter().any(|field| field.shown.starts_with("_metadata."))
     }
 

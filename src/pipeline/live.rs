@@ -13,6 +13,7 @@ use crate::assembly::Assembly;
 use crate::config::Settings;
 use crate::decide::board::Board;
 use crate::decode::time::Micros;
+use crate::decode::{DecodeConfig, Decoded, decode};
 use crate::engine::ask::{Ask, Status, asking};
 use crate::engine::core::Core;
 use crate::engine::entry::Journal;
@@ -671,7 +672,7 @@ impl LiveStream {
         } else {
             self.scanner.scan(scanned.batch)
         };
-        self.railway.look(&scanned.batch);
+        self.railway.look(&scanned.batch, &self.scanner.decode);
         let behind = scanned.batch.mark.clone();
         let (source, weight) = (scanned.batch.source, kafka::weight(&scanned.batch));
         let before = self.engine.core.summary.newest();
@@ -919,8 +920,7 @@ fn finish_capture(core: &mut Core, keeper: &mut Keeper) {
     }
 }
 
-/// Whether the first lines of standard input look as the Railway CLI prints them: flat objects
-/// with message, timestamp and a level in Railway's own four spellings.
+/// Whether the first lines of standard input look as the Railway CLI prints them.
 #[derive(Debug, Default)]
 struct RailwayLook {
     seen: u32,
@@ -930,25 +930,20 @@ struct RailwayLook {
 impl RailwayLook {
     const LINES: u32 = 20;
 
-    fn look(&mut self, batch: &Batch) {
+    fn look(&mut self, batch: &Batch, config: &DecodeConfig) {
         for line in batch.lines() {
             if self.seen >= Self::LINES {
                 return;
             }
             self.seen += 1;
-            self.fits += u32::from(Self::fits(line));
+            self.fits += u32::from(Self::fits(line, config));
         }
     }
 
-    fn fits(line: &[u8]) -> bool {
-        let Ok(serde_json::Value::Object(object)) = serde_json::from_slice(line) else {
-            return false;
-        };
-        let text = |key: &str| object.get(key).and_then(|value| value.as_str());
-        let http = text("srcIp").is_some() && object.contains_key("edgeRegion");
-        let level =
-            text("level").is_some_and(|level| matches!(level, "debug" | "info" | "warn" | "error"));
-        http || (text("message").is_some() && text("timestamp").is_some() && level)
+    fn fits(line: &[u8], config: &DecodeConfig) -> bool {
+        let Decoded::Records(records) = decode(line, config) else { return false };
+        // In an envelope it came by another way.
+        matches!(&records[..], [record] if record.layers().count() == 1 && record.is_of_railways_cli())
     }
 
     fn is_railway(&self) -> bool {

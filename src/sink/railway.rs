@@ -19,14 +19,14 @@ use crate::action::decision::{Decision, instant_of};
 use crate::action::identity::is_uuid;
 use crate::action::{Action, Op, Target, escape};
 use crate::decode::time::{self, Micros};
-use crate::railway::{Api, ApiError, ENDPOINT, Token};
+use crate::railway::{Api, ApiError, ENDPOINT, PROJECT, Token, check_endpoint, named};
 use crate::yaml::{Checker, Key, Node, nearest};
 use ipnet::Ipv4Net;
 use ruleset::{Fitted, Kept, Ours, PER_RULE, Ruleset, shown};
 use serde_json::{Value, json};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 use tracing::{info, warn};
 
@@ -59,8 +59,6 @@ const FOR_EVER: i64 = 0;
 /// What begins the key of an address that an earlier run has put there.
 const BEFORE: &str = "before ";
 
-const PROJECT: &str = "query ($id: String!) { project(id: $id) { environments { edges { node { id name } } } \
-     services { edges { node { id name } } } } }";
 const READ: &str = "query ($environmentId: String!, $serviceId: String!) { \
      serviceInstance(environmentId: $environmentId, serviceId: $serviceId) { \
      edgeConfig { edgeRules underAttackModeUntil } \
@@ -110,8 +108,8 @@ impl Options {
             let what = format!("`railway.{}`", key.name);
             match key.name.as_str() {
                 "name" => options.name = parse_name(checker, value),
-                "project" => options.project = named(checker, value, &what),
-                "environment" => options.environment = named(checker, value, &what),
+                "project" => options.project = name_of(checker, value, &what),
+                "environment" => options.environment = name_of(checker, value, &what),
                 "services" => options.services = checker.texts(value, &what),
                 "endpoint" => options.endpoint = endpoint(checker, value, &what)?,
                 "max_rules" => {
@@ -193,7 +191,7 @@ impl Options {
     }
 }
 
-fn named(checker: &mut Checker<'_>, value: &Node, what: &str) -> Option<String> {
+fn name_of(checker: &mut Checker<'_>, value: &Node, what: &str) -> Option<String> {
     let text = checker.text(value, what)?;
     if text.trim().is_empty() {
         checker.node(value, format!("{what} is empty"), Some("leave it out, or name one".into()));
@@ -205,17 +203,9 @@ fn named(checker: &mut Checker<'_>, value: &Node, what: &str) -> Option<String> 
 /// Where the API is: the token goes there, so not in plain text to another machine.
 fn endpoint(checker: &mut Checker<'_>, value: &Node, what: &str) -> Option<String> {
     let text = base(checker, value, what)?;
-    let host = text.strip_prefix("http://").map(|rest| {
-        let authority = rest.split('/').next().unwrap_or_default();
-        match authority.strip_prefix('[') {
-            Some(v6) => v6.split(']').next().unwrap_or_default(),
-            None => authority.split(':').next().unwrap_or_default(),
-        }
-    });
-    let is_here = |host: &str| host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-    if host.is_some_and(|host| host != "localhost" && !is_here(host)) {
+    if let Err(why) = check_endpoint(&text) {
         let help = Some(format!("leave it out for {ENDPOINT}"));
-        checker.node(value, format!("{what} is plain HTTP to another machine"), help);
+        checker.node(value, format!("{what}: {why}"), help);
         return None;
     }
     Some(text)
@@ -753,7 +743,7 @@ impl Railway {
             // What stands there stays: fewer would let in whom it keeps out.
             if is_limit(why) && fitted.rules > ours.rules.max(1) {
                 service.rules_max = fitted.rules - 1;
-                limit = Some(self.clean(why));
+                limit = Some(escape(why));
                 continue;
             }
             let trouble = self.trouble(&service.name, &failed);
@@ -1044,7 +1034,7 @@ impl Railway {
 
     /// What an error means for whoever waits. A token can be mended, and then all that waits is done.
     fn trouble(&self, what: &str, error: &ApiError) -> Trouble {
-        let said = self.clean(&error.to_string());
+        let said = escape(&error.to_string());
         let why = format!("{}: {said}", escape(what));
         match error {
             ApiError::Later(_) => Trouble::later(why),
@@ -1055,13 +1045,6 @@ impl Railway {
                 self.api.token().variable()
             )),
         }
-    }
-
-    /// A server may repeat what it was sent.
-    fn clean(&self, text: &str) -> String {
-        let (_, value) = self.api.token().header();
-        let token = value.strip_prefix("Bearer ").unwrap_or(&value);
-        escape(&text.replace(token, "(the token)"))
     }
 }
 
@@ -1144,16 +1127,11 @@ fn find(project: &Value, kind: &str, name: &str) -> Result<String, Trouble> {
     if is_uuid(name) {
         return Ok(name.to_owned());
     }
-    let edges = project.pointer(&format!("/project/{kind}/edges")).and_then(Value::as_array);
-    let text = |edge: &Value, key: &str| {
-        edge.pointer(&format!("/node/{key}")).and_then(Value::as_str).unwrap_or_default().to_owned()
-    };
-    let all: Vec<(String, String)> =
-        edges.into_iter().flatten().map(|edge| (text(edge, "id"), text(edge, "name"))).collect();
-    if let Some((id, _)) = all.iter().find(|(id, known)| known == name && !id.is_empty()) {
-        return Ok(id.clone());
+    let all = named(project.get("project").unwrap_or(&Value::Null), kind);
+    if let Some(found) = all.iter().find(|one| one.name == name && !one.id.is_empty()) {
+        return Ok(found.id.clone());
     }
-    let names: Vec<&str> = all.iter().map(|(_, name)| name.as_str()).collect();
+    let names: Vec<&str> = all.iter().map(|one| one.name.as_str()).collect();
     let help = match nearest(name, &names) {
         Some(near) => format!("did you mean `{}`?", escape(near)),
         None => format!("there are: {}", escape(&names.join(", "))),

@@ -17,7 +17,7 @@ use super::line::{HttpLog, Nanos, read_message, read_time, write_time};
 use super::scope::{self, Around, NoScope, Scope};
 use super::socket::{Broken, Heard, Socket};
 use super::{RailwayError, RailwayEvent, RailwaySettings};
-use crate::railway::{Api, ApiError, Token, errors, is_unauthorized};
+use crate::railway::{Api, ApiError, Token, is_unauthorized};
 use crate::source::position::{Position, RailwayPosition};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -587,7 +587,7 @@ impl<'a> Reader<'a> {
                 let what = self.feeds.get(index).map(|feed| &feed.what);
                 match what.zip(data).and_then(|(what, data)| what.logs(data)) {
                     Some(logs) => {
-                        let why = errors(payload.get("errors").unwrap_or(&Value::Null));
+                        let why = self.api.errors(payload.get("errors").unwrap_or(&Value::Null));
                         self.arrived(index, logs);
                         if why.is_empty() {
                             self.over("partial", "answers are whole again");
@@ -596,14 +596,14 @@ impl<'a> Reader<'a> {
                         }
                     }
                     None => {
-                        let why = errors(payload);
+                        let why = self.api.errors(payload);
                         self.unsubscribed(index, &why)?;
                         let done = json!({ "id": id, "type": "complete" });
                         return Ok(socket.send(&done).await);
                     }
                 }
             }
-            "error" => self.unsubscribed(index, &errors(payload))?,
+            "error" => self.unsubscribed(index, &self.api.errors(payload))?,
             "complete" => self.unsubscribed(index, "")?,
             other => debug!("railway: a message of type {other:?}"),
         }

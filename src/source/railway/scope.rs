@@ -2,14 +2,12 @@
 
 use super::line::{Nanos, read_time};
 use super::{RailwayError, RailwaySettings};
-use crate::railway::{ApiError, Token};
+use crate::railway::{ApiError, Named, PROJECT, Token, named, nodes};
 use crate::yaml::nearest;
 use serde_json::{Value, json};
 
 const TOKEN: &str = "query ProjectToken { projectToken { projectId environmentId } }";
 const PROJECTS: &str = "query Projects { projects { edges { node { id name } } } }";
-const PROJECT: &str = "query Project($id: String!) { project(id: $id) { id name \
-    environments { edges { node { id name } } } services { edges { node { id name } } } } }";
 const DEPLOYMENTS: &str = "query Deployments($input: DeploymentListInput!, $first: Int) { \
     deployments(input: $input, first: $first) { edges { node { id status createdAt } } } }";
 /// Newest deployments of a service that are looked at: one serves, a few may be on their way, and some
@@ -18,13 +16,6 @@ const DEPLOYMENTS_MAX: usize = 50;
 
 /// Asks Railway one thing.
 pub(super) type Ask<'a> = &'a mut dyn FnMut(&str, &Value) -> Result<Value, ApiError>;
-
-/// A thing with an id and a name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Named {
-    pub id: String,
-    pub name: String,
-}
 
 /// What Railway tells every container about itself.
 #[derive(Debug, Clone, Default)]
@@ -169,21 +160,6 @@ pub(super) fn services(
 /// Whether a text is an id, not a name.
 fn is_id(text: &str) -> bool {
     text.len() == 36 && text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
-}
-
-/// The members of a connection of GraphQL.
-fn nodes<'v>(data: &'v Value, name: &str) -> impl Iterator<Item = &'v Value> {
-    let edges = data.get(name).and_then(|list| list.get("edges")).and_then(Value::as_array);
-    edges.into_iter().flatten().filter_map(|edge| edge.get("node"))
-}
-
-fn named(data: &Value, name: &str) -> Vec<Named> {
-    nodes(data, name)
-        .filter_map(|node| {
-            let text = |name: &str| Some(node.get(name)?.as_str()?.to_owned());
-            Some(Named { id: text("id")?, name: text("name")? })
-        })
-        .collect()
 }
 
 /// What has this id or, in any case, this name.

@@ -1,10 +1,10 @@
 //! Which services and deployments there are, asked again and again: those that are new are read too.
 
 use super::Reader;
-use crate::railway::ApiError;
+use crate::railway::{ApiError, Named};
 use crate::source::railway::feed::{Feed, What};
 use crate::source::railway::line::Nanos;
-use crate::source::railway::scope::{self, Around, Deployment, Named};
+use crate::source::railway::scope::{self, Around, Deployment};
 use crate::source::railway::socket::{Broken, Socket};
 use serde_json::{Value, json};
 use std::collections::HashMap;
