@@ -499,7 +499,7 @@ pub struct Field<'a> {
     /// under one name may not have been.
     pub object: u32,
     /// What the map of names knows of its path.
-    known: Known,
+    pub known: Known,
 }
 
 impl PartialEq for Field<'_> {
@@ -515,6 +515,17 @@ impl PartialEq for Field<'_> {
 }
 
 impl<'a> Field<'a> {
+    /// A field of a flat record, to be filled.
+    pub const EMPTY: Self = Self {
+        shown: Cow::Borrowed(""),
+        path: None,
+        text: Cow::Borrowed(""),
+        kind: Kind::Null,
+        listed: false,
+        object: 0,
+        known: Known::Unasked,
+    };
+
     /// A field of a flat record.
     pub fn flat(
         key: impl Into<Cow<'a, str>>,

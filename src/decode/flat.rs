@@ -7,10 +7,14 @@
 
 use super::envelope::{self, BARE};
 use super::fields::{Field, Kind, Known, Plays, normalize};
+use super::lanes::{LANES, Lanes};
 use super::word::Word;
 use super::{DecodeConfig, OuterOf, Record, json, text};
 use std::borrow::Cow;
 use std::sync::Arc;
+
+/// Bytes of a value that are looked through before anything else is asked.
+const SHORT: usize = 64;
 
 /// Keys that are remembered; lines with more are read without help behind them.
 const KEYS_MAX: usize = 64;
@@ -50,8 +54,11 @@ impl Way {
 
 #[derive(Debug)]
 struct Key {
-    /// All bytes from the end of the value before up to the value, `,"level":`.
-    lead: Box<[Word]>,
+    /// All bytes from the end of the value before up to the value, `,"level":`: the first sixteen, which
+    /// bits of those there are, and what follows.
+    lead: u128,
+    mask: u128,
+    more: Box<[Word]>,
     length: usize,
     /// Where in them the key stands.
     start: usize,
@@ -108,9 +115,12 @@ pub fn read<'a>(line: &'a [u8], config: &'a DecodeConfig, keys: &mut Keys) -> Op
             return None;
         }
         carriers &= meaning.carrier;
-        let (value, kind) = reader.value()?;
-        nulls |= kind == Kind::Null;
-        fields.push(Field::flat(key, value, kind, meaning.known));
+        // Filled in its place: a copy of what was just put together piece by piece waits for every piece.
+        fields.push(Field::EMPTY);
+        let field = fields.last_mut()?;
+        (field.shown, field.known) = (Cow::Borrowed(key), meaning.known);
+        reader.value(&mut field.text, &mut field.kind)?;
+        nulls |= field.kind == Kind::Null;
         if reader.ended()? {
             break;
         }
@@ -135,13 +145,78 @@ fn calm(line: &[u8]) -> Option<&str> {
     plain.then_some(text)
 }
 
+/// Where in `bytes` the first quote or backslash stands.
+fn text_end(bytes: &[u8]) -> Option<usize> {
+    let found = |lanes: Lanes| lanes.first(b'"').or(lanes.first(b'\\'));
+    let (mut rest, mut at) = (bytes, 0);
+    // A short text is sooner looked through than asked for.
+    while at < SHORT
+        && let Some((first, behind)) = rest.split_first_chunk()
+        && let Some((second, behind)) = behind.split_first_chunk()
+    {
+        let (first, second) = (found(Lanes::of(first)).at(), found(Lanes::of(second)).at());
+        let end = if first < LANES { first } else { LANES + second };
+        if end < 2 * LANES {
+            return Some(at + end);
+        }
+        (rest, at) = (behind, at + 2 * LANES);
+    }
+    Some(at + memchr::memchr2(b'"', b'\\', rest)?)
+}
+
+/// How long the word is that begins `bytes`: a number, `true`, `false` or `null`.
+fn word_len(bytes: &[u8]) -> Option<usize> {
+    if let Some(first) = bytes.first_chunk() {
+        let lanes = Lanes::of(first);
+        let found = lanes.first(b',').or(lanes.first(b'}')).or(lanes.first(b' ')).at();
+        if found < LANES {
+            return Some(found);
+        }
+    }
+    bytes.iter().position(|b| matches!(b, b',' | b'}' | b' '))
+}
+
+/// Whether the first `len` bytes are a number as nearly all are: a few digits, with a point among them
+/// or without. `false` says nothing.
+fn is_plain_number(bytes: &[u8], len: usize) -> bool {
+    let Some(first) = bytes.first_chunk().filter(|_| (1..=LANES).contains(&len)) else {
+        return false;
+    };
+    let others = Lanes::of(first).no_digits().among(len);
+    // A zero begins a number only alone or before a point; a point needs digits on both sides.
+    let zero = first[0] == b'0';
+    match others.count() {
+        0 => !zero || len == 1,
+        1 => {
+            let point = others.at();
+            first.get(point) == Some(&b'.')
+                && (1..len - 1).contains(&point)
+                && (!zero || point == 1)
+        }
+        _ => false,
+    }
+}
+
 impl Keys {
     fn learn(&mut self, place: usize, lead: &str, start: usize, end: usize, meaning: Meaning) {
         if place >= KEYS_MAX || lead.len() > LEAD_MAX {
             return;
         }
-        let words = lead.as_bytes().chunks(8).map(Word::of).collect();
-        let key = Key { lead: words, length: lead.len(), start, end, meaning };
+        let (first, more) = lead.as_bytes().split_at(lead.len().min(size_of::<u128>()));
+        let number = |bytes: [u8; 16]| u128::from_le_bytes(bytes);
+        let (mut bytes, mut mask) = ([0; 16], [0; 16]);
+        for ((to, mask), byte) in bytes.iter_mut().zip(&mut mask).zip(first) {
+            (*to, *mask) = (*byte, 0xff);
+        }
+        let key = Key {
+            lead: number(bytes),
+            mask: number(mask),
+            more: more.chunks(8).map(Word::of).collect(),
+            length: lead.len(),
+            start,
+            end,
+            meaning,
+        };
         // Places are filled in their order, or the ones behind wait for a later line.
         if place == self.by_place.len() {
             self.by_place.push(Vec::new());
@@ -198,9 +273,12 @@ impl<'a> Reader<'a> {
 
     /// The key, if it is the one that stood in this place before.
     fn expected(&mut self, key: &Key) -> Option<(&'a str, Meaning)> {
-        let mut rest = self.text.as_bytes().get(self.at..)?;
-        for word in &key.lead {
-            // Near its end, a line is read without help.
+        // Near its end, a line is read without help.
+        let (first, mut rest) = self.text.as_bytes().get(self.at..)?.split_first_chunk()?;
+        if (u128::from_le_bytes(*first) ^ key.lead) & key.mask != 0 {
+            return None;
+        }
+        for word in &key.more {
             let (first, behind) = rest.split_first_chunk()?;
             if !word.begins(u64::from_le_bytes(*first)) {
                 return None;
@@ -244,31 +322,35 @@ impl<'a> Reader<'a> {
         Some((self.text.get(begin..self.at)?, start - begin, end - begin))
     }
 
-    fn value(&mut self) -> Option<(Cow<'a, str>, Kind)> {
+    /// Reads a value into `text` and `kind`, which say that there is none yet.
+    fn value(&mut self, text: &mut Cow<'a, str>, kind: &mut Kind) -> Option<()> {
         let bytes = self.text.as_bytes();
         let start = self.at;
         if self.peek()? == b'"' {
-            let length = memchr::memchr2(b'"', b'\\', bytes.get(start + 1..)?)?;
+            let length = text_end(bytes.get(start + 1..)?)?;
             let end = start + 1 + length;
+            *kind = Kind::Text;
             if bytes.get(end) == Some(&b'"') {
                 self.at = end + 1;
-                return Some((Cow::Borrowed(self.text.get(start + 1..end)?), Kind::Text));
+                *text = Cow::Borrowed(self.text.get(start + 1..end)?);
+                return Some(());
             }
-            let (value, end) = json::strict_string(self.text, start)?;
-            self.at = end;
-            return Some((value, Kind::Text));
+            (*text, self.at) = json::strict_string(self.text, start)?;
+            return Some(());
         }
         let rest = bytes.get(start..)?;
-        let length = rest.iter().position(|b| matches!(b, b',' | b'}' | b' '))?;
+        let length = word_len(rest)?;
         self.at = start + length;
         let word = self.text.get(start..self.at)?;
-        let kind = match word {
-            "null" => return Some((Cow::Borrowed(""), Kind::Null)),
+        *kind = match word {
+            _ if is_plain_number(rest, length) => Kind::Number,
+            "null" => return Some(()),
             "true" | "false" => Kind::Bool,
             _ if json::is_strict_number(word) => Kind::Number,
             _ => return None,
         };
-        Some((Cow::Borrowed(word), kind))
+        *text = Cow::Borrowed(word);
+        Some(())
     }
 
     /// Whether the object ends behind a value, and with it the line.
@@ -338,6 +420,30 @@ mod tests {
                 let general = decode(line.as_bytes(), &config);
                 prop_assert_eq!(Decoded::Records(vec![record]), general, "{}", line);
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_text_ends_where_a_naive_search_says(text in "[a\"\\\\\\x01\\x80é]{0,9}.{0,60}[\"\\\\]{0,2}.{0,20}") {
+            let bytes = text.as_bytes();
+            let naive = bytes.iter().position(|byte| matches!(byte, b'"' | b'\\'));
+            prop_assert_eq!(text_end(bytes), naive);
+        }
+
+        #[test]
+        fn a_plain_number_is_a_number(
+            word in prop_oneof!["[-0-9.e+]{1,18}", "[0-9]{1,9}\\.[0-9]{0,9}", "0{0,2}[0-9]{0,17}"],
+            tail in "[,} ].{0,20}",
+        ) {
+            let text = format!("{word}{tail}");
+            let naive = text.find([',', '}', ' ']);
+            prop_assert_eq!(word_len(text.as_bytes()), naive);
+            let len = word.len();
+            let plain = word.bytes().all(|b| b.is_ascii_digit() || b == b'.') && len <= LANES;
+            let strict = json::is_strict_number(&word);
+            let near_the_end = text.len() < LANES;
+            prop_assert_eq!(is_plain_number(text.as_bytes(), len), plain && strict && !near_the_end);
         }
     }
 

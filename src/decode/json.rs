@@ -453,18 +453,24 @@ fn hex(bytes: &[u8], from: usize, len: usize) -> Option<u32> {
 
 /// Whether `word` is a number by the grammar of JSON.
 pub fn is_strict_number(word: &str) -> bool {
-    let mut rest = word.strip_prefix('-').unwrap_or(word).as_bytes();
+    let mut rest = word.as_bytes();
+    if let [b'-', digits @ ..] = rest {
+        rest = digits;
+    }
     let digits = |rest: &mut &[u8]| {
-        let n = rest.iter().take_while(|b| b.is_ascii_digit()).count();
         let first = rest.first().copied();
-        *rest = &rest[n..];
+        let mut n = 0;
+        while let [b'0'..=b'9', behind @ ..] = *rest {
+            *rest = behind;
+            n += 1;
+        }
         (n, first)
     };
     let (n, first) = digits(&mut rest);
     if n == 0 || (n > 1 && first == Some(b'0')) {
         return false;
     }
-    if let Some(fraction) = rest.strip_prefix(b".") {
+    if let [b'.', fraction @ ..] = rest {
         rest = fraction;
         if digits(&mut rest).0 == 0 {
             return false;

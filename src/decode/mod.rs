@@ -9,6 +9,7 @@ pub mod envelope;
 pub mod fields;
 pub mod flat;
 pub mod json;
+pub mod lanes;
 pub mod level;
 pub mod print;
 pub mod text;
@@ -605,11 +606,12 @@ fn repeated<'r>(mut hits: impl Iterator<Item = Hit<'r>> + Clone) -> bool {
 
 /// Some names are a logger's only in the company of that logger's other names.
 fn logger_name_counts(field: &Field<'_>, has: &impl Fn(&'static str) -> bool) -> bool {
-    match &*field.path() {
-        "name" => has("levelname"),
-        "target" => has("fields.message") || has("span.name"),
-        "component" | "category" => false,
-        _ => true,
+    if field.is("name") {
+        has("levelname")
+    } else if field.is("target") {
+        has("fields.message") || has("span.name")
+    } else {
+        !field.is("component") && !field.is("category")
     }
 }
 

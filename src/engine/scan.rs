@@ -160,7 +160,7 @@ impl Scanner {
         let edge = usize::try_from(number).ok().and_then(|n| *scanned.batch.edges.get(n)?);
         let what = match flat::read(line, &self.decode, keys) {
             Some(record) => {
-                let record = record.with_edge(edge);
+                let record = if edge.is_some() { record.with_edge(edge) } else { record };
                 self.found(&record, first, out);
                 keys.take_back(record);
                 Some(What::Records(Run::between(first, out.records.len())))

@@ -155,6 +155,16 @@ impl Filter {
     }
 }
 
+/// The number that a text is.
+fn number(text: &str) -> Option<f64> {
+    let text = text.trim();
+    // So many digits are a number that is exact.
+    if (1..=15).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(text.bytes().fold(0.0, |n, digit| n * 10.0 + f64::from(digit - b'0')));
+    }
+    text.parse().ok()
+}
+
 /// Whether a role's value is the text as it stands in the line.
 fn name_keeps_text(role: Option<Role>) -> bool {
     matches!(role, None | Some(Role::Logger | Role::Message | Role::Path | Role::Method))
@@ -326,7 +336,7 @@ impl Test {
             Test::StartsWith(text) => value.starts_with(text.as_str()),
             Test::EndsWith(text) => value.ends_with(text.as_str()),
             Test::Cidr(net) => addr::parse_ip(value).is_some_and(|ip| net.contains(ip)),
-            Test::Compare { limit, greater, equal } => value.trim().parse::<f64>().is_ok_and(|n| {
+            Test::Compare { limit, greater, equal } => number(value).is_some_and(|n| {
                 if *greater {
                     n > *limit || (*equal && n == *limit)
                 } else {

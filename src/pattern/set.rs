@@ -11,6 +11,7 @@ use crate::decode::fields::{FieldName, Role};
 use crate::decode::word::Word;
 use crate::decode::{IpFact, Messages, Record};
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::net::IpAddr;
 
 /// The number of [`super::LOG_INJECTION`].
@@ -216,28 +217,36 @@ impl PatternSet {
         let mut matched = Matched::default();
         let (first, first_near) = (out.list.len(), out.near_misses.len());
         let mut read = false;
-        let messages = record.messages();
         let lookup = |name: &FieldName| record.lookup(name);
+        // Not every set asks for them.
+        let (messages, begin) = (OnceCell::new(), OnceCell::new());
+        let messages = || -> &Messages<'_> { messages.get_or_init(|| record.messages()) };
         let may = |heads: &Vec<Word>| {
-            let begins = |message: &Cow<'_, str>| {
-                let message = Word::of(message.as_bytes());
-                heads.iter().any(|head| head.begins(message.bytes))
-            };
-            messages.all().iter().any(begins)
+            let begins = |message: u64| heads.iter().any(|head| head.begins(message));
+            // Nearly always there is one message.
+            let begin = begin.get_or_init(|| match messages() {
+                Messages::One(message) => Some(Word::of(message.as_bytes()).bytes),
+                Messages::Several(_) => None,
+            });
+            match begin {
+                Some(begin) => begins(*begin),
+                None => messages().all().iter().any(|m| begins(Word::of(m.as_bytes()).bytes)),
+            }
         };
         for (index, (pattern, heads)) in self.patterns.iter().zip(&self.heads).enumerate() {
             if !heads.as_ref().is_none_or(may) {
                 continue;
             }
             let id = PatternId::try_from(index + BUILT_IN.len()).unwrap_or(PatternId::MAX);
-            let captures = match captures(pattern, &messages) {
-                Some(captures) => captures,
-                None => {
-                    if claims(pattern, &messages) {
-                        out.near_misses.push(id);
-                    }
-                    continue;
+            let captures = if pattern.readings.is_empty() {
+                Vec::new()
+            } else if let Some(captures) = captures(pattern, messages()) {
+                captures
+            } else {
+                if claims(pattern, messages()) {
+                    out.near_misses.push(id);
                 }
+                continue;
             };
             if !pattern.filter.holds(&lookup) {
                 if !pattern.readings.is_empty() && pattern.filter.holds_but_logger(&lookup) {

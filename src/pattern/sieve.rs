@@ -109,6 +109,7 @@ struct Pass {
 }
 
 impl Pass {
+    #[inline]
     fn push(&mut self, step: Step, newlines: u32) {
         self.newlines.push(Newlines { before: self.count, at: newlines });
         self.count += newlines.count_ones();
