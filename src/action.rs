@@ -27,6 +27,9 @@ pub const SCHEMA: u8 = 1;
 /// The pack of Portcullis' own messages.
 pub const OWN_PACK: &str = "portcullis";
 
+/// What a line usually takes at most, bytes.
+const LINE_LEN: usize = 1024;
+
 /// A word of the schema.
 pub type Word = &'static str;
 
@@ -82,9 +85,9 @@ impl Target {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Sample {
+struct Sample<'s> {
     distinct: u64,
-    sample: Vec<String>,
+    sample: Cow<'s, [String]>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's shape")]
@@ -99,7 +102,7 @@ pub(crate) fn tally<S: Serializer>(
 ) -> Result<S::Ok, S::Error> {
     tally
         .as_ref()
-        .map(|t| Sample { distinct: t.distinct, sample: t.sample.clone() })
+        .map(|t| Sample { distinct: t.distinct, sample: Cow::Borrowed(&t.sample) })
         .serialize(serializer)
 }
 
@@ -116,8 +119,8 @@ pub(crate) fn reasons<S: Serializer>(
 }
 
 fn take_tally<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Tally>, D::Error> {
-    let sample = Option::<Sample>::deserialize(from)?;
-    Ok(sample.map(|Sample { distinct, sample }| Tally { distinct, sample }))
+    let sample = Option::<Sample<'_>>::deserialize(from)?;
+    Ok(sample.map(|Sample { distinct, sample }| Tally { distinct, sample: sample.into_owned() }))
 }
 
 fn take_reasons<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(String, u64)>, D::Error> {
@@ -325,7 +328,7 @@ pub fn number(parts: &IdParts<'_>) -> u64 {
     let time = parts.time.to_string();
     let ordinal = parts.ordinal.to_string();
     let schema = SCHEMA.to_string();
-    let mut hash = Sha256::new();
+    let mut bytes = Vec::with_capacity(256);
     for text in [
         schema.as_str(),
         parts.pack,
@@ -337,10 +340,11 @@ pub fn number(parts: &IdParts<'_>) -> u64 {
         &time,
         &ordinal,
     ] {
-        hash.update(u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
-        hash.update(text.as_bytes());
+        bytes.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
+        bytes.extend_from_slice(text.as_bytes());
     }
-    hash.finalize().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    let hash = Sha256::digest(&bytes);
+    hash.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 impl Action {
@@ -448,7 +452,9 @@ impl Action {
 
     /// The line, without its newline.
     pub fn json(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
+        let mut line = Vec::with_capacity(LINE_LEN);
+        let _never = serde_json::to_writer(&mut line, self);
+        String::from_utf8(line).unwrap_or_default()
     }
 
     /// The line in the Elastic Common Schema.

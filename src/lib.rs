@@ -38,6 +38,8 @@
 //!   [entry](engine::entry), and all that it knows can be captured and restored. Records that come again
 //!   are told by their place or by [what they say](engine::seen). [`engine::ask`] is how
 //!   other threads ask it something or hand it an order: it answers between two batches.
+//! * [`decide::line`] is a line that is due: what it tells was taken where it happened, as bytes
+//!   ([`window::told`]); a replay with several threads has it written on one of its own.
 //! * [`decide::hand`] carries out what people order, and takes in decisions that outlived their rule;
 //!   [`decide::board`] is what is in force, written after each commit, read by [`serve`] and by sinks
 //!   that compare the world with it.

@@ -2,8 +2,8 @@
 //!
 //! A reader thread per input cuts it into batches; a pool of workers scans them in any order; each
 //! batch carries the promise of its result in an ordered queue, so that the one thread that
-//! applies them sees input order whatever the workers do. With one thread everything happens in
-//! turn on it. Every queue is bounded: a slow end holds the beginning back.
+//! applies them sees input order whatever the workers do. Lines of a replay are written on a thread
+//! of their own. With one thread everything happens in turn on it. Every queue is bounded: a slow end holds the beginning back.
 
 mod keep;
 mod live;
@@ -17,6 +17,7 @@ use crate::action::Action;
 use crate::assembly::Assembly;
 use crate::config::Settings;
 use crate::decide::board::Board;
+use crate::decide::line::Due;
 use crate::decode::time::{Micros, When};
 use crate::decode::{Decoded, decode};
 use crate::engine::ask::SinkStatus;
@@ -32,10 +33,10 @@ use remotes::{Outbox, Remotes, Watch};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tracing::{debug, error, warn};
 
@@ -49,6 +50,11 @@ const TICK: Duration = Duration::from_millis(20);
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// Batches that wait between reader and applier, per input and worker.
 const QUEUE_PER_WORKER: usize = 2;
+
+/// Lines that are written before they are sent.
+const WRITTEN: usize = 16;
+/// Lists of lines that wait to be written.
+const LINES_QUEUE: usize = 4;
 
 /// Errors that the summary repeats; the log has all of them.
 const ERRORS_MAX: usize = 100;
@@ -147,6 +153,16 @@ impl Delivery {
         }
     }
 
+    /// Writes lines and sends them, few at a time: a whole batch of them would not stay in the
+    /// processor's memory until they are sent.
+    fn write(&mut self, due: Vec<Due>, summary: &mut Summary) {
+        let mut due = due.into_iter();
+        while due.len() > 0 {
+            let actions: Vec<Action> = due.by_ref().take(WRITTEN).map(Due::action).collect();
+            self.send(&actions, summary);
+        }
+    }
+
     /// Opens what can be opened anew: files may have been rotated.
     fn reopen(&mut self, summary: &mut Summary) {
         for (sink, failed) in &mut self.sinks {
@@ -195,6 +211,89 @@ fn note(
             if !std::mem::replace(failed, true) {
                 error!("sink {}: {error}; its lines are lost until it works again", sink.name());
                 summary.errors.push(format!("sink {}: {error}", sink.name()));
+            }
+        }
+    }
+}
+
+/// How lines of a replay are handed on.
+enum Hand {
+    /// In turn with everything else.
+    Here(Delivery),
+    /// On a thread of its own, which also writes them: with more than one thread, nothing waits for
+    /// that.
+    Apart {
+        lines: SyncSender<Vec<Due>>,
+        /// Nobody reads them any more.
+        closed: Arc<AtomicBool>,
+        thread: JoinHandle<(Delivery, Vec<String>)>,
+        sent: u64,
+    },
+}
+
+impl Hand {
+    fn new(mut delivery: Delivery, apart: bool) -> Self {
+        if !apart {
+            return Hand::Here(delivery);
+        }
+        let (lines, queue) = sync_channel::<Vec<Due>>(LINES_QUEUE);
+        let closed = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&closed);
+        let thread = thread::spawn(move || {
+            // Nothing but errors comes into it.
+            let mut summary = Summary::default();
+            for due in queue {
+                delivery.write(due, &mut summary);
+                told.fetch_or(delivery.closed, Ordering::Relaxed);
+            }
+            (delivery, summary.errors)
+        });
+        Hand::Apart { lines, closed, thread, sent: 0 }
+    }
+
+    /// Hands on what is due.
+    fn send(&mut self, engine: &mut Engine) {
+        let due = engine.take_due();
+        if due.is_empty() {
+            return;
+        }
+        match self {
+            Hand::Here(delivery) => delivery.write(due, &mut engine.core.summary),
+            Hand::Apart { lines, sent, .. } => {
+                *sent += due.len() as u64;
+                // Where the thread is gone, `finish` says why.
+                let _gone = lines.send(due);
+            }
+        }
+    }
+
+    fn sent(&self) -> u64 {
+        match self {
+            Hand::Here(delivery) => delivery.sent,
+            Hand::Apart { sent, .. } => *sent,
+        }
+    }
+
+    fn closed(&self) -> bool {
+        match self {
+            Hand::Here(delivery) => delivery.closed,
+            Hand::Apart { closed, .. } => closed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Waits until all that was handed on is written.
+    fn finish(self, summary: &mut Summary) -> Delivery {
+        match self {
+            Hand::Here(delivery) => delivery,
+            Hand::Apart { lines, thread, .. } => {
+                drop(lines);
+                match thread.join() {
+                    Ok((delivery, errors)) => {
+                        summary.errors.extend(errors);
+                        delivery
+                    }
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
             }
         }
     }
@@ -401,7 +500,9 @@ pub fn replay(
     let scanner = &assembly.scanner;
     let pool = Pool::new(scanner, settings.threads);
     let mut engine = assembly.engine();
-    let mut delivery = Delivery::new(ways, Some(stop));
+    // What is written to a terminal must stay out of the way of what is shown there.
+    let apart = pool.jobs.is_some() && !progress.visible();
+    let mut hand = Hand::new(Delivery::new(ways, Some(stop)), apart);
     let mut merge = Merge {
         waiting: waiting(inputs, assembly, settings)?,
         open: Vec::new(),
@@ -416,22 +517,28 @@ pub fn replay(
         });
         let Some((index, alone)) = merge.next() else { break };
         merge.advance(index, alone, &mut engine);
-        let actions = engine.take_actions();
-        if !progress.visible() {
-            delivery.send(&actions, &mut engine.core.summary);
-            tell(&mut engine);
-        } else if !actions.is_empty() || !engine.core.messages.is_empty() {
-            progress.aside(&mut || {
-                delivery.send(&actions, &mut engine.core.summary);
-                delivery.flush(&mut engine.core.summary);
+        match &mut hand {
+            Hand::Here(delivery) if progress.visible() => {
+                let actions = engine.take_actions();
+                if !actions.is_empty() || !engine.core.messages.is_empty() {
+                    progress.aside(&mut || {
+                        delivery.send(&actions, &mut engine.core.summary);
+                        delivery.flush(&mut engine.core.summary);
+                        tell(&mut engine);
+                    });
+                }
+            }
+            _ => {
+                hand.send(&mut engine);
                 tell(&mut engine);
-            });
+            }
         }
-        progress.show(merge.bytes(), engine.core.summary.lines.total, delivery.sent);
-        if delivery.closed || stop.load(Ordering::Relaxed) != 0 {
+        progress.show(merge.bytes(), engine.core.summary.lines.total, hand.sent());
+        if hand.closed() || stop.load(Ordering::Relaxed) != 0 {
             break;
         }
     }
+    let delivery = hand.finish(&mut engine.core.summary);
     Ok(ended(engine, delivery, assembly, stop, started))
 }
 

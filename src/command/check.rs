@@ -7,6 +7,7 @@ use crate::assembly::Assembly;
 use crate::cli::{Check, Common};
 use crate::decide::Decider;
 use crate::decide::guard::{Allow, Allowed};
+use crate::decide::line::Due;
 use crate::decode::addr;
 use crate::decode::fields::FieldName;
 use crate::decode::time::{self, Micros};
@@ -363,7 +364,9 @@ fn seen_in_tests(assembly: &Assembly, pattern: &Pattern) -> Vec<Spelling> {
 fn shown_need(pattern: &Pattern) -> String {
     match need(pattern) {
         Need::Nothing => {
-            "slow: every line must be decoded for it; give it literal text or a level".to_owned()
+            "slow: every line must be decoded for it; give it literal text, or a level \
+             above info"
+                .to_owned()
         }
         Need::Texts(mut texts) => {
             texts.sort();
@@ -550,7 +553,7 @@ fn play(assembly: &Assembly, rule: &Rule, stream: &Stream) -> Vec<Action> {
             detector.observe(event, *at, time, &mut |firing| decider.fire(&firing, &names));
         }
     }
-    std::mem::take(&mut decider.out)
+    std::mem::take(&mut decider.out).into_iter().map(Due::action).collect()
 }
 
 fn offset(text: &str) -> Micros {

@@ -2,6 +2,7 @@
 
 use super::guard::{Allow, Allowed, BY_HAND_MAX, Guard};
 use super::ledger::{Active, LedgerKey};
+use super::line::Due;
 use super::{Decider, key_of};
 use crate::action::decision::Decision;
 use crate::action::order::{BY_HAND, Carried, Order, What};
@@ -57,7 +58,12 @@ impl Decider {
             What::Allow { until } => self.allow(order, until, names),
             What::Disallow => self.disallow(order),
         };
-        carried.actions = self.out.get(begun..).unwrap_or_default().to_vec();
+        let written =
+            self.out.get(begun..).unwrap_or_default().iter().filter_map(|due| match due {
+                Due::Action(action) => Some((**action).clone()),
+                Due::Line(_) => None,
+            });
+        carried.actions = written.collect();
         carried
     }
 
@@ -94,7 +100,7 @@ impl Decider {
             line.decision = Some(action::hex(id));
             (line.duration_s, line.until) = (Some(lasting / 1_000_000), Some(time::format(until)));
             line.reason = of;
-            self.out.push(line);
+            self.out.push(Due::of(line));
             return Carried::default();
         }
         let mut line = self.line(order, &rule, kind, Op::Start, mode);
@@ -112,7 +118,7 @@ impl Decider {
             hosts: Vec::new(),
             forced: order.force,
         };
-        self.out.push(line);
+        self.out.push(Due::of(line));
         self.ledger.start(key.asked(), order.at, active, false);
         Carried::default()
     }
@@ -210,7 +216,7 @@ impl Decider {
             // An end is told under its own time; it cannot lie before the start.
             active.until = at.clamp(active.started, active.until.max(active.started));
             self.end(key.asked(), &active, names);
-            if let Some(line) = self.out.last_mut() {
+            if let Some(Due::Action(line)) = self.out.last_mut() {
                 line.reason = match line.target.value.as_deref() {
                     Some(value) => format!("{} of {value} {why}", key.kind.name()),
                     None => format!("{} {why}", key.kind.name()),

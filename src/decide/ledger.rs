@@ -123,7 +123,8 @@ struct Entry {
 /// The ledger.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    active: HashMap<LedgerKey, Entry, RandomState>,
+    /// Boxed: of a table that has just grown, more than half is empty.
+    active: HashMap<LedgerKey, Box<Entry>, RandomState>,
     /// Ends to be said, in order.
     ends: BTreeMap<(Micros, u64), LedgerKey>,
     /// Ends that were said, of decisions that a late crossing may still meet.
@@ -134,7 +135,8 @@ pub struct Ledger {
 
 /// Bytes counted for an active decision: its places in the lists, at the lowest load that they have
 /// after growing, and its key.
-const ACTIVE_BYTES: usize = 2 * (size_of::<(LedgerKey, Entry)>() + 64 + 48);
+const ACTIVE_BYTES: usize =
+    2 * (size_of::<(LedgerKey, Box<Entry>)>() + 64 + 48) + size_of::<Entry>().next_multiple_of(32);
 /// Bytes counted for what is remembered of a key.
 const PAST_BYTES: usize = 2 * (size_of::<(LedgerKey, Past)>() + 48) + 64;
 
@@ -222,7 +224,7 @@ impl Ledger {
             put_key(&mut entries, key);
             entries.push(u8::from(key.rule.is_some()));
             put_number(&mut entries, number(rule));
-            let Entry { active, number: place_number, place, said } = entry;
+            let Entry { active, number: place_number, place, said } = &**entry;
             put_number(&mut entries, active.id);
             put_time(&mut entries, active.until);
             put_number(&mut entries, u64::from(active.ordinal));
@@ -284,7 +286,7 @@ impl Ledger {
             let key = LedgerKey { rule: of_rule.then_some(*place_now), ..key };
             let list = if said { &mut self.said } else { &mut self.ends };
             list.insert((place, number), key.clone());
-            self.active.insert(key, Entry { active, number, place, said });
+            self.active.insert(key, Box::new(Entry { active, number, place, said }));
         }
         for _ in 0..from.number()? {
             let key = take_key(from, now.fields)?;
@@ -390,7 +392,8 @@ impl Ledger {
         self.started += 1;
         let (number, place) = (self.started, active.until);
         self.ends.insert((place, number), key.clone());
-        self.active.insert(key, Entry { active, number, place, said: false });
+        let entry = Entry { active, number, place, said: false };
+        self.active.insert(key, Box::new(entry));
     }
 
     /// Notes an address of a range that crossed.
@@ -474,7 +477,8 @@ impl Ledger {
         }
         self.ends.insert((active.until, self.started), key.clone());
         let (number, place) = (self.started, active.until);
-        self.active.insert(key, Entry { active, number, place, said: false });
+        let entry = Entry { active, number, place, said: false };
+        self.active.insert(key, Box::new(entry));
     }
 
     fn remember(&mut self, key: &LedgerKey, at: Micros, until: Micros) {

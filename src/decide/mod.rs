@@ -4,11 +4,12 @@ pub mod board;
 pub mod guard;
 pub mod hand;
 pub mod ledger;
+pub mod line;
 
 use crate::action::{self, Action, IdParts, Op, Target};
 use crate::decode::time::{self, Micros};
-use crate::detect::condition::{ActionKind, Condition, Limit, Then};
-use crate::detect::detector::{Details, Firing, Verdict, describe, shown_tallies};
+use crate::detect::condition::{ActionKind, Limit, Then};
+use crate::detect::detector::{Firing, Telling, Verdict, describe};
 use crate::detect::rule::{Mode, OnRepeat, Rule, Severity, Urgency};
 use crate::pattern::Standing;
 use crate::window::codec::{Reader, number, put_bytes, put_number, put_time};
@@ -16,6 +17,7 @@ use crate::window::key::{Key, KeyKind, OwnKey, put_net, put_part};
 use guard::{Guard, Held};
 use ipnet::IpNet;
 use ledger::{Active, Asked, Ledger, Renumber};
+use line::{Due, Line, Says};
 use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -40,15 +42,6 @@ pub struct DecideConfig {
     pub max_locks: Option<Limit>,
 }
 
-/// What a line says beyond the firing that it is about.
-struct Line {
-    op: Op,
-    mode: Mode,
-    lasting: Micros,
-    until: Option<Micros>,
-    guard: Option<&'static str>,
-}
-
 /// Turns firings into action lines.
 #[derive(Debug)]
 pub struct Decider {
@@ -57,14 +50,18 @@ pub struct Decider {
     ledger: Ledger,
     /// The latest messages about Portcullis itself, by rule and time, with how many there were.
     noted: VecDeque<(&'static str, Micros, u32)>,
+    /// Put before a rule's `#anchor`.
+    runbook_url: Option<Arc<str>>,
     /// Lines that are due, in order.
-    pub out: Vec<Action>,
+    pub out: Vec<Due>,
 }
 
 impl Decider {
     /// A decider with nothing active.
     pub fn new(config: DecideConfig, guard: Guard) -> Self {
-        Self { config, guard, ledger: Ledger::default(), noted: VecDeque::new(), out: Vec::new() }
+        let runbook_url = config.runbook_url.as_deref().map(Arc::from);
+        let (ledger, noted) = (Ledger::default(), VecDeque::new());
+        Self { config, guard, ledger, noted, runbook_url, out: Vec::new() }
     }
 
     /// Decisions that are active.
@@ -169,12 +166,13 @@ impl Decider {
                 0
             }
         };
-        self.out.push(Action::note(rule, severity, urgency, at, ordinal, reason));
+        let note = Action::note(rule, severity, urgency, at, ordinal, reason);
+        self.out.push(Due::of(note));
     }
 
     /// Decides about a firing; `names` are those of the fields that keys are made of.
     pub fn fire(&mut self, firing: &Firing<'_>, names: &[String]) -> Verdict {
-        let told = Told { firing, names, details: OnceCell::new(), target: OnceCell::new() };
+        let told = Told { firing, names, telling: OnceCell::new(), target: OnceCell::new() };
         if firing.approx {
             // What may be a mistake locks nobody out, whatever the rule says.
             let alert = firing.rule.then.iter().find(|then| then.action == ActionKind::Alert);
@@ -224,33 +222,33 @@ impl Decider {
         let firing = told.firing;
         let at = firing.time;
         let key = self.key(firing, then.action);
-        if let Some(over) = self.ledger.take_ended(key, at) {
-            self.end(key, &over, told.names);
-        }
         let base = firing.rule.duration(&then);
-        if let Some(active) = self.ledger.get(key) {
-            // Only a person may go on against the guards.
-            let forbidden = active.forced
-                && self.guard.forbids(key.target, Standing::Good, then.action, at).is_some();
-            if !forbidden {
-                self.repeat(told, then, key, base);
+        match self.ledger.get(key) {
+            Some(active) if active.until > at => {
+                // Only a person may go on against the guards.
+                let forbidden = active.forced
+                    && self.guard.forbids(key.target, Standing::Good, then.action, at).is_some();
+                if !forbidden {
+                    self.repeat(told, then, key, base);
+                }
+                return Verdict::Stands;
             }
-            return Verdict::Stands;
+            Some(_) => {
+                if let Some(over) = self.ledger.take_ended(key, at) {
+                    self.end(key, &over, told.names);
+                }
+            }
+            None => {}
         }
-        let standing = || told.details().span.standing;
+        let standing = || told.telling().told.standing();
         if let Some(held) = self.guard.check(key.target, standing, then.action, at, key.mode) {
             let guard = match held {
                 Held::For(guard) => guard,
                 Held::Braked { .. } => "brake",
             };
-            let line = Line {
-                op: Op::Withheld,
-                mode: key.mode,
-                lasting: base,
-                until: None,
-                guard: Some(guard),
-            };
-            self.emit(told, then.action, &line);
+            let guard = Some(guard);
+            let says = Says { op: Op::Withheld, mode: key.mode, lasting: base, until: None, guard };
+            self.emit(told, then.action, says, None);
             let Held::Braked { first } = held else { return Verdict::Stands };
             if first {
                 let reason = self.guard.brake_reason(then.action);
@@ -261,8 +259,9 @@ impl Decider {
         let escalate = firing.rule.escalate.as_ref();
         let lasting = self.ledger.escalated(key, at, base, escalate);
         let until = at.saturating_add(lasting);
-        let line = Line { op: Op::Start, mode: key.mode, lasting, until: Some(until), guard: None };
-        let id = self.emit(told, then.action, &line);
+        let says = Says { op: Op::Start, mode: key.mode, lasting, until: Some(until), guard: None };
+        let id = action::number(&told.parts(then.action, Op::Start));
+        self.emit(told, then.action, says, Some(id));
         // An alert belongs to one rule, which says whether it escalates; the others are shared.
         let recurs = then.action != ActionKind::Alert || escalate.is_some();
         let active = Active {
@@ -298,17 +297,9 @@ impl Decider {
             self.ledger.offended(key, host);
         }
         if way == OnRepeat::Extend && !firing.approx {
-            let line = Line {
-                op: Op::Extend,
-                mode: key.mode,
-                lasting: base,
-                until: Some(until),
-                guard: None,
-            };
-            self.emit(told, then.action, &line);
-            if let Some(action) = self.out.last_mut() {
-                action.decision = Some(action::hex(id));
-            }
+            let until = Some(until);
+            let says = Says { op: Op::Extend, mode: key.mode, lasting: base, until, guard: None };
+            self.emit(told, then.action, says, Some(id));
         }
     }
 
@@ -324,57 +315,27 @@ impl Decider {
         lasting: Micros,
     ) -> bool {
         let step = EXTEND_STEP.min(lasting / 2);
-        let active = self.ledger.get(key).map_or(Micros::MIN, |active| active.until);
-        then.action == ActionKind::UnderAttack && until < active.saturating_add(step)
+        let active = || self.ledger.get(key).map_or(Micros::MIN, |active| active.until);
+        then.action == ActionKind::UnderAttack && until < active().saturating_add(step)
     }
 
-    fn emit(&mut self, told: &Told<'_>, kind: ActionKind, line: &Line) -> u64 {
-        let Line { op, mode, lasting, until, guard } = *line;
-        let (firing, target, details) = (told.firing, told.target(), told.details());
-        let rule = firing.rule;
-        let span = &details.span;
-        let parts = IdParts {
-            pack: &rule.pack,
-            rule: &rule.id,
-            target,
-            action: kind.name(),
-            op,
+    fn emit(&mut self, told: &Told<'_>, kind: ActionKind, says: Says, decision: Option<u64>) {
+        let firing = told.firing;
+        self.out.push(Due::Line(Box::new(Line {
+            rule: Arc::clone(firing.rule),
+            pattern: Arc::clone(firing.pattern),
+            target: told.target().clone(),
+            of: firing.key.kind,
+            kind,
+            says,
+            decision,
             time: firing.time,
             ordinal: firing.ordinal,
-        };
-        let id = action::number(&parts);
-        let (users, ips) = shown_tallies(firing.key, span);
-        let action = Action {
-            id: action::hex(id),
-            decision: (op == Op::Start).then(|| action::hex(id)),
-            time: time::format(firing.time),
-            duration_s: Some(lasting / 1_000_000),
-            until: until.map(time::format),
-            pattern: Some(firing.pattern.to_string()),
-            count: Some(span.count),
             approx: firing.approx,
-            window_s: rule.condition.within().map(|w| w / 1_000_000),
-            first_seen: Some(time::format(span.first)),
-            last_seen: Some(time::format(span.last)),
-            users,
-            ips,
-            known_ips: details.known_ips.clone(),
-            reasons: span.reasons.clone(),
-            request_ids: (span.request_ids.distinct > 0).then(|| span.request_ids.clone()),
-            guard,
-            reason: sentence(told),
-            hosts: firing.host.into_iter().collect(),
-            ..Action::of_rule(
-                rule,
-                target.clone(),
-                kind,
-                op,
-                mode,
-                self.config.runbook_url.as_deref(),
-            )
-        };
-        self.out.push(action);
-        id
+            host: firing.host,
+            telling: Arc::clone(told.telling()),
+            runbook_url: self.runbook_url.clone(),
+        })));
     }
 
     fn end(&mut self, key: Asked<'_>, active: &Active, names: &[String]) {
@@ -410,7 +371,7 @@ impl Decider {
                 self.config.runbook_url.as_deref(),
             )
         };
-        self.out.push(action);
+        self.out.push(Due::of(action));
     }
 }
 
@@ -445,17 +406,17 @@ pub fn key_of(target: &Target, names: &[String]) -> Option<OwnKey> {
     Some(Key { kind, value: &value }.own())
 }
 
-/// A firing and what lines tell of it, worked out when the first line needs it.
+/// A firing and what lines tell of it, taken when the first line needs it.
 struct Told<'f> {
     firing: &'f Firing<'f>,
     names: &'f [String],
-    details: OnceCell<Details>,
+    telling: OnceCell<Arc<Telling>>,
     target: OnceCell<Target>,
 }
 
 impl Told<'_> {
-    fn details(&self) -> &Details {
-        self.details.get_or_init(|| self.firing.details())
+    fn telling(&self) -> &Arc<Telling> {
+        self.telling.get_or_init(|| Arc::new(self.firing.telling()))
     }
 
     fn target(&self) -> &Target {
@@ -464,43 +425,19 @@ impl Told<'_> {
             Target { kind, value }
         })
     }
-}
 
-/// One sentence per condition; README lists them.
-fn sentence(told: &Told<'_>) -> String {
-    let (firing, target, details) = (told.firing, told.target(), told.details());
-    let whom = match firing.key.kind {
-        KeyKind::Global => String::new(),
-        KeyKind::Host | KeyKind::Range => format!(" from {}", target.text()),
-        KeyKind::User | KeyKind::UserId => format!(" for {}", target.text()),
-        KeyKind::Field(_) | KeyKind::Several => {
-            format!(" with {} {}", target.kind, target.text())
+    fn parts(&self, kind: ActionKind, op: Op) -> IdParts<'_> {
+        let Firing { rule, time, ordinal, .. } = *self.firing;
+        let action = kind.name();
+        IdParts {
+            pack: &rule.pack,
+            rule: &rule.id,
+            target: self.target(),
+            action,
+            op,
+            time,
+            ordinal,
         }
-    };
-    let span = &details.span;
-    let (count, pattern) = (span.count, firing.pattern);
-    let value = details.value.as_deref().unwrap_or_default();
-    let window = firing.rule.condition.within().map(time::format_duration).unwrap_or_default();
-    let most = if firing.approx { "up to " } else { "" };
-    match &firing.rule.condition {
-        Condition::Count { .. } => format!("{most}{count} {pattern}{whom} within {window}"),
-        Condition::Distinct { field, .. } if firing.approx => {
-            format!("{most}{count} different {field} in {pattern}{whom} within {window}")
-        }
-        Condition::Distinct { field, .. } => {
-            let different = details.distinct.unwrap_or_default();
-            format!("{different} different {field} in {count} {pattern}{whom} within {window}")
-        }
-        Condition::Sequence { then, .. } => {
-            format!("{most}{count} {pattern} then {then}{whom} within {window}")
-        }
-        Condition::FirstSeen { field } => {
-            format!("{pattern}{whom} with a {field} never seen before: {value}")
-        }
-        Condition::New { field, .. } => {
-            format!("{most}{count} new {field} in {pattern}{whom} within {window}")
-        }
-        Condition::Unusual => format!("{pattern}{whom} at an unusual hour: {value}:00 UTC"),
     }
 }
 

@@ -417,22 +417,26 @@ pub fn format(t: Micros) -> String {
     let t = t.clamp(FORMAT_MIN, FORMAT_MAX);
     let (day, micros) = (t.div_euclid(DAY), t.rem_euclid(DAY));
     let date = DateTime::from_timestamp(day * 86_400, 0).unwrap_or_default().date_naive();
-    let mut text = String::with_capacity(27);
-    let mut put = |value: i64, width: u32, end: char| {
-        for place in (0..width).rev() {
-            let digit = value / 10_i64.pow(place) % 10;
-            text.push(char::from(b'0' + u8::try_from(digit).unwrap_or(0)));
+    let mut text = *b"0000-00-00T00:00:00.000000Z";
+    let mut put = |end: usize, mut value: u32| {
+        for place in text.get_mut(..end).unwrap_or_default().iter_mut().rev() {
+            if !place.is_ascii_digit() {
+                break;
+            }
+            *place = b'0' + u8::try_from(value % 10).unwrap_or(0);
+            value /= 10;
         }
-        text.push(end);
     };
-    put(i64::from(date.year()), 4, '-');
-    put(i64::from(date.month()), 2, '-');
-    put(i64::from(date.day()), 2, 'T');
-    put(micros / HOUR, 2, ':');
-    put(micros / MINUTE % 60, 2, ':');
-    put(micros / SECOND % 60, 2, '.');
-    put(micros % SECOND, 6, 'Z');
-    text
+    let narrow = |value: i64| u32::try_from(value).unwrap_or(0);
+    put(4, narrow(i64::from(date.year())));
+    put(7, date.month());
+    put(10, date.day());
+    let seconds = narrow(micros / SECOND);
+    put(13, seconds / 3600);
+    put(16, seconds / 60 % 60);
+    put(19, seconds % 60);
+    put(26, narrow(micros % SECOND));
+    str::from_utf8(&text).unwrap_or_default().to_owned()
 }
 
 /// Units of durations, largest first.

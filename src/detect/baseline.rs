@@ -304,26 +304,23 @@ impl Addresses {
     pub fn learn(&mut self, account: &[u8], ip: IpAddr) {
         let (written, len) = octets(ip);
         let written = written.get(..len).unwrap_or_default();
-        let known = self.by_account.get(account).map(|known| &**known);
-        if known.is_none() && self.by_account.len() >= ACCOUNTS_MAX {
+        let Some(known) = self.by_account.get_mut(account) else {
+            if self.by_account.len() < ACCOUNTS_MAX {
+                self.bytes += account_bytes(account) + chunk(written.len());
+                self.by_account.insert(account.into(), written.into());
+            }
             return;
-        }
-        let known = known.unwrap_or_default();
+        };
         if known.ends_with(written) && each(known).last() == Some(written) {
             return;
         }
-        let others: Vec<&[u8]> = each(known).filter(|other| *other != written).collect();
-        let newest = others.len().saturating_sub(ADDRESSES_MAX - 1);
-        let kept = others.get(newest..).unwrap_or_default().iter().copied();
-        let list: Box<[u8]> = kept.chain([written]).flatten().copied().collect();
-        self.bytes += chunk(list.len());
-        match self.by_account.get_mut(account) {
-            Some(known) => self.bytes -= chunk(std::mem::replace(known, list).len()),
-            None => {
-                self.bytes += account_bytes(account);
-                self.by_account.insert(account.into(), list);
-            }
-        }
+        let others = || each(known).filter(|other| *other != written);
+        let oldest = others().count().saturating_sub(ADDRESSES_MAX - 1);
+        let mut list = Vec::with_capacity(known.len() + len);
+        others().skip(oldest).for_each(|other| list.extend_from_slice(other));
+        list.extend_from_slice(written);
+        self.bytes = self.bytes + chunk(list.len()) - chunk(known.len());
+        *known = list.into();
     }
 
     /// Writes them.

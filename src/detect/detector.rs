@@ -13,6 +13,7 @@ use crate::window::marks::Fired;
 use crate::window::ring::{Crossing, RULES_MAX, ValueOf, bit};
 use crate::window::store::{Kind, Limits, Spec, Store};
 use crate::window::table::{Aim, Place, Table};
+use crate::window::told::Told;
 use crate::window::{Fresh, Group, Need, Span, Tally, What};
 use std::net::IpAddr;
 use std::ops::Range;
@@ -37,8 +38,8 @@ pub struct Firing<'f> {
     pub approx: bool,
     /// The address of the event that fired it, if the key is a range.
     pub host: Option<IpAddr>,
-    /// See [`Firing::details`].
-    tell: &'f dyn Fn() -> Details,
+    /// See [`Firing::telling`].
+    tell: &'f dyn Fn() -> Telling,
 }
 
 /// What one rule has counted for one key.
@@ -57,12 +58,10 @@ pub struct Counted<'d> {
 }
 
 /// What an action tells of a firing.
-#[derive(Debug, Clone, Default)]
-pub struct Details {
-    /// What it holds.
-    pub span: Span,
-    /// Different values, for `distinct`.
-    pub distinct: Option<u64>,
+#[derive(Debug, Clone)]
+pub struct Telling {
+    /// What was counted.
+    pub told: Told,
     /// The value that was new, or the hour that was unusual.
     pub value: Option<String>,
     /// Addresses from which this account logged in before.
@@ -70,8 +69,8 @@ pub struct Details {
 }
 
 impl Firing<'_> {
-    /// Works out what an action tells of it.
-    pub fn details(&self) -> Details {
+    /// What an action tells of it, as it is now.
+    pub fn telling(&self) -> Telling {
         (self.tell)()
     }
 }
@@ -917,14 +916,16 @@ impl<'s> Step<'s> {
         }
         let ordinal = self.store.fired(place, marks, rule, at);
         let tell = || {
-            let (span, distinct) = match crossing {
+            let told = match crossing {
                 Some(crossing) => {
-                    self.store.span(self.place, self.plan.tag, self.plan.slot, crossing)
+                    self.store.told(self.place, self.plan.tag, self.plan.slot, crossing)
                 }
-                None => (self.store.alone(self.time, &evidence(self.event)), None),
+                None => {
+                    let span = self.store.alone(self.time, &evidence(self.event));
+                    Told::Ready(Box::new(span), None)
+                }
             };
-            let value = value.map(str::to_owned);
-            Details { span, distinct, value, known_ips: self.known_ips() }
+            Telling { told, value: value.map(str::to_owned), known_ips: self.known_ips() }
         };
         let verdict = decide(self.firing(ordinal, at, false, &tell));
         if let (Verdict::Stands, Some(crossing)) = (verdict, crossing) {
@@ -948,7 +949,8 @@ impl<'s> Step<'s> {
             let (span, distinct) = self.store.span(place, plan.tag, plan.slot, &recent);
             let distinct = distinct.map(|_| bound);
             let span = Span { time, count: bound, ..span };
-            Details { span, distinct, value: None, known_ips: self.known_ips() }
+            let told = Told::Ready(Box::new(span), distinct);
+            Telling { told, value: None, known_ips: self.known_ips() }
         };
         let ordinal = self.store.fired(place, self.marks, self.number, time);
         decide(self.firing(ordinal, time, true, &tell));
@@ -959,7 +961,7 @@ impl<'s> Step<'s> {
         ordinal: u32,
         time: Micros,
         approx: bool,
-        tell: &'f dyn Fn() -> Details,
+        tell: &'f dyn Fn() -> Telling,
     ) -> Firing<'f> {
         Firing {
             rule: self.rule,
@@ -1119,13 +1121,13 @@ pub fn describe(key: Key<'_>, names: &[String]) -> (String, Option<String>) {
 }
 
 /// Whom an action lists: addresses for accounts, accounts for everything else, both globally.
-pub fn shown_tallies(key: Key<'_>, span: &Span) -> (Option<Tally>, Option<Tally>) {
-    let some = |tally: &Tally| (tally.distinct > 0).then(|| tally.clone());
-    match key.kind {
-        KeyKind::User | KeyKind::UserId => (None, some(&span.ips)),
-        KeyKind::Host => (some(&span.users), None),
+pub fn shown_tallies(of: KeyKind, users: Tally, ips: Tally) -> (Option<Tally>, Option<Tally>) {
+    let some = |tally: Tally| (tally.distinct > 0).then_some(tally);
+    match of {
+        KeyKind::User | KeyKind::UserId => (None, some(ips)),
+        KeyKind::Host => (some(users), None),
         KeyKind::Range | KeyKind::Global | KeyKind::Several | KeyKind::Field(_) => {
-            (some(&span.users), some(&span.ips))
+            (some(users), some(ips))
         }
     }
 }

@@ -39,6 +39,7 @@ use crate::action::{Action, Target};
 use crate::decide::Decider;
 use crate::decide::hand::{Known, keys_of};
 use crate::decide::ledger::Renumber;
+use crate::decide::line::Due;
 use crate::decode::time::Micros;
 use crate::detect::condition::ActionKind;
 use crate::detect::detector::{Detector, StreamTime, describe};
@@ -176,11 +177,16 @@ impl Core {
 
     /// The lines that are due.
     pub fn take_actions(&mut self) -> Vec<Action> {
-        let actions = std::mem::take(&mut self.decider.out);
-        for action in &actions {
-            self.summary.acted(action);
+        self.take_due().into_iter().map(Due::action).collect()
+    }
+
+    /// The lines that are due, to be written by whoever hands them on.
+    pub fn take_due(&mut self) -> Vec<Due> {
+        let due = std::mem::take(&mut self.decider.out);
+        for line in &due {
+            self.summary.acted(line);
         }
-        actions
+        due
     }
 
     /// The stream's clock.

@@ -6,6 +6,7 @@ use super::scan::{Findings, Found, Item, Scanned, Scanner, What};
 use super::summary::Outcome;
 use crate::action::Action;
 use crate::decide::Decider;
+use crate::decide::line::Due;
 use crate::decode::envelope::Fragment;
 use crate::decode::time::{Micros, When, Zone};
 use crate::decode::{Decoded, decode};
@@ -260,6 +261,11 @@ impl Engine {
     /// The lines that are due.
     pub fn take_actions(&mut self) -> Vec<Action> {
         self.core.take_actions()
+    }
+
+    /// The lines that are due, to be written by whoever hands them on.
+    pub fn take_due(&mut self) -> Vec<Due> {
+        self.core.take_due()
     }
 
     /// Lets every kind of message be given once more; `run` does so every minute.

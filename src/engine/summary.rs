@@ -1,6 +1,7 @@
 //! What became of everything: the closed accounting, and what a reader of it wants to know.
 
-use crate::action::{Action, Op, escape};
+use crate::action::{Op, escape};
+use crate::decide::line::Due;
 use crate::decode::time::{self, Micros};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -269,15 +270,22 @@ impl Summary {
     }
 
     /// Counts an action line.
-    pub fn acted(&mut self, action: &Action) {
-        let by_op = self.actions.entry(action.rule.clone()).or_default();
-        *by_op.entry(action.op.name().to_owned()).or_default() += 1;
-        if action.op == Op::Note && action.rule == "brake" {
+    pub fn acted(&mut self, line: &Due) {
+        let (rule, op) = (line.rule(), line.op());
+        let counted = self.actions.get_mut(rule).and_then(|by_op| by_op.get_mut(op.name()));
+        match counted {
+            Some(count) => *count += 1,
+            None => {
+                let by_op = self.actions.entry(rule.to_owned()).or_default();
+                by_op.insert(op.name().to_owned(), 1);
+            }
+        }
+        if op == Op::Note && rule == "brake" {
             *self.limits.entry("brake").or_default() += 1;
         }
-        if action.op == Op::Start {
-            self.p0 += u64::from(action.severity == Some("P0"));
-            self.suspicious += u64::from(action.pattern.as_deref() == Some("SUSPICIOUS_ACTIVITY"));
+        if op == Op::Start {
+            self.p0 += u64::from(line.severity() == Some("P0"));
+            self.suspicious += u64::from(line.pattern() == Some("SUSPICIOUS_ACTIVITY"));
         }
     }
 

@@ -4,6 +4,9 @@ use super::{Delivered, Output, closed};
 use crate::action::Action;
 use std::io::{BufWriter, IsTerminal, Stdout, Write};
 
+/// Bytes that are written together while nobody flushes.
+const BUFFER: usize = 1 << 16;
+
 /// Writes lines to standard output.
 #[derive(Debug)]
 pub struct StdoutSink {
@@ -19,7 +22,7 @@ impl StdoutSink {
         let terminal = stdout.is_terminal();
         let output = output.unwrap_or(if terminal { Output::Text } else { Output::Json });
         let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        Self { out: BufWriter::new(stdout), output, colour }
+        Self { out: BufWriter::with_capacity(BUFFER, stdout), output, colour }
     }
 
     /// Buffers one line.
@@ -27,8 +30,9 @@ impl StdoutSink {
     /// # Errors
     /// When the line cannot be written.
     pub fn deliver(&mut self, action: &Action) -> std::io::Result<Delivered> {
-        let line = self.output.render(action, self.colour);
-        writeln!(self.out, "{line}").map(|()| Delivered::Yes).or_else(closed)
+        let mut line = self.output.render(action, self.colour);
+        line.push('\n');
+        self.out.write_all(line.as_bytes()).map(|()| Delivered::Yes).or_else(closed)
     }
 
     /// Writes what is buffered.

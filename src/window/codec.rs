@@ -4,6 +4,7 @@ use crate::pattern::Standing;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Reasons that are kept once and named by their number; further ones are kept where they occur.
 const REASONS_MAX: usize = 255;
@@ -20,7 +21,19 @@ pub fn put_number(out: &mut Vec<u8>, mut n: u64) {
 }
 
 /// Reads a number; at the end of the bytes it is 0.
+#[inline]
 pub fn take_number(bytes: &mut &[u8]) -> u64 {
+    match bytes.split_first() {
+        // Most are small.
+        Some((byte, rest)) if *byte < 0x80 => {
+            *bytes = rest;
+            u64::from(*byte)
+        }
+        _ => take_long_number(bytes),
+    }
+}
+
+fn take_long_number(bytes: &mut &[u8]) -> u64 {
     let mut n = 0;
     let mut shift = 0;
     while let Some((byte, rest)) = bytes.split_first() {
@@ -228,10 +241,25 @@ pub fn text(mut written: &[u8]) -> Cow<'_, str> {
     }
 }
 
+/// Reasons by their numbers.
+#[derive(Debug, Clone, Default)]
+pub struct ReasonList(Arc<Vec<Box<str>>>);
+
+impl ReasonList {
+    /// A reason by its number.
+    pub fn get(&self, number: usize) -> &str {
+        self.0.get(number).map(|reason| &**reason).unwrap_or_default()
+    }
+
+    fn push(&mut self, reason: Box<str>) {
+        Arc::make_mut(&mut self.0).push(reason);
+    }
+}
+
 /// Reasons that occurred, by number in the order in which they came.
 #[derive(Debug, Default)]
 pub struct Reasons {
-    known: Vec<Box<str>>,
+    known: ReasonList,
     numbers: HashMap<Box<str>, usize>,
     /// The one that came last: most are the same as the one before.
     last: usize,
@@ -240,15 +268,15 @@ pub struct Reasons {
 impl Reasons {
     /// The number of a reason, if it is one that is kept once.
     fn number(&mut self, reason: &str) -> Option<usize> {
-        if self.known.get(self.last).is_some_and(|last| **last == *reason) {
+        if self.known.0.get(self.last).is_some_and(|last| **last == *reason) {
             return Some(self.last);
         }
         let number = match self.numbers.get(reason) {
             Some(number) => *number,
-            None if self.known.len() < REASONS_MAX && reason.len() <= REASON_LEN_MAX => {
+            None if self.known.0.len() < REASONS_MAX && reason.len() <= REASON_LEN_MAX => {
                 self.known.push(reason.into());
-                self.numbers.insert(reason.into(), self.known.len() - 1);
-                self.known.len() - 1
+                self.numbers.insert(reason.into(), self.known.0.len() - 1);
+                self.known.0.len() - 1
             }
             None => return None,
         };
@@ -256,14 +284,15 @@ impl Reasons {
         Some(number)
     }
 
-    fn get(&self, number: usize) -> &str {
-        self.known.get(number).map(|reason| &**reason).unwrap_or_default()
+    /// All of them as they are now.
+    pub fn list(&self) -> &ReasonList {
+        &self.known
     }
 
     /// Writes them.
     pub fn capture(&self, out: &mut Vec<u8>) {
-        put_number(out, number(self.known.len()));
-        self.known.iter().for_each(|reason| put_bytes(out, reason.as_bytes()));
+        put_number(out, number(self.known.0.len()));
+        self.known.0.iter().for_each(|reason| put_bytes(out, reason.as_bytes()));
     }
 
     /// Reads them as they were written.
@@ -363,7 +392,8 @@ pub struct Shown<'b> {
     pub user: Option<&'b [u8]>,
     /// The account is an id, not a name.
     pub user_is_id: bool,
-    reason: Option<Reason<'b>>,
+    /// A capture or field named reason.
+    pub reason: Option<Reason<'b>>,
     /// The request.
     pub request_id: Option<&'b [u8]>,
     /// What may be done to the address.
@@ -372,9 +402,12 @@ pub struct Shown<'b> {
     extras: &'b [u8],
 }
 
+/// A reason as it was written.
 #[derive(Debug, Clone, Copy)]
-enum Reason<'b> {
+pub enum Reason<'b> {
+    /// One that is kept once, by its number.
     Number(usize),
+    /// Any other.
     Text(&'b [u8]),
 }
 
@@ -403,14 +436,6 @@ impl<'b> Shown<'b> {
             _ => Standing::NoHost,
         };
         Self { ip, user, user_is_id: has(USER_IS_ID), reason, request_id, standing, extras: bytes }
-    }
-
-    /// The reason.
-    pub fn reason(&self, reasons: &'b Reasons) -> Option<Cow<'b, str>> {
-        self.reason.map(|reason| match reason {
-            Reason::Number(n) => reasons.get(n).into(),
-            Reason::Text(written) => text(written),
-        })
     }
 
     /// An extra value, as written.
@@ -486,12 +511,17 @@ mod tests {
             let shown = Shown::read(&out);
             assert_eq!((shown.ip, shown.user_is_id), (evidence.ip, true));
             assert_eq!(shown.user.map(text).as_deref(), evidence.user);
-            assert_eq!(shown.reason(&reasons).as_deref(), Some(reason));
+            let shown_reason = match shown.reason {
+                Some(Reason::Number(n)) => reasons.list().get(n).to_owned(),
+                Some(Reason::Text(written)) => text(written).into_owned(),
+                None => String::new(),
+            };
+            assert_eq!(shown_reason, reason);
             assert_eq!(shown.request_id.map(text).as_deref(), evidence.request_id);
             assert_eq!((shown.extra(0), shown.extra(1).map(text).as_deref()), (None, Some("DE")));
             assert_eq!(shown.standing, Standing::NoHost);
         }
-        assert_eq!(reasons.known.len(), 1);
+        assert_eq!(reasons.known.0.len(), 1);
     }
 
     #[test]

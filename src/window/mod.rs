@@ -20,10 +20,11 @@ pub mod sketch;
 pub mod small;
 pub mod store;
 pub mod table;
+pub mod told;
 
 use crate::decode::time::Micros;
 use crate::pattern::Standing;
-use codec::{Evidence, Reasons, Shown};
+use codec::{Evidence, Reason, ReasonList, Shown};
 use ring::ValueOf;
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -178,62 +179,147 @@ pub const SAMPLE_MAX: usize = 3;
 /// Reasons shown.
 const REASONS_MAX: usize = 3;
 
-/// Values as they come: the first few, and all of them to be told apart at the end. Spans are
-/// small, and sorting one costs less than a table.
+/// A value of which a number says most of what tells it apart, so that sorting seldom compares more.
+trait Weighed: Copy + Ord {
+    fn weight(self) -> u64;
+}
+
+impl Weighed for &[u8] {
+    fn weight(self) -> u64 {
+        // Texts begin with their length and often alike: their ends tell as much.
+        if let (Some(first), Some(last)) = (self.first_chunk(), self.last_chunk()) {
+            return u64::from_le_bytes(*first).rotate_left(32) ^ u64::from_le_bytes(*last);
+        }
+        if let (Some(first), Some(last)) = (self.first_chunk(), self.last_chunk()) {
+            let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
+            return u64::from(first) << 32 | u64::from(last);
+        }
+        self.iter().fold(0, |weight, byte| weight << 8 | u64::from(*byte))
+    }
+}
+
+impl Weighed for IpAddr {
+    fn weight(self) -> u64 {
+        match self {
+            IpAddr::V4(ip) => u64::from(ip.to_bits()),
+            IpAddr::V6(ip) => {
+                let [high, low] = [ip.to_bits() >> 64, ip.to_bits()].map(|half| half as u64);
+                high ^ low.rotate_left(1)
+            }
+        }
+    }
+}
+
+/// Values up to which telling them apart takes a small table instead of sorting: a quadratic worst
+/// case is small there.
+const FEW: usize = 64;
+
+/// Values as they come: the first few, and all of them to be told apart at the end.
 struct Different<T> {
-    all: Vec<T>,
+    all: Vec<(u64, T)>,
     first: Vec<T>,
 }
 
-impl<T: Copy + Ord> Different<T> {
+impl<T: Weighed> Different<T> {
     fn new() -> Self {
         Self { all: Vec::new(), first: Vec::new() }
     }
 
-    fn add(&mut self, value: T) {
-        if self.all.last() == Some(&value) {
+    /// One more; about so many follow at most.
+    fn add(&mut self, value: T, more: usize) {
+        if self.all.is_empty() {
+            self.all.reserve_exact(more + 1);
+            self.first.reserve_exact(SAMPLE_MAX);
+        }
+        if self.all.last().is_some_and(|(_, last)| *last == value) {
             return;
         }
         if self.first.len() < SAMPLE_MAX && !self.first.contains(&value) {
             self.first.push(value);
         }
-        self.all.push(value);
+        self.all.push((value.weight(), value));
     }
 
     fn tally(mut self, shown: impl Fn(T) -> String) -> Tally {
-        self.all.sort_unstable();
-        self.all.dedup();
-        let distinct = codec::number(self.all.len());
-        Tally { distinct, sample: self.first.into_iter().map(shown).collect() }
+        let distinct = if self.all.len() <= FEW {
+            self.distinct_few()
+        } else {
+            self.all.sort_unstable();
+            self.all.dedup();
+            self.all.len()
+        };
+        let sample = self.first.into_iter().map(shown).collect();
+        Tally { distinct: codec::number(distinct), sample }
+    }
+
+    /// How many different ones there are among few, by a table of their numbers: a place is looked for
+    /// from the one that its weight points to.
+    fn distinct_few(&self) -> usize {
+        const PLACES: usize = 2 * FEW;
+        let mut table = [0u8; PLACES];
+        let mut distinct = 0;
+        for ((weight, value), number) in self.all.iter().zip(1u8..) {
+            let mixed = weight.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+            let mut at = mixed as usize % PLACES;
+            while let Some(place) = table.get_mut(at) {
+                if *place == 0 {
+                    *place = number;
+                    distinct += 1;
+                    break;
+                }
+                let other = self.all.get(usize::from(*place) - 1);
+                if other.is_some_and(|(other, known)| other == weight && known == value) {
+                    break;
+                }
+                at = (at + 1) % PLACES;
+            }
+        }
+        distinct
+    }
+}
+
+/// Weights of reasons.
+struct Weights<R>(Vec<(R, u64)>);
+
+impl<R: PartialEq> Weights<R> {
+    fn add(&mut self, reason: R, weight: u32) {
+        match self.0.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, sum)) => *sum += u64::from(weight),
+            None => self.0.push((reason, u64::from(weight))),
+        }
     }
 }
 
 /// Sums up the events of a span, given in order of time with their times and weights.
 pub fn summarize<'e>(
     time: Micros,
-    reasons: &'e Reasons,
+    reasons: &'e ReasonList,
     events: impl Iterator<Item = (Micros, u32, Shown<'e>)>,
 ) -> Span {
     let mut span = Span { time, first: Micros::MAX, last: Micros::MIN, ..Span::default() };
     // Equal texts are written as equal bytes.
     let (mut users, mut requests) = (Different::<&[u8]>::new(), Different::<&[u8]>::new());
     let mut ips = Different::<IpAddr>::new();
+    // Few reasons are kept once; of the others there may be one for every event.
+    let mut numbered: Weights<usize> = Weights(Vec::new());
     let mut weights: Vec<(Cow<'_, str>, u64)> = Vec::new();
-    for (at, weight, shown) in events {
+    let mut events = events;
+    while let Some((at, weight, shown)) = events.next() {
+        let more = || events.size_hint().1.unwrap_or(0);
         span.count += u64::from(weight);
         span.first = span.first.min(at);
         span.last = span.last.max(at);
         span.standing = span.standing.max(shown.standing);
-        shown.user.into_iter().for_each(|user| users.add(user));
-        shown.ip.into_iter().for_each(|ip| ips.add(ip));
-        shown.request_id.into_iter().for_each(|id| requests.add(id));
-        if let Some(reason) = shown.reason(reasons) {
-            match weights.last_mut() {
-                Some((last, sum)) if *last == reason => *sum += u64::from(weight),
-                _ => weights.push((reason, u64::from(weight))),
-            }
+        shown.user.into_iter().for_each(|user| users.add(user, more()));
+        shown.ip.into_iter().for_each(|ip| ips.add(ip, more()));
+        shown.request_id.into_iter().for_each(|id| requests.add(id, more()));
+        match shown.reason {
+            Some(Reason::Number(n)) => numbered.add(n, weight),
+            Some(Reason::Text(written)) => weights.push((codec::text(written), u64::from(weight))),
+            None => {}
         }
     }
+    weights.extend(numbered.0.into_iter().map(|(n, sum)| (reasons.get(n).into(), sum)));
     let text = |written: &[u8]| codec::text(written).into_owned();
     span.users = users.tally(text);
     span.ips = ips.tally(|ip| ip.to_string());
@@ -248,4 +334,37 @@ pub fn summarize<'e>(
     weights.truncate(REASONS_MAX);
     span.reasons = weights.into_iter().map(|(reason, sum)| (reason.into_owned(), sum)).collect();
     span
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    fn count<T: Weighed>(values: &[T]) -> u64 {
+        let mut different = Different::new();
+        values.iter().for_each(|value| different.add(*value, values.len()));
+        different.tally(|_| String::new()).distinct
+    }
+
+    proptest! {
+        #[test]
+        fn different_values_are_counted_as_a_set_counts_them(
+            texts in prop::collection::vec(prop::collection::vec(0u8..3, 0..20), 0..90),
+            ips in prop::collection::vec(prop_oneof![
+                (0u32..9).prop_map(|n| IpAddr::from(n.to_be_bytes())),
+                // Both halves of an address make its weight.
+                (0u64..4, 0u64..4).prop_map(|(a, b)| {
+                    IpAddr::from((u128::from(a) << 65 | u128::from(b)).to_be_bytes())
+                }),
+            ], 0..90),
+        ) {
+            let texts: Vec<&[u8]> = texts.iter().map(Vec::as_slice).collect();
+            let set: HashSet<&[u8]> = texts.iter().copied().collect();
+            prop_assert_eq!(count(&texts), set.len() as u64);
+            let set: HashSet<IpAddr> = ips.iter().copied().collect();
+            prop_assert_eq!(count(&ips), set.len() as u64);
+        }
+    }
 }

@@ -37,7 +37,7 @@ pub fn fresh(key: &[u8]) -> Box<[u8]> {
     put_number(&mut start, number(key.len()));
     start.extend_from_slice(key);
     // With room for the first event, so that the block need not move for it.
-    let mut block = vec![0; block_len(start.len() + FIRST)].into_boxed_slice();
+    let mut block = vec![0; chunk(start.len() + FIRST)].into_boxed_slice();
     if let Some(to) = block.get_mut(..start.len()) {
         to.copy_from_slice(&start);
     }
@@ -62,22 +62,19 @@ pub fn written_parts(block: &[u8]) -> &[u8] {
     Places::of(block).rest
 }
 
-/// What an allocator takes for a block of `len` bytes.
+/// What the program's allocator takes for a block of `len` bytes: sizes are sixteen apart up to 64, and
+/// four to a doubling beyond.
 pub fn chunk(len: usize) -> usize {
-    if len == 0 { 0 } else { (len + 8).next_multiple_of(16).max(32) }
+    match len {
+        0..=64 => len.next_multiple_of(16),
+        _ => len.next_multiple_of(1 << ((len - 1).ilog2() - 2)),
+    }
 }
 
 /// What a hash table takes for a place that holds `size` bytes, at the lowest load that it has after
 /// growing.
 pub fn place_bytes(size: usize) -> usize {
     (size + 1) * 16 / 7
-}
-
-/// The length of a block with room for `len` bytes: what the allocator takes anyway, and of a longer
-/// one up to an eighth more, so that it need not move for every event.
-fn block_len(len: usize) -> usize {
-    let step = (len.max(1).ilog2().max(7) - 3).min(15);
-    (len + 8).next_multiple_of(1 << step).max(32) - 8
 }
 
 fn two(block: &[u8], at: usize) -> usize {
@@ -158,17 +155,17 @@ pub fn part(block: &[u8], tag: u16) -> &[u8] {
 fn splice(block: &mut Box<[u8]>, place: Range<usize>, with: &[u8]) {
     let used = used(block);
     let after = used - place.len() + with.len();
-    if after <= block.len() && block_len(after + block.len() / 4) >= block.len() {
+    if after <= block.len() && chunk(after + block.len() / 4) >= block.len() {
         block.copy_within(place.end..used, place.start + with.len());
         if let Some(to) = block.get_mut(place.start..place.start + with.len()) {
             to.copy_from_slice(with);
         }
     } else {
-        let mut new = Vec::with_capacity(block_len(after));
+        let mut new = Vec::with_capacity(chunk(after));
         new.extend_from_slice(block.get(..place.start).unwrap_or_default());
         new.extend_from_slice(with);
         new.extend_from_slice(block.get(place.end..used).unwrap_or_default());
-        new.resize(block_len(after), 0);
+        new.resize(chunk(after), 0);
         *block = new.into_boxed_slice();
     }
     set_two(block, 0, after);
@@ -349,6 +346,9 @@ pub fn insert(
             set_two(block, place.start + 8, usize::from(sum | total & COMPLETES));
             set_two(block, place.start - 2, place.len() + room.len());
             splice(block, place.end..place.end, room);
+            let content = place.start..place.end + room.len();
+            let content = block.get(content).unwrap_or_default();
+            return (candidates(content, group, fresh.completes, estimate), change);
         }
         (None, _) => {
             write(&[new], room);

@@ -15,10 +15,11 @@ use super::codec::{Evidence, Reasons, Shown};
 use super::key::{Key, KeyKind};
 use super::large::{Large, Once, Part, Window};
 use super::marks::{self, Fired, Marks};
-use super::ring::{self, Crossing, Timeline};
+use super::ring::{self, Crossing, Timeline, ValueOf};
 use super::sketch::Sketch;
 use super::small;
 use super::table::{Aim, LEARNT, Place, SHARDS, Slot, State, Table, seconds, shard_of};
+use super::told::{Told, sum_up};
 use super::{Cut, Fresh, Group, Span, What, summarize};
 use crate::decode::time::Micros;
 
@@ -201,7 +202,7 @@ impl Store {
         let Some(slot) = self.table.get_mut(place) else { return 0 };
         let used = event.used | group.blind(evidence);
         self.written.clear();
-        let shows = shows(group, slot.key().kind);
+        let shows = shows(group, slot.key_kind());
         let evidence = Evidence {
             user: evidence.user.filter(|_| shows.0),
             ip: evidence.ip.filter(|_| shows.1),
@@ -286,6 +287,32 @@ impl Store {
         }
     }
 
+    /// What an action may tell of a crossing, before its events are used up.
+    pub fn told(&self, place: Place, tag: u16, rule: usize, crossing: &Crossing) -> Told {
+        let of = self.tells_apart(tag, rule);
+        match self.table.get(place).map(|slot| &slot.state) {
+            Some(State::Small(block)) => Told::Written {
+                content: small::part(block, tag).into(),
+                rule,
+                of,
+                crossing: crossing.clone(),
+                reasons: self.reasons.list().clone(),
+            },
+            _ => {
+                let (span, distinct) = self.span(place, tag, rule, crossing);
+                Told::Ready(Box::new(span), distinct)
+            }
+        }
+    }
+
+    /// What the rule in a slot of a window tells apart.
+    fn tells_apart(&self, tag: u16, rule: usize) -> Option<ValueOf> {
+        match self.group(tag)?.needs.get(rule)?.what {
+            What::Distinct(of) => Some(of),
+            What::Count | What::Sequence => None,
+        }
+    }
+
     /// What a crossing holds that its rule has not used up, and how many different values.
     pub fn span(
         &self,
@@ -294,48 +321,22 @@ impl Store {
         rule: usize,
         crossing: &Crossing,
     ) -> (Span, Option<u64>) {
-        let state = self.table.get(place).map(|slot| &slot.state);
-        let group = self.group(tag);
-        match (state, group) {
-            (Some(State::Small(block)), Some(group)) => {
+        let of = self.tells_apart(tag, rule);
+        let reasons = self.reasons.list();
+        match self.table.get(place).map(|slot| &slot.state) {
+            Some(State::Small(block)) => {
                 let (firsts, completing) = small::lists(small::part(block, tag), rule);
-                self.told(group, rule, crossing, &firsts, Some(&completing))
+                sum_up(&firsts, Some(&completing), rule, of, crossing, reasons)
             }
-            (Some(State::Large(large)), Some(group)) => match large.part(tag) {
+            Some(State::Large(large)) => match large.part(tag) {
                 Some(Part::Window(window)) => {
                     let (firsts, completing, _) = window.lists(rule);
-                    self.told(group, rule, crossing, firsts, completing)
+                    sum_up(firsts, completing, rule, of, crossing, reasons)
                 }
                 _ => (Span::default(), None),
             },
-            _ => (Span::default(), None),
+            None => (Span::default(), None),
         }
-    }
-
-    fn told<T: Timeline>(
-        &self,
-        group: &Group,
-        rule: usize,
-        crossing: &Crossing,
-        firsts: &T,
-        completing: Option<&T>,
-    ) -> (Span, Option<u64>) {
-        fn event<T: Timeline>(list: &T, at: usize) -> (Micros, u32, Shown<'_>) {
-            let item = list.item(at);
-            (item.time, item.weight, list.shown(at))
-        }
-        let unused = crossing.range.clone().filter(|at| firsts.item(*at).unused(rule) > 0);
-        let count = unused.clone().map(|at| firsts.item(at).unused(rule)).sum();
-        let last = crossing.completing.zip(completing);
-        let events = unused
-            .map(|at| event(firsts, at))
-            .chain(last.map(|(at, completing)| event(completing, at)));
-        let span = Span { count, ..summarize(crossing.time, &self.reasons, events) };
-        let distinct = match group.needs.get(rule).map(|need| need.what) {
-            Some(What::Distinct(of)) => Some(ring::different(firsts, rule, of, crossing)),
-            _ => None,
-        };
-        (span, distinct)
     }
 
     /// The span of an event that fires by itself.
@@ -343,7 +344,7 @@ impl Store {
         let mut written = Vec::new();
         let mut reasons = Reasons::default();
         evidence.put(&mut written, &mut reasons);
-        summarize(time, &reasons, std::iter::once((time, 1, Shown::read(&written))))
+        summarize(time, reasons.list(), std::iter::once((time, 1, Shown::read(&written))))
     }
 
     /// The span (time - within, time] of a rule, whether it has enough or not, and how much of what

@@ -81,9 +81,14 @@ impl Slot {
         self.kind == 0
     }
 
+    /// What the key names.
+    pub fn key_kind(&self) -> KeyKind {
+        KeyKind::of_code(self.kind)
+    }
+
     /// The key.
     pub fn key(&self) -> Key<'_> {
-        let kind = KeyKind::of_code(self.kind);
+        let kind = self.key_kind();
         let value = match &self.state {
             _ if self.has_own_key() => &self.ip,
             State::Small(block) => small::key(block),

@@ -309,7 +309,7 @@ proptest! {
             let event = Event { rules: texts.put_rules([0].into_iter()), ..list[0] };
             let event = EventView { event: &event, texts: &texts };
             detector.observe(event, time, stream, &mut |firing| {
-                fired.push((firing.time, firing.details().span.count));
+                fired.push((firing.time, firing.telling().told.read().0.count));
                 Verdict::Stands
             });
             let expected = naive.entry(ip).or_default().arrive(time, at_least, within);

@@ -1,0 +1,196 @@
+//! Lines that are due. What they tell is decided; writing it down is left to whoever hands them on,
+//! which may be another thread.
+
+use crate::action::{self, Action, IdParts, Op, Target};
+use crate::decode::time::{self, Micros};
+use crate::detect::condition::{ActionKind, Condition};
+use crate::detect::detector::{Telling, shown_tallies};
+use crate::detect::rule::{Mode, Rule, Severity};
+use crate::window::Span;
+use crate::window::key::KeyKind;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A line that is due.
+#[derive(Debug)]
+pub enum Due {
+    /// Written already.
+    Action(Box<Action>),
+    /// About a firing.
+    Line(Box<Line>),
+}
+
+/// What a line says beyond the firing that it is about.
+#[derive(Debug, Clone, Copy)]
+pub struct Says {
+    /// What happens.
+    pub op: Op,
+    /// Whether it is enforced.
+    pub mode: Mode,
+    /// For how long, microseconds.
+    pub lasting: Micros,
+    /// Until when.
+    pub until: Option<Micros>,
+    /// The guard that held it.
+    pub guard: Option<&'static str>,
+}
+
+/// A line about a firing.
+#[derive(Debug)]
+pub struct Line {
+    /// The rule.
+    pub rule: Arc<Rule>,
+    /// The pattern that was counted.
+    pub pattern: Arc<str>,
+    /// At whom.
+    pub target: Target,
+    /// What the target is.
+    pub of: KeyKind,
+    /// The action.
+    pub kind: ActionKind,
+    /// What it says of it.
+    pub says: Says,
+    /// The decision it belongs to; of a start, its own id.
+    pub decision: Option<u64>,
+    /// The crossing's time.
+    pub time: Micros,
+    /// Firings of that rule, key and time before.
+    pub ordinal: u32,
+    /// What was counted is an upper bound.
+    pub approx: bool,
+    /// Of a range: the address whose record crossed.
+    pub host: Option<IpAddr>,
+    /// What was counted.
+    pub telling: Arc<Telling>,
+    /// Put before a rule's `#anchor`.
+    pub runbook_url: Option<Arc<str>>,
+}
+
+impl Due {
+    /// A line that is written.
+    pub fn of(action: Action) -> Self {
+        Due::Action(Box::new(action))
+    }
+
+    /// As it is written.
+    pub fn action(self) -> Action {
+        match self {
+            Due::Action(action) => *action,
+            Due::Line(line) => line.action(),
+        }
+    }
+
+    /// The rule's id.
+    pub fn rule(&self) -> &str {
+        match self {
+            Due::Action(action) => &action.rule,
+            Due::Line(line) => &line.rule.id,
+        }
+    }
+
+    /// What happens.
+    pub fn op(&self) -> Op {
+        match self {
+            Due::Action(action) => action.op,
+            Due::Line(line) => line.says.op,
+        }
+    }
+
+    /// The class of incident.
+    pub fn severity(&self) -> Option<&'static str> {
+        match self {
+            Due::Action(action) => action.severity,
+            Due::Line(line) => line.rule.severity.map(Severity::name),
+        }
+    }
+
+    /// The pattern that was counted.
+    pub fn pattern(&self) -> Option<&str> {
+        match self {
+            Due::Action(action) => action.pattern.as_deref(),
+            Due::Line(line) => Some(&line.pattern),
+        }
+    }
+}
+
+impl Line {
+    /// As it is written.
+    pub fn action(&self) -> Action {
+        let Self { rule, target, kind, .. } = self;
+        let Says { op, mode, lasting, until, guard } = self.says;
+        let id = self.decision.filter(|_| op == Op::Start).unwrap_or_else(|| {
+            action::number(&IdParts {
+                pack: &rule.pack,
+                rule: &rule.id,
+                target,
+                action: kind.name(),
+                op,
+                time: self.time,
+                ordinal: self.ordinal,
+            })
+        });
+        let (span, distinct) = self.telling.told.read();
+        let reason = self.sentence(&span, distinct);
+        let Span { count, first, last, users, ips, request_ids, reasons, .. } = span;
+        let (users, ips) = shown_tallies(self.of, users, ips);
+        Action {
+            id: action::hex(id),
+            decision: self.decision.map(action::hex),
+            time: time::format(self.time),
+            duration_s: Some(lasting / 1_000_000),
+            until: until.map(time::format),
+            pattern: Some(self.pattern.to_string()),
+            count: Some(count),
+            approx: self.approx,
+            window_s: rule.condition.within().map(|w| w / 1_000_000),
+            first_seen: Some(time::format(first)),
+            last_seen: Some(time::format(last)),
+            users,
+            ips,
+            known_ips: self.telling.known_ips.clone(),
+            reasons,
+            request_ids: (request_ids.distinct > 0).then_some(request_ids),
+            guard,
+            reason,
+            hosts: self.host.into_iter().collect(),
+            ..Action::of_rule(rule, target.clone(), *kind, op, mode, self.runbook_url.as_deref())
+        }
+    }
+
+    /// One sentence per condition; README lists them.
+    fn sentence(&self, span: &Span, distinct: Option<u64>) -> String {
+        let Self { rule, target, pattern, telling, .. } = self;
+        let whom = match self.of {
+            KeyKind::Global => String::new(),
+            KeyKind::Host | KeyKind::Range => format!(" from {}", target.text()),
+            KeyKind::User | KeyKind::UserId => format!(" for {}", target.text()),
+            KeyKind::Field(_) | KeyKind::Several => {
+                format!(" with {} {}", target.kind, target.text())
+            }
+        };
+        let count = span.count;
+        let value = telling.value.as_deref().unwrap_or_default();
+        let window = rule.condition.within().map(time::format_duration).unwrap_or_default();
+        let most = if self.approx { "up to " } else { "" };
+        match &rule.condition {
+            Condition::Count { .. } => format!("{most}{count} {pattern}{whom} within {window}"),
+            Condition::Distinct { field, .. } if self.approx => {
+                format!("{most}{count} different {field} in {pattern}{whom} within {window}")
+            }
+            Condition::Distinct { field, .. } => {
+                let different = distinct.unwrap_or_default();
+                format!("{different} different {field} in {count} {pattern}{whom} within {window}")
+            }
+            Condition::Sequence { then, .. } => {
+                format!("{most}{count} {pattern} then {then}{whom} within {window}")
+            }
+            Condition::FirstSeen { field } => {
+                format!("{pattern}{whom} with a {field} never seen before: {value}")
+            }
+            Condition::New { field, .. } => {
+                format!("{most}{count} new {field} in {pattern}{whom} within {window}")
+            }
+            Condition::Unusual => format!("{pattern}{whom} at an unusual hour: {value}:00 UTC"),
+        }
+    }
+}
