@@ -227,6 +227,30 @@ fn all_mistakes_of_all_files_are_told_at_once() {
 }
 
 #[test]
+fn check_says_for_which_patterns_every_line_is_decoded() {
+    let folder = folder();
+    let patterns = r#"pack: own
+patterns:
+  LOUD: { title: t, where: { level: [ERROR] } }
+  USUAL: { title: t, where: { level: [INFO, ERROR] } }
+  DENIED: { title: t, where: { status: { ">=": 401 } } }
+  SAID: { title: t, read: "LOGIN denied for {user}" }
+"#;
+    let path = write(&folder, "own.yaml", patterns);
+    let said = stdout(&run(&["check", "-v", &path], b""));
+    let slow =
+        "slow: every line must be decoded for it; give it literal text, or a level above info";
+    for line in [
+        "LOUD: fast: lines without a spelling of error are skipped".to_owned(),
+        format!("USUAL: {slow}"),
+        format!("DENIED: {slow}"),
+        "SAID: fast: lines without LOGIN denied for are skipped".to_owned(),
+    ] {
+        assert!(said.lines().any(|said| said.trim() == line), "{line}\n{said}");
+    }
+}
+
+#[test]
 fn check_passes_fails_or_cannot_load() {
     let folder = folder();
     assert_eq!(code(&run(&["check"], b"")), 0);
