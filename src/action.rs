@@ -27,9 +27,6 @@ pub const SCHEMA: u8 = 1;
 /// The pack of Portcullis' own messages.
 pub const OWN_PACK: &str = "portcullis";
 
-/// What a line usually takes at most, bytes.
-const LINE_LEN: usize = 1024;
-
 /// A word of the schema.
 pub type Word = &'static str;
 
@@ -452,9 +449,7 @@ impl Action {
 
     /// The line, without its newline.
     pub fn json(&self) -> String {
-        let mut line = Vec::with_capacity(LINE_LEN);
-        let _never = serde_json::to_writer(&mut line, self);
-        String::from_utf8(line).unwrap_or_default()
+        serde_json::to_string(self).unwrap_or_default()
     }
 
     /// The line in the Elastic Common Schema.

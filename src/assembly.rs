@@ -140,7 +140,7 @@ impl Assembly {
         let settings = &self.settings;
         let config = DecideConfig {
             mode: settings.mode,
-            runbook_url: settings.runbook_url.clone(),
+            runbook_url: settings.runbook_url.as_deref().map(Into::into),
             max_locks: settings.max_locks,
         };
         let guard = Guard::new(self.never.clone(), settings.allow.clone(), settings.brakes);

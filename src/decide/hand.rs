@@ -58,12 +58,8 @@ impl Decider {
             What::Allow { until } => self.allow(order, until, names),
             What::Disallow => self.disallow(order),
         };
-        let written =
-            self.out.get(begun..).unwrap_or_default().iter().filter_map(|due| match due {
-                Due::Action(action) => Some((**action).clone()),
-                Due::Line(_) => None,
-            });
-        carried.actions = written.collect();
+        let due = self.out.get(begun..).unwrap_or_default();
+        carried.actions = due.iter().cloned().map(Due::action).collect();
         carried
     }
 

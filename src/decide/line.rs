@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// A line that is due.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Due {
     /// Written already.
     Action(Box<Action>),
@@ -36,7 +36,7 @@ pub struct Says {
 }
 
 /// A line about a firing.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Line {
     /// The rule.
     pub rule: Arc<Rule>,
@@ -114,21 +114,24 @@ impl Due {
 }
 
 impl Line {
+    /// Its id.
+    pub fn id(&self) -> u64 {
+        action::number(&IdParts {
+            pack: &self.rule.pack,
+            rule: &self.rule.id,
+            target: &self.target,
+            action: self.kind.name(),
+            op: self.says.op,
+            time: self.time,
+            ordinal: self.ordinal,
+        })
+    }
+
     /// As it is written.
     pub fn action(&self) -> Action {
         let Self { rule, target, kind, .. } = self;
         let Says { op, mode, lasting, until, guard } = self.says;
-        let id = self.decision.filter(|_| op == Op::Start).unwrap_or_else(|| {
-            action::number(&IdParts {
-                pack: &rule.pack,
-                rule: &rule.id,
-                target,
-                action: kind.name(),
-                op,
-                time: self.time,
-                ordinal: self.ordinal,
-            })
-        });
+        let id = self.decision.filter(|_| op == Op::Start).unwrap_or_else(|| self.id());
         let (span, distinct) = self.telling.told.read();
         let reason = self.sentence(&span, distinct);
         let Span { count, first, last, users, ips, request_ids, reasons, .. } = span;

@@ -37,7 +37,7 @@ pub struct DecideConfig {
     /// Shadow for everything, or each rule's own mode.
     pub mode: Mode,
     /// Put before a rule's `#anchor`.
-    pub runbook_url: Option<String>,
+    pub runbook_url: Option<Arc<str>>,
     /// For rules without a limit of their own.
     pub max_locks: Option<Limit>,
 }
@@ -50,8 +50,6 @@ pub struct Decider {
     ledger: Ledger,
     /// The latest messages about Portcullis itself, by rule and time, with how many there were.
     noted: VecDeque<(&'static str, Micros, u32)>,
-    /// Put before a rule's `#anchor`.
-    runbook_url: Option<Arc<str>>,
     /// Lines that are due, in order.
     pub out: Vec<Due>,
 }
@@ -59,9 +57,7 @@ pub struct Decider {
 impl Decider {
     /// A decider with nothing active.
     pub fn new(config: DecideConfig, guard: Guard) -> Self {
-        let runbook_url = config.runbook_url.as_deref().map(Arc::from);
-        let (ledger, noted) = (Ledger::default(), VecDeque::new());
-        Self { config, guard, ledger, noted, runbook_url, out: Vec::new() }
+        Self { config, guard, ledger: Ledger::default(), noted: VecDeque::new(), out: Vec::new() }
     }
 
     /// Decisions that are active.
@@ -248,7 +244,8 @@ impl Decider {
             };
             let guard = Some(guard);
             let says = Says { op: Op::Withheld, mode: key.mode, lasting: base, until: None, guard };
-            self.emit(told, then.action, says, None);
+            let line = self.about(told, then.action, says, None);
+            self.out.push(Due::Line(Box::new(line)));
             let Held::Braked { first } = held else { return Verdict::Stands };
             if first {
                 let reason = self.guard.brake_reason(then.action);
@@ -260,8 +257,10 @@ impl Decider {
         let lasting = self.ledger.escalated(key, at, base, escalate);
         let until = at.saturating_add(lasting);
         let says = Says { op: Op::Start, mode: key.mode, lasting, until: Some(until), guard: None };
-        let id = action::number(&told.parts(then.action, Op::Start));
-        self.emit(told, then.action, says, Some(id));
+        let mut line = self.about(told, then.action, says, None);
+        let id = line.id();
+        line.decision = Some(id);
+        self.out.push(Due::Line(Box::new(line)));
         // An alert belongs to one rule, which says whether it escalates; the others are shared.
         let recurs = then.action != ActionKind::Alert || escalate.is_some();
         let active = Active {
@@ -299,7 +298,8 @@ impl Decider {
         if way == OnRepeat::Extend && !firing.approx {
             let until = Some(until);
             let says = Says { op: Op::Extend, mode: key.mode, lasting: base, until, guard: None };
-            self.emit(told, then.action, says, Some(id));
+            let line = self.about(told, then.action, says, Some(id));
+            self.out.push(Due::Line(Box::new(line)));
         }
     }
 
@@ -319,9 +319,10 @@ impl Decider {
         then.action == ActionKind::UnderAttack && until < active().saturating_add(step)
     }
 
-    fn emit(&mut self, told: &Told<'_>, kind: ActionKind, says: Says, decision: Option<u64>) {
+    /// A line about a firing.
+    fn about(&self, told: &Told<'_>, kind: ActionKind, says: Says, decision: Option<u64>) -> Line {
         let firing = told.firing;
-        self.out.push(Due::Line(Box::new(Line {
+        Line {
             rule: Arc::clone(firing.rule),
             pattern: Arc::clone(firing.pattern),
             target: told.target().clone(),
@@ -334,8 +335,8 @@ impl Decider {
             approx: firing.approx,
             host: firing.host,
             telling: Arc::clone(told.telling()),
-            runbook_url: self.runbook_url.clone(),
-        })));
+            runbook_url: self.config.runbook_url.clone(),
+        }
     }
 
     fn end(&mut self, key: Asked<'_>, active: &Active, names: &[String]) {
@@ -424,20 +425,6 @@ impl Told<'_> {
             let (kind, value) = describe(self.firing.key, self.names);
             Target { kind, value }
         })
-    }
-
-    fn parts(&self, kind: ActionKind, op: Op) -> IdParts<'_> {
-        let Firing { rule, time, ordinal, .. } = *self.firing;
-        let action = kind.name();
-        IdParts {
-            pack: &rule.pack,
-            rule: &rule.id,
-            target: self.target(),
-            action,
-            op,
-            time,
-            ordinal,
-        }
     }
 }
 

@@ -533,7 +533,7 @@ impl<'a> Field<'a> {
         kind: Kind,
         known: Known,
     ) -> Self {
-        Self { shown: key.into(), path: None, text, kind, listed: false, object: 0, known }
+        Self { shown: key.into(), text, kind, known, ..Self::EMPTY }
     }
 
     /// Whether its path, normalised, is `path`.

@@ -280,12 +280,6 @@ fn gap(rest: &[u8]) -> usize {
 
 /// Whether a number follows the name of a level.
 fn number_behind(rest: &[u8]) -> bool {
-    // As most loggers write a level that is a word; every line of theirs comes here.
-    if let [b'"', b':', b' ', b'"', first, ..] | [b'"', b':', b'"', first, ..] = rest
-        && first.is_ascii_alphabetic()
-    {
-        return false;
-    }
     let gap = gap(rest);
     gap > 0 && rest.get(gap).is_some_and(|b| b.is_ascii_digit() || matches!(b, b'-' | b'+'))
 }

@@ -238,15 +238,14 @@ impl PatternSet {
                 continue;
             }
             let id = PatternId::try_from(index + BUILT_IN.len()).unwrap_or(PatternId::MAX);
-            let captures = if pattern.readings.is_empty() {
-                Vec::new()
-            } else if let Some(captures) = captures(pattern, messages()) {
-                captures
-            } else {
-                if claims(pattern, messages()) {
-                    out.near_misses.push(id);
+            let captures = match captures(pattern, messages) {
+                Some(captures) => captures,
+                None => {
+                    if claims(pattern, messages()) {
+                        out.near_misses.push(id);
+                    }
+                    continue;
                 }
-                continue;
             };
             if !pattern.filter.holds(&lookup) {
                 if !pattern.readings.is_empty() && pattern.filter.holds_but_logger(&lookup) {
@@ -278,7 +277,7 @@ impl PatternSet {
     /// How `pattern` meets a record, for people.
     pub fn verdict(&self, pattern: &Pattern, record: &Record<'_>) -> Verdict {
         let messages = record.messages();
-        if let Some(captures) = captures(pattern, &messages) {
+        if let Some(captures) = captures(pattern, || &messages) {
             return match pattern.filter.first_failing(&|name| record.lookup(name)) {
                 Some(field) => Verdict::FieldDiffers(field),
                 None => Verdict::Matches(
@@ -476,12 +475,15 @@ impl PatternSet {
 }
 
 /// The captures of the first reading that fits one of a record's messages.
-fn captures<'t>(pattern: &'t Pattern, messages: &'t Messages<'_>) -> Option<Vec<Capture<'t>>> {
+fn captures<'t, 'r: 't>(
+    pattern: &'t Pattern,
+    messages: impl FnOnce() -> &'t Messages<'r>,
+) -> Option<Vec<Capture<'t>>> {
     if pattern.readings.is_empty() {
         return Some(Vec::new());
     }
     let readings = &pattern.readings;
-    messages.all().iter().find_map(|text| readings.iter().find_map(|way| read_one(way, text)))
+    messages().all().iter().find_map(|text| readings.iter().find_map(|way| read_one(way, text)))
 }
 
 fn read_one<'t>(reading: &'t Reading, message: &'t str) -> Option<Vec<Capture<'t>>> {

@@ -218,17 +218,18 @@ const FEW: usize = 64;
 struct Different<T> {
     all: Vec<(u64, T)>,
     first: Vec<T>,
+    /// So many come at most.
+    most: usize,
 }
 
 impl<T: Weighed> Different<T> {
-    fn new() -> Self {
-        Self { all: Vec::new(), first: Vec::new() }
+    fn new(most: usize) -> Self {
+        Self { all: Vec::new(), first: Vec::new(), most }
     }
 
-    /// One more; about so many follow at most.
-    fn add(&mut self, value: T, more: usize) {
+    fn add(&mut self, value: T) {
         if self.all.is_empty() {
-            self.all.reserve_exact(more + 1);
+            self.all.reserve_exact(self.most);
             self.first.reserve_exact(SAMPLE_MAX);
         }
         if self.all.last().is_some_and(|(_, last)| *last == value) {
@@ -298,21 +299,20 @@ pub fn summarize<'e>(
 ) -> Span {
     let mut span = Span { time, first: Micros::MAX, last: Micros::MIN, ..Span::default() };
     // Equal texts are written as equal bytes.
-    let (mut users, mut requests) = (Different::<&[u8]>::new(), Different::<&[u8]>::new());
-    let mut ips = Different::<IpAddr>::new();
+    let most = events.size_hint().1.unwrap_or(0);
+    let (mut users, mut requests) = (Different::<&[u8]>::new(most), Different::<&[u8]>::new(most));
+    let mut ips = Different::<IpAddr>::new(most);
     // Few reasons are kept once; of the others there may be one for every event.
     let mut numbered: Weights<usize> = Weights(Vec::new());
     let mut weights: Vec<(Cow<'_, str>, u64)> = Vec::new();
-    let mut events = events;
-    while let Some((at, weight, shown)) = events.next() {
-        let more = || events.size_hint().1.unwrap_or(0);
+    for (at, weight, shown) in events {
         span.count += u64::from(weight);
         span.first = span.first.min(at);
         span.last = span.last.max(at);
         span.standing = span.standing.max(shown.standing);
-        shown.user.into_iter().for_each(|user| users.add(user, more()));
-        shown.ip.into_iter().for_each(|ip| ips.add(ip, more()));
-        shown.request_id.into_iter().for_each(|id| requests.add(id, more()));
+        shown.user.into_iter().for_each(|user| users.add(user));
+        shown.ip.into_iter().for_each(|ip| ips.add(ip));
+        shown.request_id.into_iter().for_each(|id| requests.add(id));
         match shown.reason {
             Some(Reason::Number(n)) => numbered.add(n, weight),
             Some(Reason::Text(written)) => weights.push((codec::text(written), u64::from(weight))),
@@ -343,8 +343,8 @@ mod tests {
     use std::collections::HashSet;
 
     fn count<T: Weighed>(values: &[T]) -> u64 {
-        let mut different = Different::new();
-        values.iter().for_each(|value| different.add(*value, values.len()));
+        let mut different = Different::new(values.len());
+        values.iter().for_each(|value| different.add(*value));
         different.tally(|_| String::new()).distinct
     }
 
