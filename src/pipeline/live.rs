@@ -311,7 +311,7 @@ fn follow_files(
     thread::spawn(move || {
         let notes = send.clone();
         let mut on_note = |note: FollowNote| {
-            let (loss, ended) = (note.is_loss(), note.ended());
+            let loss = note.is_loss();
             let text = note.to_string();
             let told = match note {
                 FollowNote::Opened { path, source } => {
@@ -321,14 +321,15 @@ fn follow_files(
                     Some(Incoming::Anew(source))
                 }
                 FollowNote::Failed { .. } => Some(Incoming::Failed(text.clone())),
+                FollowNote::Ended { source, .. } => Some(Incoming::Ended(source)),
                 _ => None,
             };
             if loss {
                 let _gone = notes.send(Incoming::Lost(text));
-            } else if !matches!(told, Some(Incoming::Failed(_))) {
+            } else if !matches!(told, Some(Incoming::Failed(_) | Incoming::Ended(_))) {
                 info!("{text}");
             }
-            for told in told.into_iter().chain(ended.map(Incoming::Ended)) {
+            if let Some(told) = told {
                 let _gone = notes.send(told);
             }
         };

@@ -127,7 +127,7 @@ pub enum FollowNote {
     Gone {
         /// The name it had.
         path: PathBuf,
-        /// Its number; no position of it is worth keeping.
+        /// Its number.
         source: u32,
     },
     /// The file has no name that fits any more and nothing was written to it for long: it was read
@@ -136,7 +136,7 @@ pub enum FollowNote {
     Closed {
         /// The name it had.
         path: PathBuf,
-        /// Its number; no position of it is worth keeping.
+        /// Its number.
         source: u32,
     },
     /// While nobody was reading, the file was emptied or rewritten in place, and no copy of its old
@@ -153,7 +153,7 @@ pub enum FollowNote {
     Missed {
         /// The name it had.
         path: PathBuf,
-        /// Its number; no position of it is worth keeping.
+        /// Its number.
         source: u32,
         /// Bytes that had been read of it; what followed them is not read.
         at: u64,
@@ -176,7 +176,7 @@ pub enum FollowNote {
     Compressed {
         /// Its name.
         path: PathBuf,
-        /// Its number, if it was followed before this was seen; no position of it is worth keeping.
+        /// Its number, if it was followed before this was seen.
         source: Option<u32>,
     },
     /// A copy of a file that was read already (copytruncate): only what follows `at` is read.
@@ -188,6 +188,14 @@ pub enum FollowNote {
         /// Bytes of the copy that are known from the other.
         at: u64,
     },
+    /// What position is kept of a source can be dropped. It may begin again in the same run, if its
+    /// file comes back.
+    Ended {
+        /// The name it had.
+        path: PathBuf,
+        /// Its number.
+        source: u32,
+    },
 }
 
 impl FollowNote {
@@ -196,14 +204,13 @@ impl FollowNote {
         matches!(self, Self::Overwritten { .. } | Self::Missed { .. })
     }
 
-    /// The source that has ended: what position is kept of it can be dropped. It may begin again in
-    /// the same run, if its file comes back.
-    pub fn ended(&self) -> Option<u32> {
+    /// The source of which nothing more will come, unless its file comes back; and its name.
+    fn is_over(&self) -> Option<(u32, &Path)> {
         match self {
-            Self::Gone { source, .. }
-            | Self::Closed { source, .. }
-            | Self::Missed { source, .. }
-            | Self::Compressed { source: Some(source), .. } => Some(*source),
+            Self::Gone { path, source }
+            | Self::Closed { path, source }
+            | Self::Missed { path, source, .. }
+            | Self::Compressed { path, source: Some(source) } => Some((*source, path)),
             _ => None,
         }
     }
@@ -238,6 +245,7 @@ impl fmt::Display for FollowNote {
                 path.display(),
                 packed.display()
             ),
+            Self::Ended { path, .. } => write!(f, "{}: its place is forgotten", path.display()),
             Self::Failed { error, .. } => write!(f, "{error}; trying again"),
             Self::Missing { pattern } => write!(f, "{pattern}: no such file yet, waiting for it"),
             Self::Compressed { path, .. } => write!(
@@ -265,7 +273,7 @@ impl fmt::Display for FollowNote {
 /// Every batch has a mark, but for those of a file that was deleted, which nobody could find again.
 /// Where reading goes on elsewhere than behind the last batch (a file was opened, emptied or
 /// finished), a batch without bytes says so. Whoever keeps marks keeps the last one of each source
-/// until a note says that the source has [ended](FollowNote::ended).
+/// until a note says that the source has [ended](FollowNote::Ended).
 ///
 /// # Errors
 ///
@@ -283,7 +291,7 @@ pub fn follow(
     for pattern in &settings.patterns {
         file::check_pattern(pattern)?;
     }
-    let outlet = Outlet { on_batch, on_note, done: false };
+    let outlet = Outlet::new(settings, on_batch, on_note);
     let mut follower = Follower::new(settings, outlet);
     follower.start(stop);
     let polls_per_scan = (settings.rescan.as_nanos() / settings.poll.as_nanos().max(1)).max(1);
@@ -485,17 +493,76 @@ struct Outlet<'a> {
     on_note: &'a mut dyn FnMut(FollowNote),
     /// Nobody wants batches any more.
     done: bool,
+    /// The name in the position that is kept of each source.
+    places: BTreeMap<u32, PathBuf>,
+    /// Sources of which nothing more will come, but whose positions may still be needed.
+    over: BTreeMap<u32, PathBuf>,
 }
 
-impl Outlet<'_> {
+impl<'a> Outlet<'a> {
+    fn new(
+        settings: &FollowSettings,
+        on_batch: &'a mut dyn FnMut(Batch) -> bool,
+        on_note: &'a mut dyn FnMut(FollowNote),
+    ) -> Self {
+        let places = settings.resume.iter();
+        let places = places.map(|(source, position)| (*source, position.path.clone())).collect();
+        Self { on_batch, on_note, done: false, places, over: BTreeMap::new() }
+    }
+
     fn give(&mut self, batches: impl IntoIterator<Item = Batch>) {
         for batch in batches {
+            let source = batch.source;
+            let moved = match batch.mark.as_deref() {
+                Some(Position::File(to)) if self.places.get(&source) != Some(&to.path) => {
+                    Some(to.path.clone())
+                }
+                _ => None,
+            };
+            if batch.mark.is_some() {
+                self.over.remove(&source);
+            }
             self.done = self.done || !(self.on_batch)(batch);
+            if let Some(path) = moved {
+                self.places.insert(source, path);
+                self.forget();
+            }
         }
     }
 
     fn note(&mut self, note: FollowNote) {
+        let over = note.is_over().map(|(source, path)| (source, path.to_owned()));
         (self.on_note)(note);
+        if over.is_some() {
+            self.over.extend(over);
+            self.forget();
+        }
+    }
+
+    /// Whether a position is kept of a later file of this name.
+    fn has_later(&self, source: u32, path: &Path) -> bool {
+        let from = source.saturating_add(1);
+        self.places.range(from..).any(|(_, other)| other == path)
+    }
+
+    /// Ends what is over and not needed. Of the files that had a name one after the other, a
+    /// restart takes what came after the last known one for unknown. So the last one must be known
+    /// until its successor is: if it were forgotten before, the one before it would be the last,
+    /// and copies that were read long ago would be read again.
+    fn forget(&mut self) {
+        loop {
+            let ended = self.over.keys().copied().find(|source| {
+                self.places.get(source).is_none_or(|path| {
+                    let mut earlier = self.places.range(..source);
+                    self.has_later(*source, path) || !earlier.any(|(_, other)| other == path)
+                })
+            });
+            let Some(source) = ended else { return };
+            self.places.remove(&source);
+            if let Some(path) = self.over.remove(&source) {
+                (self.on_note)(FollowNote::Ended { path, source });
+            }
+        }
     }
 }
 
@@ -1197,17 +1264,10 @@ impl<'a> Follower<'a> {
 
     /// Drops files that are over; keeps the position of those that still exist somewhere.
     fn let_go(&mut self) {
-        let mut newest: BTreeMap<PathBuf, u32> = BTreeMap::new();
-        for file in self.files.iter().filter(|file| file.is_over()) {
-            newest.insert(file.last_name.clone(), 0);
-        }
-        for file in &self.files {
-            newest.entry(file.last_name.clone()).and_modify(|last| *last = file.source.max(*last));
-        }
         let over: Vec<Tracked> = self.files.extract_if(.., |file| file.is_over()).collect();
         for file in over {
             // By the newest of a name a restart knows which files came after it.
-            if !file.ended && newest.get(&file.last_name) != Some(&file.source) {
+            if !file.ended && self.outlet.has_later(file.source, &file.last_name) {
                 let (path, source) = (file.last_name.clone(), file.source);
                 self.outlet.note(FollowNote::Closed { path, source });
             }
@@ -1544,6 +1604,7 @@ mod tests {
                         FollowNote::Copied { path, of, at } => {
                             format!("copied {} {} {at}", name(&path), name(&of))
                         }
+                        FollowNote::Ended { .. } => return,
                     };
                     lock(&seen).notes.push(text);
                 };
@@ -1966,7 +2027,7 @@ mod tests {
             true
         };
         let mut on_note = |note| said.borrow_mut().push(Said::Note(note));
-        let outlet = Outlet { on_batch: &mut on_batch, on_note: &mut on_note, done: false };
+        let outlet = Outlet::new(settings, &mut on_batch, &mut on_note);
         let mut follower = Follower::new(settings, outlet);
         follower.start(&AtomicBool::new(false));
         steps(&mut follower);
@@ -1995,6 +2056,10 @@ mod tests {
     }
 
     impl Kept {
+        fn resume(&self) -> Vec<(u32, FilePosition)> {
+            self.marks.clone().into_iter().collect()
+        }
+
         fn take(&mut self, said: &Said) {
             match said {
                 Said::Batch(batch) => {
@@ -2006,8 +2071,8 @@ mod tests {
                     }
                 }
                 Said::Note(note) => {
-                    if let Some(source) = note.ended() {
-                        self.marks.remove(&source);
+                    if let FollowNote::Ended { source, .. } = note {
+                        self.marks.remove(source);
                     }
                     if note.is_loss() {
                         self.losses.push(note.clone());
@@ -2050,7 +2115,7 @@ mod tests {
 
         /// A run of which only so much is kept.
         fn run_until(&mut self, kept: usize) -> (Vec<String>, Vec<String>) {
-            self.settings.resume = self.kept.marks.clone().into_iter().collect();
+            self.settings.resume = self.kept.resume();
             let said = session(&self.settings, &mut |follower| {
                 drain(follower);
                 follower.end();
@@ -2061,7 +2126,7 @@ mod tests {
             for said in said.iter().take(kept) {
                 self.kept.take(said);
                 if let Said::Note(note) = said
-                    && !matches!(note, FollowNote::Opened { .. })
+                    && !matches!(note, FollowNote::Opened { .. } | FollowNote::Ended { .. })
                 {
                     notes.push(note.to_string().replace(&folder, ""));
                 }
@@ -2295,6 +2360,53 @@ mod tests {
         );
         assert_eq!(notes[..1], [expected]);
         assert_eq!(place.kept.losses.len(), 2);
+    }
+
+    #[test]
+    fn the_place_of_a_lost_file_lasts_until_its_successor_has_one() {
+        let mut place = Place::new(&["app.log"]);
+        let rename = |place: &Place, from, to| {
+            fs::rename(place.path(from), place.path(to)).unwrap();
+        };
+        place.append("app.log", "2025-08-03T22:29:00Z first\n");
+        place.run();
+        rename(&place, "app.log", "app.log.1");
+        place.append("app.log", OLD);
+        place.run();
+        // A copy is made and read no further, as everything in it is known.
+        let settings = FollowSettings { resume: place.kept.resume(), ..place.settings.clone() };
+        let said = session(&settings, &mut |follower| {
+            drain(follower);
+            rename(&place, "app.log.1", "app.log.2");
+            fs::copy(place.path("app.log"), place.path("app.log.1")).unwrap();
+            File::create(place.path("app.log")).unwrap();
+            follower.turn();
+            place.append("app.log", "2025-08-03T22:31:00Z three\n");
+            drain(follower);
+            follower.end();
+        });
+        said.iter().for_each(|said| place.kept.take(said));
+        let before = place.kept.marks.clone();
+        assert_eq!(before.keys().copied().collect::<Vec<_>>(), [0, 1]);
+        // The original goes, and what comes in its place is read, but that is not kept.
+        // (Both successors are made before the inode is free for them.)
+        place.append("new", "2025-08-03T22:32:00Z four\n");
+        place.append("newer", "2025-08-03T22:33:00Z five\n");
+        rename(&place, "new", "app.log");
+        let missed = "app.log: rotated or deleted while nobody was reading, and found nowhere; what \
+                      was written behind byte 27 is lost";
+        assert_eq!(place.run_until(4), (vec![], vec![missed.to_owned()]));
+        assert_eq!(place.kept.marks, before);
+        for (from, to) in [("app.log.2", "app.log.3"), ("app.log.1", "app.log.2")] {
+            rename(&place, from, to);
+        }
+        rename(&place, "app.log", "app.log.1");
+        rename(&place, "newer", "app.log");
+        let (lines, notes) = place.run();
+        assert_eq!(lines, ["2025-08-03T22:33:00Z five"]);
+        assert_eq!(notes, [missed]);
+        assert_eq!(place.kept.marks.keys().copied().collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(place.run(), (vec![], vec![]));
     }
 
     #[test]
@@ -2602,7 +2714,7 @@ mod tests {
             let mut last = false;
             while !last {
                 let mut settings = world.place.settings.clone();
-                settings.resume = world.place.kept.marks.clone().into_iter().collect();
+                settings.resume = world.place.kept.resume();
                 let (mut kept, mut down) = (1000, 0);
                 let said = session(&settings, &mut |follower| {
                     for act in acts.by_ref() {
