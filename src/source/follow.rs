@@ -270,7 +270,7 @@ impl fmt::Display for FollowNote {
 /// once more, at most 1 MiB each, and whole lines are handed over; an unfinished line is not, unless
 /// its file was deleted and it could never be read again.
 ///
-/// Every batch has a mark, but for those of a file that was deleted, which nobody could find again.
+/// Every batch has a mark, but for what is still written to a file that was deleted and read to its end.
 /// Where reading goes on elsewhere than behind the last batch (a file was opened, emptied or
 /// finished), a batch without bytes says so. Whoever keeps marks keeps the last one of each source
 /// until a note says that the source has [ended](FollowNote::Ended).
@@ -496,7 +496,16 @@ struct Outlet<'a> {
     /// The name in the position that is kept of each source.
     places: BTreeMap<u32, PathBuf>,
     /// Sources of which nothing more will come, but whose positions may still be needed.
-    over: BTreeMap<u32, PathBuf>,
+    over: BTreeMap<u32, Over>,
+    /// What there was at the start has been looked for.
+    looked: bool,
+}
+
+/// A source of which nothing more will come.
+struct Over {
+    path: PathBuf,
+    /// Its file is still there, and was let go.
+    let_go: bool,
 }
 
 impl<'a> Outlet<'a> {
@@ -507,22 +516,25 @@ impl<'a> Outlet<'a> {
     ) -> Self {
         let places = settings.resume.iter();
         let places = places.map(|(source, position)| (*source, position.path.clone())).collect();
-        Self { on_batch, on_note, done: false, places, over: BTreeMap::new() }
+        Self { on_batch, on_note, done: false, places, over: BTreeMap::new(), looked: false }
     }
 
     fn give(&mut self, batches: impl IntoIterator<Item = Batch>) {
         for batch in batches {
             let source = batch.source;
-            let moved = match batch.mark.as_deref() {
-                Some(Position::File(to)) if self.places.get(&source) != Some(&to.path) => {
-                    Some(to.path.clone())
-                }
+            let place = match batch.mark.as_deref() {
+                Some(Position::File(to)) => Some(&to.path),
                 _ => None,
             };
-            if batch.mark.is_some() {
+            let again = place.is_some() && self.over.contains_key(&source);
+            let moved = place.filter(|to| self.places.get(&source) != Some(to)).cloned();
+            self.done = self.done || !(self.on_batch)(batch);
+            if self.done {
+                return;
+            }
+            if again {
                 self.over.remove(&source);
             }
-            self.done = self.done || !(self.on_batch)(batch);
             if let Some(path) = moved {
                 self.places.insert(source, path);
                 self.forget();
@@ -533,36 +545,51 @@ impl<'a> Outlet<'a> {
     fn note(&mut self, note: FollowNote) {
         let over = note.is_over().map(|(source, path)| (source, path.to_owned()));
         (self.on_note)(note);
-        if over.is_some() {
-            self.over.extend(over);
+        if let Some((source, path)) = over {
+            self.over.insert(source, Over { path, let_go: false });
             self.forget();
         }
     }
 
-    /// Whether a position is kept of a later file of this name.
-    fn has_later(&self, source: u32, path: &Path) -> bool {
-        let from = source.saturating_add(1);
-        self.places.range(from..).any(|(_, other)| other == path)
+    /// A file that still exists is followed no more.
+    fn let_go(&mut self, source: u32, path: PathBuf) {
+        self.over.insert(source, Over { path, let_go: true });
+        self.forget();
+    }
+
+    /// What there was at the start has been looked for: who has a successor is known.
+    fn looked(&mut self) {
+        self.looked = true;
+        self.forget();
     }
 
     /// Ends what is over and not needed. Of the files that had a name one after the other, a
     /// restart takes what came after the last known one for unknown. So the last one must be known
-    /// until its successor is: if it were forgotten before, the one before it would be the last,
-    /// and copies that were read long ago would be read again.
+    /// until its successor is. If it were forgotten before, the one before it would be the last, and
+    /// copies that were read long ago would be read again; or none would be known, and nothing would be
+    /// looked for. A file that is gone and has neither a successor nor one before it is not needed.
     fn forget(&mut self) {
-        loop {
-            let ended = self.over.keys().copied().find(|source| {
-                self.places.get(source).is_none_or(|path| {
-                    let mut earlier = self.places.range(..source);
-                    self.has_later(*source, path) || !earlier.any(|(_, other)| other == path)
-                })
-            });
-            let Some(source) = ended else { return };
+        while let Some(source) = self.forgettable() {
             self.places.remove(&source);
-            if let Some(path) = self.over.remove(&source) {
-                (self.on_note)(FollowNote::Ended { path, source });
+            let Some(Over { path, let_go }) = self.over.remove(&source) else { return };
+            if let_go {
+                (self.on_note)(FollowNote::Closed { path: path.clone(), source });
             }
+            (self.on_note)(FollowNote::Ended { path, source });
         }
+    }
+
+    fn forgettable(&self) -> Option<u32> {
+        let mut over = self.over.iter().filter(|_| self.looked);
+        let found = over.find(|(source, over)| {
+            let Some(path) = self.places.get(source) else { return true };
+            let named = |(_, other): &(&u32, &PathBuf)| *other == path;
+            let mut later = self.places.range(source.saturating_add(1)..).filter(named);
+            let succeeded = later.any(|(later, _)| !self.over.contains_key(later));
+            let alone = || !self.places.range(..*source).any(|place| named(&place));
+            succeeded || !over.let_go && alone()
+        });
+        found.map(|(source, _)| *source)
     }
 }
 
@@ -588,7 +615,7 @@ struct Tracked {
     after: Option<u32>,
     /// A writer without O_APPEND leaves zeros before its next line when its file is truncated.
     skip_zeros: bool,
-    /// It was said that it has ended; its batches have no marks any more.
+    /// It was said that nothing more comes of it; its batches have no marks any more.
     ended: bool,
     /// A failure was reported and has not been followed by a success.
     failing: bool,
@@ -784,13 +811,6 @@ impl Tracked {
         }
         let rest = self.splitter.finish();
         self.stage = Stage::Settled;
-        if deleted {
-            outlet.give(rest);
-            self.ended = true;
-            let (path, source) = (self.last_name.clone(), self.source);
-            outlet.note(FollowNote::Gone { path, source });
-            return;
-        }
         if let Some(name) = &self.name {
             self.last_name.clone_from(name);
         }
@@ -800,6 +820,11 @@ impl Tracked {
         // What is written later is a line of its own, even if an oversized one was not finished.
         self.given.skip_to(self.splitter.place());
         self.give_mark(rest, outlet);
+        if deleted {
+            self.ended = true;
+            let (path, source) = (self.last_name.clone(), self.source);
+            outlet.note(FollowNote::Gone { path, source });
+        }
     }
 
     /// Without a name, complete, and nothing came for long.
@@ -914,6 +939,7 @@ impl<'a> Follower<'a> {
         }
         self.resume();
         self.scan(true);
+        self.outlet.looked();
         for index in 0..self.files.len() {
             if self.must_wait(index) {
                 continue;
@@ -1266,10 +1292,8 @@ impl<'a> Follower<'a> {
     fn let_go(&mut self) {
         let over: Vec<Tracked> = self.files.extract_if(.., |file| file.is_over()).collect();
         for file in over {
-            // By the newest of a name a restart knows which files came after it.
-            if !file.ended && self.outlet.has_later(file.source, &file.last_name) {
-                let (path, source) = (file.last_name.clone(), file.source);
-                self.outlet.note(FollowNote::Closed { path, source });
+            if !file.ended {
+                self.outlet.let_go(file.source, file.last_name.clone());
             }
             let meta = file.handle.as_ref().and_then(|handle| handle.metadata().ok());
             if meta.is_none_or(|meta| meta.nlink() > 0) && file.trace.offset > 0 {
@@ -2107,6 +2131,33 @@ mod tests {
             append(&self.path(name), text);
         }
 
+        /// A run with `steps`, in which everything is kept. Gives its notes as [`Place::run`] does.
+        fn live(&mut self, steps: impl Fn(&mut Follower<'_>, &Path)) -> Vec<String> {
+            self.settings.resume = self.kept.resume();
+            let dir = self.dir.path().to_owned();
+            let said = session(&self.settings, &mut |follower| {
+                steps(follower, &dir);
+                follower.end();
+            });
+            self.keep(&said)
+        }
+
+        /// Keeps what a run gave; its notes without the folder, but for those that something is
+        /// followed or forgotten.
+        fn keep(&mut self, said: &[Said]) -> Vec<String> {
+            let folder = format!("{}/", self.dir.path().display());
+            let mut notes = Vec::new();
+            for said in said {
+                self.kept.take(said);
+                if let Said::Note(note) = said
+                    && !matches!(note, FollowNote::Opened { .. } | FollowNote::Ended { .. })
+                {
+                    notes.push(note.to_string().replace(&folder, ""));
+                }
+            }
+            notes
+        }
+
         /// One run up to its end, in which everything is kept. Gives what is new: lines, and notes
         /// other than that something is followed, without the folder.
         fn run(&mut self) -> (Vec<String>, Vec<String>) {
@@ -2121,16 +2172,7 @@ mod tests {
                 follower.end();
             });
             let before = self.kept.lines.len();
-            let folder = format!("{}/", self.dir.path().display());
-            let mut notes = Vec::new();
-            for said in said.iter().take(kept) {
-                self.kept.take(said);
-                if let Said::Note(note) = said
-                    && !matches!(note, FollowNote::Opened { .. } | FollowNote::Ended { .. })
-                {
-                    notes.push(note.to_string().replace(&folder, ""));
-                }
-            }
+            let notes = self.keep(said.get(..kept).unwrap_or(&said));
             let lines = self.kept.lines.iter().skip(before).map(|(_, line)| line.clone());
             (lines.collect(), notes)
         }
@@ -2364,15 +2406,10 @@ mod tests {
 
     #[test]
     fn the_place_of_a_lost_file_lasts_until_its_successor_has_one() {
-        let mut place = Place::new(&["app.log"]);
+        let mut place = two_of_one_name();
         let rename = |place: &Place, from, to| {
             fs::rename(place.path(from), place.path(to)).unwrap();
         };
-        place.append("app.log", "2025-08-03T22:29:00Z first\n");
-        place.run();
-        rename(&place, "app.log", "app.log.1");
-        place.append("app.log", OLD);
-        place.run();
         // A copy is made and read no further, as everything in it is known.
         let settings = FollowSettings { resume: place.kept.resume(), ..place.settings.clone() };
         let said = session(&settings, &mut |follower| {
@@ -2407,6 +2444,76 @@ mod tests {
         assert_eq!(notes, [missed]);
         assert_eq!(place.kept.marks.keys().copied().collect::<Vec<_>>(), [0, 2]);
         assert_eq!(place.run(), (vec![], vec![]));
+    }
+
+    /// Turns until what is settled and has no name is let go.
+    fn linger(follower: &mut Follower<'_>) {
+        drain(follower);
+        for _ in 0..=LINGER_POLLS {
+            follower.turn();
+        }
+    }
+
+    /// Two files that had one name after the other, the first one under another name now.
+    fn two_of_one_name() -> Place {
+        let mut place = Place::new(&["app.log"]);
+        place.append("app.log", "2025-08-03T22:29:00Z first\n");
+        place.run();
+        fs::rename(place.path("app.log"), place.path("app.log.1")).unwrap();
+        place.append("app.log", OLD);
+        place.run();
+        assert_eq!(place.kept.marks.keys().copied().collect::<Vec<_>>(), [0, 1]);
+        place
+    }
+
+    #[test]
+    fn of_a_lost_file_and_one_that_was_let_go_before_it_places_are_left() {
+        let mut place = two_of_one_name();
+        place.append("new", "2025-08-03T22:32:00Z four\n");
+        fs::remove_file(place.path("app.log")).unwrap();
+        let notes = place.live(|follower, _| linger(follower));
+        assert!(notes.iter().any(|note| note.contains("found nowhere")), "{notes:?}");
+        assert_eq!(place.kept.marks.keys().copied().collect::<Vec<_>>(), [0, 1]);
+        // So the loss is said to the next run, which has to find its way.
+        fs::rename(place.path("new"), place.path("app.log")).unwrap();
+        place.settings.from_end = true;
+        let (lines, notes) = place.run();
+        assert_eq!(lines, ["2025-08-03T22:32:00Z four"]);
+        assert!(notes.iter().any(|note| note.contains("found nowhere")), "{notes:?}");
+        assert_eq!(place.run().1, [""; 0]);
+    }
+
+    #[test]
+    fn a_deleted_file_whose_place_lasts_is_no_loss_after_a_restart() {
+        let mut place = two_of_one_name();
+        place.append("app.log", "tail");
+        let notes = place.live(|follower, place| {
+            drain(follower);
+            fs::remove_file(place.join("app.log")).unwrap();
+            drain(follower);
+        });
+        assert_eq!(notes, ["app.log: deleted, read to its end"]);
+        assert_eq!(place.kept.lines.last().unwrap().1, "tail");
+        assert_eq!(place.kept.marks.keys().copied().collect::<Vec<_>>(), [0, 1]);
+        let (lines, notes) = place.run();
+        assert_eq!(lines.len(), 0);
+        let missing = "app.log: no such file yet, waiting for it";
+        assert_eq!(notes, [missing, "app.log: deleted, read to its end"]);
+    }
+
+    #[test]
+    fn a_file_that_was_let_go_ends_when_its_successor_comes_late() {
+        let mut place = Place::new(&["app.log"]);
+        place.append("app.log", OLD);
+        let notes = place.live(|follower, place| {
+            drain(follower);
+            fs::rename(place.join("app.log"), place.join("app.log.1")).unwrap();
+            linger(follower);
+            append(&place.join("app.log"), "three\n");
+            drain(follower);
+        });
+        assert_eq!(notes, [ROTATED, "app.log: not followed any more"]);
+        assert_eq!(place.kept.marks.keys().copied().collect::<Vec<_>>(), [1]);
     }
 
     #[test]
@@ -2462,7 +2569,7 @@ mod tests {
         fs::rename(place.path("sub"), place.path("hidden")).unwrap();
         let (hidden, sub) = (place.path("hidden"), place.path("sub"));
         place.append("hidden/app.log", "three\n");
-        place.settings.resume = place.kept.marks.clone().into_iter().collect();
+        place.settings.resume = place.kept.resume();
         let said = session(&place.settings, &mut |follower| {
             drain(follower);
             fs::rename(&hidden, &sub).unwrap();
