@@ -519,7 +519,27 @@ pub fn target(ip: IpAddr, ipv6_prefix: u8) -> (&'static str, IpNet) {
 
 /// The text of a target as in RFC 5952: an `ip` without its prefix length, anything else with it.
 pub fn target_text(kind: &str, net: &IpNet) -> String {
-    if kind == "ip" { net.addr().to_string() } else { net.trunc().to_string() }
+    if kind == "ip" { text(net.addr()) } else { net.trunc().to_string() }
+}
+
+/// The text of an address, as RFC 5952 has it. Every action line has several.
+pub fn text(ip: IpAddr) -> String {
+    let IpAddr::V4(ip) = ip else { return ip.to_string() };
+    let mut text = String::with_capacity("255.255.255.255".len());
+    for (n, octet) in ip.octets().into_iter().enumerate() {
+        if n > 0 {
+            text.push('.');
+        }
+        let digit = |unit: u8| char::from(b'0' + octet / unit % 10);
+        if octet >= 100 {
+            text.push(digit(100));
+        }
+        if octet >= 10 {
+            text.push(digit(10));
+        }
+        text.push(digit(1));
+    }
+    text
 }
 
 /// The client that a chain of proxies reported.
@@ -594,6 +614,15 @@ mod tests {
 
     fn nets(texts: &[&str]) -> Nets {
         texts.iter().map(|text| net(text)).collect()
+    }
+
+    #[test]
+    fn an_address_is_written_as_the_standard_library_writes_it() {
+        for octet in 0..=255u8 {
+            let ip = IpAddr::from([octet, 255 - octet, octet / 10, octet % 10]);
+            assert_eq!(text(ip), ip.to_string());
+        }
+        assert_eq!(text("2001:DB8:0::7".parse().unwrap()), "2001:db8::7");
     }
 
     #[test]

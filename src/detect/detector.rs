@@ -458,6 +458,11 @@ impl Detector {
         self.store.is_capturing()
     }
 
+    /// The keys.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// The keys, to be captured while events go on.
     pub fn store_mut(&mut self) -> &mut Store {
         &mut self.store

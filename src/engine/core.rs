@@ -53,7 +53,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 /// Records that may be held aside because they lie too far ahead.
 const HELD_MAX: usize = 1000;
 /// The version of what [`Core::capture`] writes and of the entries of a journal.
-pub const FORMAT: u64 = 3;
+pub const FORMAT: u64 = 4;
 /// What a limit or a message that is given once is called.
 const SAID: [&str; 7] =
     ["dedupe", "held", "known_values", "max_line", "proxy_hidden", "reorder", "sink"];
@@ -743,6 +743,7 @@ impl Core {
         self.decider.capture_more(out);
         self.decider.capture_later(out);
         self.seen.capture(out);
+        self.detector.store().capture_domains(out);
     }
 
     /// Shards that keys lie in.
@@ -892,6 +893,10 @@ impl Core {
         if !from.is_empty() {
             self.decider.restore_later(from)?;
             self.seen.restore(from)?;
+        }
+        // And the third.
+        if !from.is_empty() {
+            self.detector.store_mut().restore_domains(from)?;
         }
         from.is_empty().then_some(())
     }

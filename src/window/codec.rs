@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 /// Reasons that are kept once and named by their number; further ones are kept where they occur.
 const REASONS_MAX: usize = 255;
-/// Longest reason that is kept once.
-const REASON_LEN_MAX: usize = 64;
+/// So many domains of accounts: an attacker may bring thousands, and the first are those of the users.
+const DOMAINS_MAX: usize = 1023;
+/// Longest text that is kept once.
+const TERM_LEN_MAX: usize = 64;
 
 /// Writes a number, seven bits a byte.
 pub fn put_number(out: &mut Vec<u8>, mut n: u64) {
@@ -156,53 +158,65 @@ impl<'b> Reader<'b> {
 const RAW: u64 = 0;
 const HEX: u64 = 1;
 const UUID: u64 = 2;
+/// What stands before the last `@`, and the number of what stands behind it.
+const MAIL: u64 = 3;
 /// Where the dashes of a UUID stand.
 const DASHES: [usize; 4] = [8, 13, 18, 23];
 
-fn hex_digit(byte: u8) -> Option<u8> {
-    match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
+/// What a byte is as a lower-case hex digit; [`NO_DIGIT`] if it is none.
+const DIGITS: [u8; 256] = {
+    let mut digits = [NO_DIGIT; 256];
+    let mut n = 0;
+    while n < 16 {
+        digits[b"0123456789abcdef"[n] as usize] = n as u8;
+        n += 1;
     }
+    digits
+};
+const NO_DIGIT: u8 = 0xff;
+
+fn digit(byte: u8) -> u8 {
+    DIGITS.get(usize::from(byte)).copied().unwrap_or(NO_DIGIT)
 }
 
-/// Packs lower-case hex digits behind what `out` holds; `false`, with `out` as it was, if there is
-/// anything else.
-fn put_hex(out: &mut Vec<u8>, digits: impl Iterator<Item = u8>) -> bool {
+/// Packs an even number of lower-case hex digits behind what `out` holds; `false`, with `out` as it was, if
+/// there is anything else.
+fn put_hex(out: &mut Vec<u8>, digits: &[u8]) -> bool {
     let before = out.len();
-    let mut high = None;
-    for digit in digits {
-        let Some(digit) = hex_digit(digit) else {
-            out.truncate(before);
-            return false;
+    let mut all = 0;
+    out.extend(digits.chunks_exact(2).map(|pair| {
+        let (high, low) = match pair {
+            [high, low] => (digit(*high), digit(*low)),
+            _ => (NO_DIGIT, NO_DIGIT),
         };
-        match high.take() {
-            Some(high) => out.push(high << 4 | digit),
-            None => high = Some(digit),
-        }
-    }
-    if high.is_some() {
+        all |= high | low;
+        high << 4 | low & 15
+    }));
+    let are_digits = all <= 15;
+    if !are_digits {
         out.truncate(before);
     }
-    high.is_none()
+    are_digits
 }
 
 /// Writes a text. Equal texts give equal bytes, and only they do.
 pub fn put_text(out: &mut Vec<u8>, text: &str) {
     let bytes = text.as_bytes();
     let before = out.len();
-    if bytes.len() == 36 && DASHES.iter().all(|at| bytes.get(*at) == Some(&b'-')) {
+    let may_be_hex = bytes.first().is_some_and(|first| digit(*first) != NO_DIGIT);
+    if may_be_hex
+        && let Ok(id) = <&[u8; 36]>::try_from(bytes)
+        && let Some(digits) = undashed(id)
+    {
         put_number(out, UUID);
-        let digits = bytes.iter().enumerate().filter(|(at, _)| !DASHES.contains(at));
-        if put_hex(out, digits.map(|(_, byte)| *byte)) {
+        if put_hex(out, &digits) {
             return;
         }
         out.truncate(before);
     }
-    if bytes.len() >= 4 && bytes.len().is_multiple_of(2) {
+    if may_be_hex && bytes.len() >= 4 && bytes.len().is_multiple_of(2) {
         put_number(out, number(bytes.len() / 2) << 2 | HEX);
-        if put_hex(out, bytes.iter().copied()) {
+        if put_hex(out, bytes) {
             return;
         }
         out.truncate(before);
@@ -211,10 +225,49 @@ pub fn put_text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(bytes);
 }
 
-/// Takes a text as it was written.
+/// The digits of a UUID, if its dashes stand where they must.
+fn undashed(id: &[u8; 36]) -> Option<[u8; 32]> {
+    let mut digits = [0; 32];
+    let mut to = digits.as_mut_slice();
+    let mut from = id.as_slice();
+    for len in [8, 4, 4, 4, 12] {
+        let (part, rest) = from.split_at_checked(len)?;
+        let (place, behind) = to.split_at_mut_checked(len)?;
+        place.copy_from_slice(part);
+        to = behind;
+        from = match rest {
+            [] => rest,
+            [b'-', rest @ ..] => rest,
+            _ => return None,
+        };
+    }
+    Some(digits)
+}
+
+/// Writes the name of an account; as for texts, equal ones give equal bytes. Nearly all are addresses of
+/// a few domains, each of which is kept once.
+fn put_account(out: &mut Vec<u8>, account: &str, kept: &mut Kept) {
+    let domain = account.rsplit_once('@').and_then(|(name, domain)| {
+        let number = kept.domain(domain)?;
+        Some((name, number))
+    });
+    match domain {
+        Some((name, domain)) => {
+            put_number(out, number(name.len()) << 2 | MAIL);
+            put_number(out, number(domain));
+            out.extend_from_slice(name.as_bytes());
+        }
+        None => put_text(out, account),
+    }
+}
+
+/// Takes a text, or the name of an account, as it was written.
 pub fn take_text<'b>(bytes: &mut &'b [u8]) -> &'b [u8] {
     let start = *bytes;
     let header = take_number(bytes);
+    if header & 3 == MAIL {
+        take_number(bytes);
+    }
     let len = if header & 3 == UUID { 16 } else { length(header >> 2) };
     take(bytes, len);
     let end = start.len() - bytes.len();
@@ -241,69 +294,148 @@ pub fn text(mut written: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// Reasons by their numbers.
+/// What the numbers in written evidence mean.
 #[derive(Debug, Clone, Default)]
-pub struct ReasonList(Arc<Vec<Box<str>>>);
+pub struct KeptLists(Arc<Lists>);
 
-impl ReasonList {
+/// Terms by their numbers.
+#[derive(Debug, Clone, Default)]
+struct Lists {
+    reasons: Vec<Arc<str>>,
+    domains: Vec<Arc<str>>,
+}
+
+impl KeptLists {
     /// A reason by its number.
-    pub fn get(&self, number: usize) -> &str {
-        self.0.get(number).map(|reason| &**reason).unwrap_or_default()
+    pub fn reason(&self, number: usize) -> &str {
+        self.0.reasons.get(number).map(|reason| &**reason).unwrap_or_default()
     }
 
-    fn push(&mut self, reason: Box<str>) {
-        Arc::make_mut(&mut self.0).push(reason);
-    }
-}
-
-/// Reasons that occurred, by number in the order in which they came.
-#[derive(Debug, Default)]
-pub struct Reasons {
-    known: ReasonList,
-    numbers: HashMap<Box<str>, usize>,
-    /// The one that came last: most are the same as the one before.
-    last: usize,
-}
-
-impl Reasons {
-    /// The number of a reason, if it is one that is kept once.
-    fn number(&mut self, reason: &str) -> Option<usize> {
-        if self.known.0.get(self.last).is_some_and(|last| **last == *reason) {
-            return Some(self.last);
+    /// The name of an account as it was.
+    pub fn account<'b>(&self, written: &'b [u8]) -> Cow<'b, str> {
+        let mut rest = written;
+        if take_number(&mut rest) & 3 != MAIL {
+            return text(written);
         }
-        let number = match self.numbers.get(reason) {
-            Some(number) => *number,
-            None if self.known.0.len() < REASONS_MAX && reason.len() <= REASON_LEN_MAX => {
-                self.known.push(reason.into());
-                self.numbers.insert(reason.into(), self.known.0.len() - 1);
-                self.known.0.len() - 1
+        let domain = self.0.domains.get(length(take_number(&mut rest)));
+        let domain = domain.map(|domain| &**domain).unwrap_or_default();
+        format!("{}@{domain}", String::from_utf8_lossy(rest)).into()
+    }
+}
+
+/// The numbers of texts that occur again and again, in the order in which they came.
+#[derive(Debug)]
+struct Terms {
+    numbers: HashMap<Arc<str>, usize>,
+    /// The one that came last: most are the same as the one before.
+    last: Option<(Arc<str>, usize)>,
+    /// How many there may be. None is ever forgotten: what is written holds their numbers, and equal texts
+    /// must stay equal bytes.
+    most: usize,
+}
+
+impl Terms {
+    fn new(most: usize) -> Self {
+        Self { numbers: HashMap::new(), last: None, most }
+    }
+
+    /// The number of a term, if it is one that is kept once; a new one is put into `list`.
+    fn number<'l>(
+        &mut self,
+        term: &str,
+        list: impl FnOnce() -> &'l mut Vec<Arc<str>>,
+    ) -> Option<usize> {
+        if let Some((_, number)) = self.last.as_ref().filter(|(last, _)| **last == *term) {
+            return Some(*number);
+        }
+        let (term, number) = match self.numbers.get_key_value(term) {
+            Some((term, number)) => (Arc::clone(term), *number),
+            None if self.numbers.len() < self.most && term.len() <= TERM_LEN_MAX => {
+                let (term, number) = (Arc::<str>::from(term), self.numbers.len());
+                list().push(Arc::clone(&term));
+                self.numbers.insert(Arc::clone(&term), number);
+                (term, number)
             }
             None => return None,
         };
-        self.last = number;
+        self.last = Some((term, number));
         Some(number)
     }
 
-    /// All of them as they are now.
-    pub fn list(&self) -> &ReasonList {
-        &self.known
-    }
-
-    /// Writes them.
-    pub fn capture(&self, out: &mut Vec<u8>) {
-        put_number(out, number(self.known.0.len()));
-        self.known.0.iter().for_each(|reason| put_bytes(out, reason.as_bytes()));
-    }
-
-    /// Reads them as they were written.
-    pub fn restore(from: &mut Reader<'_>) -> Option<Self> {
-        let mut reasons = Self::default();
+    /// Reads what [`put_terms`] wrote.
+    fn restore(from: &mut Reader<'_>, most: usize, list: &mut Vec<Arc<str>>) -> Option<Self> {
+        let mut terms = Self::new(most);
         for number in 0..from.narrow()? {
-            let reason: Box<str> = from.text()?.into();
-            reasons.numbers.insert(reason.clone(), number);
-            reasons.known.push(reason);
+            let term = Arc::<str>::from(from.text()?);
+            terms.numbers.insert(Arc::clone(&term), number);
+            list.push(term);
         }
-        Some(reasons)
+        Some(terms)
+    }
+}
+
+fn put_terms(out: &mut Vec<u8>, list: &[Arc<str>]) {
+    put_number(out, number(list.len()));
+    list.iter().for_each(|term| put_bytes(out, term.as_bytes()));
+}
+
+/// What is kept once for all events.
+#[derive(Debug)]
+pub struct Kept {
+    reasons: Terms,
+    domains: Terms,
+    lists: KeptLists,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self {
+            reasons: Terms::new(REASONS_MAX),
+            domains: Terms::new(DOMAINS_MAX),
+            lists: KeptLists::default(),
+        }
+    }
+}
+
+impl Kept {
+    /// All of it as it is now.
+    pub fn lists(&self) -> &KeptLists {
+        &self.lists
+    }
+
+    fn reason(&mut self, reason: &str) -> Option<usize> {
+        self.reasons.number(reason, || &mut Arc::make_mut(&mut self.lists.0).reasons)
+    }
+
+    fn domain(&mut self, domain: &str) -> Option<usize> {
+        self.domains.number(domain, || &mut Arc::make_mut(&mut self.lists.0).domains)
+    }
+
+    /// Writes the reasons.
+    pub fn capture(&self, out: &mut Vec<u8>) {
+        put_terms(out, &self.lists.0.reasons);
+    }
+
+    /// Reads what [`Kept::capture`] wrote. Where that was done by a version without domains, there are
+    /// accounts that are written out, and so all stay.
+    pub fn restore(from: &mut Reader<'_>) -> Option<Self> {
+        let mut lists = Lists::default();
+        let reasons = Terms::restore(from, REASONS_MAX, &mut lists.reasons)?;
+        Some(Self { reasons, domains: Terms::new(0), lists: KeptLists(Arc::new(lists)) })
+    }
+
+    /// Writes the domains.
+    pub fn capture_domains(&self, out: &mut Vec<u8>) {
+        put_number(out, number(self.domains.most));
+        put_terms(out, &self.lists.0.domains);
+    }
+
+    /// Reads them.
+    pub fn restore_domains(&mut self, from: &mut Reader<'_>) -> Option<()> {
+        let most = from.narrow()?;
+        let lists = Arc::make_mut(&mut self.lists.0);
+        self.domains = Terms::restore(from, most, &mut lists.domains)?;
+        Some(())
     }
 }
 
@@ -337,7 +469,7 @@ const STANDING: u32 = 6;
 
 impl Evidence<'_> {
     /// Writes it.
-    pub fn put(&self, out: &mut Vec<u8>, reasons: &mut Reasons) {
+    pub fn put(&self, out: &mut Vec<u8>, kept: &mut Kept) {
         let mut flags = match self.standing {
             Standing::Good => 0,
             Standing::Unproven => 1,
@@ -355,7 +487,7 @@ impl Evidence<'_> {
         };
         out.push(flags);
         if let Some(user) = self.user {
-            put_text(out, user);
+            put_account(out, user, kept);
         }
         match self.ip {
             Some(IpAddr::V4(ip)) => out.extend_from_slice(&ip.octets()),
@@ -363,7 +495,7 @@ impl Evidence<'_> {
             None => {}
         }
         if let Some(reason) = self.reason {
-            match reasons.number(reason) {
+            match kept.reason(reason) {
                 Some(n) => put_number(out, number(n) + 1),
                 None => {
                     put_number(out, 0);
@@ -383,7 +515,7 @@ impl Evidence<'_> {
     }
 }
 
-/// What was written of an event; texts are as written.
+/// What was written of an event; texts and accounts are as written.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Shown<'b> {
     /// The exact address.
@@ -492,9 +624,60 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn accounts_come_back_and_only_equal_ones_are_equal_bytes(
+            accounts in prop::collection::vec(
+                prop_oneof!["[a@]{0,4}", "[0-9a-f]{4}@[abc]", "[ab]é{0,2}@[ab]{0,70}", "[0-9a-f]{8}"],
+                0..40,
+            ),
+            most in 0usize..6,
+        ) {
+            let mut kept = Kept { domains: Terms::new(most), ..Kept::default() };
+            let mut written: Vec<Vec<u8>> = Vec::new();
+            for (n, name) in accounts.iter().enumerate() {
+                let mut out = Vec::new();
+                put_account(&mut out, name, &mut kept);
+                out.push(7);
+                let mut bytes = out.as_slice();
+                let taken = take_text(&mut bytes);
+                prop_assert_eq!(bytes, &[7]);
+                prop_assert_eq!(&kept.lists().account(taken), name);
+                written.push(taken.to_vec());
+                if n % 7 == 6 {
+                    let (mut state, mut more) = (Vec::new(), Vec::new());
+                    kept.capture(&mut state);
+                    kept.capture_domains(&mut more);
+                    kept = Kept::restore(&mut Reader::new(&state)).unwrap();
+                    kept.restore_domains(&mut Reader::new(&more)).unwrap();
+                }
+            }
+            prop_assert!(kept.lists.0.domains.len() <= most);
+            for (a, one) in accounts.iter().zip(&written) {
+                for (b, other) in accounts.iter().zip(&written) {
+                    prop_assert_eq!(a == b, one == other);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn accounts_stay_written_out_where_an_older_version_wrote_them_out() {
+        let mut old = Vec::new();
+        Kept::default().capture(&mut old);
+        let mut kept = Kept::restore(&mut Reader::new(&old)).unwrap();
+        let (mut one, mut other) = (Vec::new(), Vec::new());
+        put_text(&mut one, "a@example.org");
+        put_account(&mut other, "a@example.org", &mut kept);
+        assert_eq!(one, other);
+        let mut new = Vec::new();
+        put_account(&mut new, "a@example.org", &mut Kept::default());
+        assert_eq!(new.len(), 3);
+    }
+
     #[test]
     fn evidence_comes_back() {
-        let mut reasons = Reasons::default();
+        let mut kept = Kept::default();
         let long = "x".repeat(100);
         for (ip, reason) in [("203.0.113.7", "bad"), ("2001:db8::1", &long)] {
             let evidence = Evidence {
@@ -507,12 +690,14 @@ mod tests {
                 extras: &[None, Some("DE")],
             };
             let mut out = Vec::new();
-            evidence.put(&mut out, &mut reasons);
+            evidence.put(&mut out, &mut kept);
+            let lists = kept.lists();
             let shown = Shown::read(&out);
             assert_eq!((shown.ip, shown.user_is_id), (evidence.ip, true));
-            assert_eq!(shown.user.map(text).as_deref(), evidence.user);
+            let user = shown.user.map(|user| lists.account(user));
+            assert_eq!(user.as_deref(), evidence.user);
             let shown_reason = match shown.reason {
-                Some(Reason::Number(n)) => reasons.list().get(n).to_owned(),
+                Some(Reason::Number(n)) => lists.reason(n).to_owned(),
                 Some(Reason::Text(written)) => text(written).into_owned(),
                 None => String::new(),
             };
@@ -521,7 +706,7 @@ mod tests {
             assert_eq!((shown.extra(0), shown.extra(1).map(text).as_deref()), (None, Some("DE")));
             assert_eq!(shown.standing, Standing::NoHost);
         }
-        assert_eq!(reasons.known.0.len(), 1);
+        assert_eq!(kept.lists.0.reasons.len(), 1);
     }
 
     #[test]

@@ -22,9 +22,10 @@ pub mod store;
 pub mod table;
 pub mod told;
 
+use crate::decode::addr;
 use crate::decode::time::Micros;
 use crate::pattern::Standing;
-use codec::{Evidence, Reason, ReasonList, Shown};
+use codec::{Evidence, KeptLists, Reason, Shown};
 use ring::ValueOf;
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -294,11 +295,11 @@ impl<R: PartialEq> Weights<R> {
 /// Sums up the events of a span, given in order of time with their times and weights.
 pub fn summarize<'e>(
     time: Micros,
-    reasons: &'e ReasonList,
+    kept: &'e KeptLists,
     events: impl Iterator<Item = (Micros, u32, Shown<'e>)>,
 ) -> Span {
     let mut span = Span { time, first: Micros::MAX, last: Micros::MIN, ..Span::default() };
-    // Equal texts are written as equal bytes.
+    // Equal texts and accounts are written as equal bytes.
     let most = events.size_hint().1.unwrap_or(0);
     let (mut users, mut requests) = (Different::<&[u8]>::new(most), Different::<&[u8]>::new(most));
     let mut ips = Different::<IpAddr>::new(most);
@@ -319,11 +320,10 @@ pub fn summarize<'e>(
             None => {}
         }
     }
-    weights.extend(numbered.0.into_iter().map(|(n, sum)| (reasons.get(n).into(), sum)));
-    let text = |written: &[u8]| codec::text(written).into_owned();
-    span.users = users.tally(text);
-    span.ips = ips.tally(|ip| ip.to_string());
-    span.request_ids = requests.tally(text);
+    weights.extend(numbered.0.into_iter().map(|(n, sum)| (kept.reason(n).into(), sum)));
+    span.users = users.tally(|user| kept.account(user).into_owned());
+    span.ips = ips.tally(addr::text);
+    span.request_ids = requests.tally(|id| codec::text(id).into_owned());
     weights.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     weights.dedup_by(|later, first| {
         let same = later.0 == first.0;

@@ -18,7 +18,7 @@ pub const BYTES_MAX: usize = 2048;
 pub const EVENTS_MAX: i32 = 64;
 
 /// What a first event usually takes, its window's part included.
-const FIRST: usize = 52;
+const FIRST: usize = 45;
 /// Bytes before a window's events: the oldest time and the total.
 const HEAD: usize = 10;
 /// In the total: there are events that complete sequences.

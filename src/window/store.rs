@@ -11,7 +11,7 @@ mod capture;
 
 pub use capture::{Moves, PartMove};
 
-use super::codec::{Evidence, Reasons, Shown};
+use super::codec::{Evidence, Kept, Shown};
 use super::key::{Key, KeyKind};
 use super::large::{Large, Once, Part, Window};
 use super::marks::{self, Fired, Marks};
@@ -75,7 +75,7 @@ pub struct Store {
     /// The place of each part's retention among them, with [`LEARNT`].
     keeps: Vec<u8>,
     table: Table,
-    reasons: Reasons,
+    kept: Kept,
     /// Counted bytes of the states.
     bytes: usize,
     limits: Limits,
@@ -127,7 +127,7 @@ impl Store {
             lengths,
             keeps,
             table: Table::default(),
-            reasons: Reasons::default(),
+            kept: Kept::default(),
             bytes: 0,
             limits,
             sketches,
@@ -208,7 +208,7 @@ impl Store {
             ip: evidence.ip.filter(|_| shows.1),
             ..*evidence
         };
-        evidence.put(&mut self.written, &mut self.reasons);
+        evidence.put(&mut self.written, &mut self.kept);
         let event = Fresh { used, shown: &self.written, ..event };
         let horizon = clock.map(|clock| clock.saturating_sub(self.limits.lateness));
         let firsts = horizon.map(|horizon| horizon.saturating_sub(group.longest));
@@ -296,7 +296,7 @@ impl Store {
                 rule,
                 of,
                 crossing: crossing.clone(),
-                reasons: self.reasons.list().clone(),
+                kept: self.kept.lists().clone(),
             },
             _ => {
                 let (span, distinct) = self.span(place, tag, rule, crossing);
@@ -322,16 +322,16 @@ impl Store {
         crossing: &Crossing,
     ) -> (Span, Option<u64>) {
         let of = self.tells_apart(tag, rule);
-        let reasons = self.reasons.list();
+        let kept = self.kept.lists();
         match self.table.get(place).map(|slot| &slot.state) {
             Some(State::Small(block)) => {
                 let (firsts, completing) = small::lists(small::part(block, tag), rule);
-                sum_up(&firsts, Some(&completing), rule, of, crossing, reasons)
+                sum_up(&firsts, Some(&completing), rule, of, crossing, kept)
             }
             Some(State::Large(large)) => match large.part(tag) {
                 Some(Part::Window(window)) => {
                     let (firsts, completing, _) = window.lists(rule);
-                    sum_up(firsts, completing, rule, of, crossing, reasons)
+                    sum_up(firsts, completing, rule, of, crossing, kept)
                 }
                 _ => (Span::default(), None),
             },
@@ -342,9 +342,9 @@ impl Store {
     /// The span of an event that fires by itself.
     pub fn alone(&self, time: Micros, evidence: &Evidence<'_>) -> Span {
         let mut written = Vec::new();
-        let mut reasons = Reasons::default();
-        evidence.put(&mut written, &mut reasons);
-        summarize(time, reasons.list(), std::iter::once((time, 1, Shown::read(&written))))
+        let mut kept = Kept::default();
+        evidence.put(&mut written, &mut kept);
+        summarize(time, kept.lists(), std::iter::once((time, 1, Shown::read(&written))))
     }
 
     /// The span (time - within, time] of a rule, whether it has enough or not, and how much of what

@@ -2,7 +2,7 @@
 //! whoever writes the line, perhaps on another thread: most of the work of a line is this reading,
 //! and nothing waits for it.
 
-use super::codec::{ReasonList, Shown};
+use super::codec::{KeptLists, Shown};
 use super::ring::{self, Crossing, Timeline, ValueOf};
 use super::{Span, small, summarize};
 use crate::decode::time::Micros;
@@ -23,8 +23,8 @@ pub enum Told {
         of: Option<ValueOf>,
         /// Where in it the crossing lies.
         crossing: Crossing,
-        /// Reasons by their numbers.
-        reasons: ReasonList,
+        /// What numbers in it mean.
+        kept: KeptLists,
     },
 }
 
@@ -33,9 +33,9 @@ impl Told {
     pub fn read(&self) -> (Span, Option<u64>) {
         match self {
             Told::Ready(span, distinct) => ((**span).clone(), *distinct),
-            Told::Written { content, rule, of, crossing, reasons } => {
+            Told::Written { content, rule, of, crossing, kept } => {
                 let (firsts, completing) = small::lists(content, *rule);
-                sum_up(&firsts, Some(&completing), *rule, *of, crossing, reasons)
+                sum_up(&firsts, Some(&completing), *rule, *of, crossing, kept)
             }
         }
     }
@@ -56,7 +56,7 @@ pub fn sum_up<T: Timeline>(
     rule: usize,
     of: Option<ValueOf>,
     crossing: &Crossing,
-    reasons: &ReasonList,
+    kept: &KeptLists,
 ) -> (Span, Option<u64>) {
     fn event<T: Timeline>(list: &T, at: usize) -> (Micros, u32, Shown<'_>) {
         let item = list.item(at);
@@ -68,6 +68,6 @@ pub fn sum_up<T: Timeline>(
     let events = unused
         .map(|at| event(firsts, at))
         .chain(last.map(|(at, completing)| event(completing, at)));
-    let span = Span { count, ..summarize(crossing.time, reasons, events) };
+    let span = Span { count, ..summarize(crossing.time, kept, events) };
     (span, of.map(|of| ring::different(firsts, rule, of, crossing)))
 }

@@ -3,7 +3,7 @@
 
 use super::{Kind, Sketch, State, Store, group};
 use crate::window::codec::{
-    Reader, Reasons, move_extras, number, put_bytes, put_number, put_option, put_time,
+    Kept, Reader, move_extras, number, put_bytes, put_number, put_option, put_time,
 };
 use crate::window::key::{Key, KeyKind};
 use crate::window::large::{Large, Once, Part, Window};
@@ -75,7 +75,7 @@ const LARGE: u8 = 1;
 impl Store {
     /// Writes everything that counting depends on, but for what was counted per key.
     pub fn capture(&self, out: &mut Vec<u8>) {
-        self.reasons.capture(out);
+        self.kept.capture(out);
         put_option(out, self.swept, put_time);
         put_option(out, self.clock, put_time);
         put_number(out, number(self.next_shard));
@@ -85,6 +85,11 @@ impl Store {
             put_time(out, *length);
             sketch.capture(out);
         }
+    }
+
+    /// Writes what the fourth format has beside the third.
+    pub fn capture_domains(&self, out: &mut Vec<u8>) {
+        self.kept.capture_domains(out);
     }
 
     /// Writes the keys of a shard with their states.
@@ -151,7 +156,7 @@ impl Store {
 
     /// Reads what [`Store::capture`] wrote into an empty store.
     pub fn restore(&mut self, from: &mut Reader<'_>) -> Option<()> {
-        self.reasons = Reasons::restore(from)?;
+        self.kept = Kept::restore(from)?;
         self.swept = from.option(Reader::time)?;
         self.clock = from.option(Reader::time)?;
         self.next_shard = from.narrow::<usize>()? % SHARDS;
@@ -165,6 +170,11 @@ impl Store {
             }
         }
         Some(())
+    }
+
+    /// Reads what [`Store::capture_domains`] wrote.
+    pub fn restore_domains(&mut self, from: &mut Reader<'_>) -> Option<()> {
+        self.kept.restore_domains(from)
     }
 
     /// Reads what [`Store::capture_shard`] wrote.
