@@ -3,11 +3,14 @@
 //! A value is bytes: one for its role, then its text, so that equal texts of different roles differ.
 
 use super::rule::UnusualSpec;
+use super::short::Short;
+use crate::decode::addr;
 use crate::decode::time::Micros;
 use crate::window::codec::{
-    Reader, length, number, put_bytes, put_number, put_option, put_time, take, take_number,
+    self, Reader, length, number, put_bytes, put_number, put_option, put_text, put_time, take,
+    take_number,
 };
-use crate::window::small::{chunk, place_bytes};
+use crate::window::small::place_bytes;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -177,16 +180,34 @@ impl Hours {
     }
 }
 
+/// Writes a value as it is kept where there are very many: ids take half of what their text takes.
+fn pack(value: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    let (role, text) = value.split_at(value.len().min(1));
+    out.extend_from_slice(role);
+    put_text(out, &String::from_utf8_lossy(text));
+}
+
+/// The value that [`pack`] wrote.
+fn unpacked(packed: &[u8]) -> Vec<u8> {
+    let (role, text) = packed.split_at(packed.len().min(1));
+    [role, codec::text(text).as_bytes()].concat()
+}
+
 /// Values known to the whole stream, for `new(field)`.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
-    values: HashMap<Box<[u8]>, Micros>,
+    /// As they are [kept](pack).
+    values: HashMap<Short, Micros>,
     swept: Option<Micros>,
     bytes: usize,
+    /// Used again for every value.
+    room: Vec<u8>,
 }
 
-fn known_bytes(value: &[u8]) -> usize {
-    place_bytes(size_of::<(Box<[u8]>, Micros)>()) + chunk(value.len())
+/// Bytes counted for a value as it is kept.
+fn known_bytes(value: &Short) -> usize {
+    place_bytes(size_of::<(Short, Micros)>()) + value.beside()
 }
 
 impl Known {
@@ -196,7 +217,8 @@ impl Known {
             self.swept = Some(time);
             self.retain(|seen| time.saturating_sub(seen) <= FORGET);
         }
-        match self.values.get_mut(value) {
+        pack(value, &mut self.room);
+        match self.values.get_mut(self.room.as_slice()) {
             Some(seen) if time.saturating_sub(*seen) <= FORGET => {
                 *seen = (*seen).max(time);
                 false
@@ -206,8 +228,9 @@ impl Known {
                 true
             }
             None => {
-                self.bytes += known_bytes(value);
-                self.values.insert(value.into(), time);
+                let value = Short::from(self.room.as_slice());
+                self.bytes += known_bytes(&value);
+                self.values.insert(value, time);
                 true
             }
         }
@@ -218,7 +241,7 @@ impl Known {
         put_option(out, self.swept, put_time);
         put_number(out, number(self.values.len()));
         for (value, seen) in &self.values {
-            put_bytes(out, value);
+            put_bytes(out, &unpacked(value));
             put_time(out, *seen);
         }
     }
@@ -227,9 +250,10 @@ impl Known {
     pub fn restore(from: &mut Reader<'_>) -> Option<Self> {
         let mut known = Self { swept: from.option(Reader::time)?, ..Self::default() };
         for _ in 0..from.number()? {
-            let value = from.bytes()?;
-            known.bytes += known_bytes(value);
-            known.values.insert(value.into(), from.time()?);
+            pack(from.bytes()?, &mut known.room);
+            let value = Short::from(known.room.as_slice());
+            known.bytes += known_bytes(&value);
+            known.values.insert(value, from.time()?);
         }
         Some(known)
     }
@@ -269,8 +293,11 @@ impl Known {
 /// The addresses from which accounts logged in: each with its length before it.
 #[derive(Debug, Clone, Default)]
 pub struct Addresses {
-    by_account: HashMap<Box<[u8]>, Box<[u8]>>,
+    /// By accounts as they are [kept](pack).
+    by_account: HashMap<Short, Short>,
     bytes: usize,
+    /// Used again for every account.
+    room: Vec<u8>,
 }
 
 fn octets(ip: IpAddr) -> ([u8; 17], usize) {
@@ -295,8 +322,9 @@ fn each(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-fn account_bytes(account: &[u8]) -> usize {
-    place_bytes(2 * size_of::<Box<[u8]>>()) + chunk(account.len())
+/// Bytes counted for an account as it is kept, and its addresses.
+fn account_bytes(account: &Short, list: &Short) -> usize {
+    place_bytes(size_of::<(Short, Short)>()) + account.beside() + list.beside()
 }
 
 impl Addresses {
@@ -304,10 +332,12 @@ impl Addresses {
     pub fn learn(&mut self, account: &[u8], ip: IpAddr) {
         let (written, len) = octets(ip);
         let written = written.get(..len).unwrap_or_default();
-        let Some(known) = self.by_account.get_mut(account) else {
+        pack(account, &mut self.room);
+        let Some(known) = self.by_account.get_mut(self.room.as_slice()) else {
             if self.by_account.len() < ACCOUNTS_MAX {
-                self.bytes += account_bytes(account) + chunk(written.len());
-                self.by_account.insert(account.into(), written.into());
+                let (account, list) = (Short::from(self.room.as_slice()), Short::from(written));
+                self.bytes += account_bytes(&account, &list);
+                self.by_account.insert(account, list);
             }
             return;
         };
@@ -319,15 +349,16 @@ impl Addresses {
         let mut list = Vec::with_capacity(known.len() + len);
         others().skip(oldest).for_each(|other| list.extend_from_slice(other));
         list.extend_from_slice(written);
-        self.bytes = self.bytes + chunk(list.len()) - chunk(known.len());
-        *known = list.into();
+        let list = Short::from(list.as_slice());
+        self.bytes = self.bytes + list.beside() - known.beside();
+        *known = list;
     }
 
     /// Writes them.
     pub fn capture(&self, out: &mut Vec<u8>) {
         put_number(out, number(self.by_account.len()));
         for (account, list) in &self.by_account {
-            put_bytes(out, account);
+            put_bytes(out, &unpacked(account));
             put_bytes(out, list);
         }
     }
@@ -337,21 +368,26 @@ impl Addresses {
         let mut addresses = Self::default();
         for _ in 0..from.number()? {
             let (account, list) = (from.bytes()?, from.bytes()?);
-            addresses.bytes += account_bytes(account) + chunk(list.len());
-            addresses.by_account.insert(account.into(), list.into());
+            pack(account, &mut addresses.room);
+            let (account, list) = (Short::from(addresses.room.as_slice()), Short::from(list));
+            addresses.bytes += account_bytes(&account, &list);
+            addresses.by_account.insert(account, list);
         }
         Some(addresses)
     }
 
     /// The addresses of an account, the newest first.
     pub fn of(&self, account: &[u8]) -> Vec<String> {
-        let known = self.by_account.get(account).map(|known| &**known).unwrap_or_default();
+        let mut packed = Vec::new();
+        pack(account, &mut packed);
+        let known = self.by_account.get(packed.as_slice());
+        let known = known.map(|known| &**known).unwrap_or_default();
         let ip = |written: &[u8]| -> Option<IpAddr> {
             let octets = written.get(1..)?;
             let v4 = <[u8; 4]>::try_from(octets).ok().map(IpAddr::from);
             v4.or_else(|| <[u8; 16]>::try_from(octets).ok().map(IpAddr::from))
         };
-        let mut shown: Vec<String> = each(known).filter_map(ip).map(|ip| ip.to_string()).collect();
+        let mut shown: Vec<String> = each(known).filter_map(ip).map(addr::text).collect();
         shown.reverse();
         shown
     }
@@ -421,6 +457,30 @@ mod tests {
         assert!(!known.learn(b"999", 1001), "the newest stay");
         assert!(known.learn(b"0", 1001), "the oldest went");
         assert_eq!(known.keep_below(limit), 0);
+    }
+
+    #[test]
+    fn what_is_known_is_captured_as_it_came_in_and_kept_in_half_the_bytes() {
+        let values: [&[u8]; 3] =
+            [b"\x0138297f77-ae4b-4c1d-9f00-86754d0a8aa4", b"\x00a@example.org", b"\x02"];
+        let (mut known, mut addresses) = (Known::default(), Addresses::default());
+        for value in values {
+            assert!(known.learn(value, 7));
+            addresses.learn(value, IpAddr::from([192, 0, 2, 1]));
+        }
+        assert!(known.values.keys().all(|kept| kept.len() <= 18), "{known:?}");
+        let (mut one, mut two) = (Vec::new(), Vec::new());
+        known.capture(&mut one);
+        addresses.capture(&mut two);
+        for value in values {
+            let there = |out: &[u8]| out.windows(value.len()).any(|part| part == value);
+            assert!(there(&one) && there(&two));
+        }
+        let again = Known::restore(&mut Reader::new(&one)).unwrap();
+        assert_eq!((&again.values, again.bytes), (&known.values, known.bytes));
+        let again = Addresses::restore(&mut Reader::new(&two)).unwrap();
+        assert_eq!((&again.by_account, again.bytes), (&addresses.by_account, addresses.bytes));
+        assert_eq!(again.of(values[0]), ["192.0.2.1"]);
     }
 
     #[test]

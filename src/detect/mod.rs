@@ -5,3 +5,4 @@ pub mod condition;
 pub mod detector;
 pub mod dictionary;
 pub mod rule;
+pub mod short;
