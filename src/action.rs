@@ -289,6 +289,9 @@ pub struct Action {
     pub hosts: Vec<IpAddr>,
 }
 
+/// Most lines are shorter, bytes: a buffer of this size need not grow.
+const USUAL_LEN: usize = 1024;
+
 /// What an id is derived from.
 #[derive(Debug, Clone, Copy)]
 pub struct IdParts<'p> {
@@ -449,7 +452,11 @@ impl Action {
 
     /// The line, without its newline.
     pub fn json(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
+        let mut line = Vec::with_capacity(USUAL_LEN);
+        match serde_json::to_writer(&mut line, self) {
+            Ok(()) => String::from_utf8(line).unwrap_or_default(),
+            Err(_) => String::new(),
+        }
     }
 
     /// The line in the Elastic Common Schema.

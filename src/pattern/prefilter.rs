@@ -280,6 +280,12 @@ fn gap(rest: &[u8]) -> usize {
 
 /// Whether a number follows the name of a level.
 fn number_behind(rest: &[u8]) -> bool {
+    // In nearly every line a word does, written like this.
+    if let [b'"', b':', b' ', b'"', first, ..] | [b'"', b':', b'"', first, ..] = rest
+        && first.is_ascii_alphabetic()
+    {
+        return false;
+    }
     let gap = gap(rest);
     gap > 0 && rest.get(gap).is_some_and(|b| b.is_ascii_digit() || matches!(b, b'-' | b'+'))
 }
@@ -349,7 +355,9 @@ mod tests {
         }
         assert!(byte_list(br#"": [70,97]"#) && !byte_list(br#"":"Failed [x]""#));
         assert!(priority(b"11>Aug") && !priority(b"html>") && !priority(b"1234>"));
-        assert!(!number_behind(br#"":"INFO""#));
+        for rest in [r#"":"INFO""#, r#"": "INFO""#, r#"":  "INFO""#, r#"":["INFO"]"#] {
+            assert!(!number_behind(rest.as_bytes()), "{rest}");
+        }
         assert!(!number_behind(b"50"));
     }
 }

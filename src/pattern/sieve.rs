@@ -62,6 +62,9 @@ struct Member {
     needle: usize,
     /// Where in the needle its window begins.
     offset: usize,
+    /// The window, and which of its bits tell it apart.
+    window: u32,
+    telling: u32,
     /// How the needle begins, in the case it is kept in.
     begin: Word,
     /// Bits to set in a text before it is compared: the case of letters that may be of any.
@@ -246,9 +249,17 @@ impl Member {
     fn of(needle: &Needle, window: &Window) -> Self {
         let case = |byte: &u8| if needle.fold && byte.is_ascii_alphabetic() { 0x20 } else { 0 };
         let case: Vec<u8> = needle.text.iter().map(case).collect();
+        let (mut bytes, mut telling) = ([0; WIDTH], [0; WIDTH]);
+        let behind = needle.text.iter().zip(&case).skip(window.offset);
+        for ((to, telling), (byte, case)) in bytes.iter_mut().zip(&mut telling).zip(behind) {
+            (*to, *telling) = (*byte, !case);
+        }
+        let telling = u32::from_le_bytes(telling);
         Self {
             needle: window.needle,
             offset: window.offset,
+            window: u32::from_le_bytes(bytes) & telling,
+            telling,
             begin: Word::of(&needle.text),
             case: Word::of(&case).bytes,
         }
@@ -319,10 +330,16 @@ impl Sieve {
         mut groups: u8,
         wanted: &mut impl FnMut(Found) -> bool,
     ) -> Option<Found> {
+        let window = text.get(at..).and_then(|rest| rest.first_chunk());
+        let window = window.map(|window| u32::from_le_bytes(*window));
         while groups != 0 {
             let group = self.groups.get(groups.trailing_zeros() as usize)?;
             groups &= groups - 1;
             for member in group {
+                // What a group was put together of is told apart at one glance.
+                if window.is_some_and(|window| window & member.telling != member.window) {
+                    continue;
+                }
                 let Some(needle) = self.needles.get(member.needle) else { continue };
                 if let Some((start, end)) = member.stands(needle, text, at) {
                     let found = Found { needle: member.needle, start, end };
