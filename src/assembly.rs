@@ -89,7 +89,7 @@ impl Assembly {
             never: never.clone(),
         };
         Ok(Self {
-            scanner: Arc::new(Scanner { set, decode, dedupe: settings.dedupes(), generation }),
+            scanner: Arc::new(Scanner::new(set, decode, settings.dedupes(), generation)),
             rules,
             packs,
             identities: Arc::new(identities),

@@ -1,4 +1,4 @@
-//! The parallel half: a batch of lines becomes items, without any shared state.
+//! The parallel half: a batch of lines becomes items, without any state that a result depends on.
 
 use crate::decode::envelope::Fragment;
 use crate::decode::flat::{self, Keys};
@@ -8,9 +8,11 @@ use crate::decode::{DecodeConfig, Record, Shape, Unread, each, envelope};
 use crate::pattern::Events;
 use crate::pattern::event::Run;
 use crate::pattern::set::{Matched, PatternSet};
+use crate::pattern::sieve::Pass;
 use crate::source::Batch;
 use std::net::IpAddr;
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 /// What every thread shares, read-only.
 #[derive(Debug)]
@@ -23,7 +25,21 @@ pub struct Scanner {
     pub dedupe: Dedupe,
     /// Which it is of those that a stream has had: numbers mean something else to each.
     pub generation: u64,
+    /// One for each thread that scans.
+    desks: Mutex<Vec<Desk>>,
 }
+
+/// What scanning a batch leaves for the next one.
+#[derive(Debug, Default)]
+struct Desk {
+    keys: Keys,
+    /// Lines read with their help.
+    lines: u64,
+    room: Pass,
+}
+
+/// Lines after which keys are learnt anew: those of other lines may have taken the places.
+const KEYS_LAST: u64 = 10_000;
 
 /// Which records are known again when they come once more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,8 +125,24 @@ fn blank(line: &[u8]) -> bool {
 }
 
 impl Scanner {
+    /// A scanner that has seen nothing.
+    pub fn new(set: PatternSet, decode: DecodeConfig, dedupe: Dedupe, generation: u64) -> Self {
+        Self { set, decode, dedupe, generation, desks: Mutex::default() }
+    }
+
     /// Scans a batch.
     pub fn scan(&self, batch: Batch) -> Scanned {
+        let desks = || self.desks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut desk = desks().pop().unwrap_or_default();
+        if desk.lines > KEYS_LAST {
+            (desk.keys, desk.lines) = (Keys::default(), 0);
+        }
+        let scanned = self.scan_at(&mut desk, batch);
+        desks().push(desk);
+        scanned
+    }
+
+    fn scan_at(&self, desk: &mut Desk, batch: Batch) -> Scanned {
         let mut scanned = Scanned {
             batch: Batch { bytes: Vec::new(), ..batch },
             generation: self.generation,
@@ -122,25 +154,27 @@ impl Scanner {
             findings: Findings::default(),
         };
         let bytes = batch.bytes;
-        let mut keys = Keys::default();
+        let Desk { keys, lines, room } = desk;
         if batch.oversized {
             scanned.lines = 1;
             if blank(&bytes) {
                 scanned.empty = 1;
             } else {
-                self.candidate(&bytes, 0, 0, &mut keys, &mut scanned);
+                self.candidate(&bytes, 0, 0, keys, &mut scanned);
             }
         } else {
-            let mut candidates = self.set.prefilter().candidates(&bytes);
+            let mut candidates = self.set.prefilter().candidates(&bytes, std::mem::take(room));
             let mut looked_at = 0;
             while let Some((number, range)) = candidates.next_line() {
                 let line = bytes.get(range.clone()).unwrap_or_default();
                 looked_at += 1;
-                self.candidate(line, number, range.start, &mut keys, &mut scanned);
+                self.candidate(line, number, range.start, keys, &mut scanned);
             }
             scanned.lines = candidates.lines();
             scanned.empty += candidates.blanks();
             scanned.unmatched += scanned.lines - candidates.blanks() - looked_at;
+            *lines += looked_at;
+            *room = candidates.into_room();
         }
         scanned.batch.bytes = bytes;
         scanned

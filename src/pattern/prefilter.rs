@@ -13,7 +13,7 @@
 //! `status: { ">": 400 }`, or that asks for the level of nearly every line, `info`, has every line
 //! decoded; `check -v` says which do.
 
-use super::sieve::{Found, Needle, Sieve, Walk, is_blank_line};
+use super::sieve::{Found, Needle, Pass, Sieve, Walk, is_blank_line};
 use super::spec::{Pattern, Reading};
 use crate::decode::level::Level;
 use regex_syntax::hir::literal::Extractor;
@@ -173,13 +173,16 @@ impl Prefilter {
     pub fn candidate(&self, line: &[u8]) -> bool {
         match &self.sieve {
             None => true,
-            Some(sieve) => sieve.walk(line).next(|found| self.holds(line, found)).is_some(),
+            Some(sieve) => {
+                let mut walk = sieve.walk(line, Pass::default());
+                walk.next(|found| self.holds(line, found)).is_some()
+            }
         }
     }
 
-    /// The lines of `text` that a pattern might match.
-    pub fn candidates<'p>(&'p self, text: &'p [u8]) -> Candidates<'p> {
-        let walk = self.sieve.as_ref().map(|sieve| sieve.walk(text));
+    /// The lines of `text` that a pattern might match; `room` is used for nothing else.
+    pub fn candidates<'p>(&'p self, text: &'p [u8], room: Pass) -> Candidates<'p> {
+        let walk = self.sieve.as_ref().map(|sieve| sieve.walk(text, room));
         Candidates { prefilter: self, walk, text, at: 0, own: 0, blanks: 0 }
     }
 
@@ -243,6 +246,11 @@ impl Candidates<'_> {
             Some(walk) => walk.newlines_before(self.text.len()) + u64::from(unfinished),
             None => self.own,
         }
+    }
+
+    /// The room that it took.
+    pub fn into_room(self) -> Pass {
+        self.walk.map(Walk::into_room).unwrap_or_default()
     }
 
     /// Lines that hold only blanks, once the last candidate was given.

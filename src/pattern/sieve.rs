@@ -100,9 +100,9 @@ struct Newlines {
     at: u32,
 }
 
-/// What a pass over a whole text found.
+/// What a pass over a whole text found. One that is done with is room for the next.
 #[derive(Debug, Default)]
-struct Pass {
+pub struct Pass {
     /// Steps in which there is something to look at.
     steps: Vec<Step>,
     /// By step.
@@ -112,6 +112,14 @@ struct Pass {
 }
 
 impl Pass {
+    /// Makes it ready for a text of so many steps.
+    fn clear(&mut self, steps: usize) {
+        self.steps.clear();
+        self.newlines.clear();
+        self.newlines.reserve(steps);
+        self.count = 0;
+    }
+
     #[inline]
     fn push(&mut self, step: Step, newlines: u32) {
         self.newlines.push(Newlines { before: self.count, at: newlines });
@@ -316,9 +324,10 @@ impl Sieve {
         Self { needles, tables, groups }
     }
 
-    /// Goes through `text`, which must be shorter than 4 GiB.
-    pub fn walk<'s>(&'s self, text: &'s [u8]) -> Walk<'s> {
-        Walk { sieve: self, text, pass: self.tables.pass(text), step: 0, at: 0 }
+    /// Goes through `text`, which must be shorter than 4 GiB; `room` is used for nothing else.
+    pub fn walk<'s>(&'s self, text: &'s [u8], mut room: Pass) -> Walk<'s> {
+        self.tables.pass(text, &mut room);
+        Walk { sieve: self, text, pass: room, step: 0, at: 0 }
     }
 
     /// The first needle that `wanted` accepts and that really stands where a window of one of
@@ -400,6 +409,11 @@ impl Walk<'_> {
         None
     }
 
+    /// The room that it took.
+    pub fn into_room(self) -> Pass {
+        self.pass
+    }
+
     /// Leaves out what begins before `at`, the beginning of a line.
     pub fn jump(&mut self, at: usize) {
         self.at = at;
@@ -438,20 +452,19 @@ pub fn is_blank_line(text: &[u8], start: usize) -> bool {
 
 impl Tables {
     /// Looks at every position of a text.
-    fn pass(&self, text: &[u8]) -> Pass {
+    fn pass(&self, text: &[u8], pass: &mut Pass) {
         let steps = text.len().div_ceil(LANES);
-        let mut pass = Pass { newlines: Vec::with_capacity(steps), ..Pass::default() };
+        pass.clear(steps);
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx2")
             && std::arch::is_x86_feature_detected!("popcnt")
         {
-            vector::pass(self, text, &mut pass);
+            vector::pass(self, text, pass);
         }
         while pass.newlines.len() < steps {
             let (step, newlines) = self.step(text, pass.newlines.len() * LANES);
             pass.push(step, newlines);
         }
-        pass
     }
 
     /// A step, one position at a time, and its newlines.
@@ -639,7 +652,7 @@ mod tests {
         #[test]
         fn it_finds_every_needle_and_counts_every_line(text in text()) {
             let sieve = Sieve::new(needles());
-            let mut walk = sieve.walk(&text);
+            let mut walk = sieve.walk(&text, Pass::default());
             let mut found = Vec::new();
             prop_assert_eq!(walk.next(|one| { found.push(one); false }), None);
             found.sort_by_key(|found| (found.start, found.needle));
@@ -656,7 +669,7 @@ mod tests {
         #[test]
         fn a_jump_leaves_out_what_lies_before_it(text in text()) {
             let sieve = Sieve::new(needles());
-            let mut walk = sieve.walk(&text);
+            let mut walk = sieve.walk(&text, Pass::default());
             let mut at = 0;
             while let Some(found) = walk.next(|_| true) {
                 let first = naive(&text[at..]).first().map(|f| f.start + at);
@@ -671,13 +684,17 @@ mod tests {
         #[test]
         fn vectors_and_single_positions_agree(text in text()) {
             let tables = Sieve::new(needles()).tables;
-            let pass = tables.pass(&text);
+            // In room that was used before.
+            let mut pass = Pass::default();
+            tables.pass(b"\n\nlevel", &mut pass);
+            tables.pass(&text, &mut pass);
             let mut single = Pass::default();
             for base in (0..text.len()).step_by(LANES) {
                 let (step, newlines) = tables.step(&text, base);
                 single.push(step, newlines);
             }
             prop_assert_eq!((pass.steps, pass.newlines), (single.steps, single.newlines));
+            prop_assert_eq!(pass.count, single.count);
         }
     }
 }
