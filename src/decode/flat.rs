@@ -18,6 +18,8 @@ const SHORT: usize = 64;
 
 /// Keys that are remembered; lines with more are read without help behind them.
 const KEYS_MAX: usize = 64;
+/// A list that held more fields is not used again.
+const FIELDS_KEPT: usize = 1024;
 /// Longest key that is remembered, with what stands around it, bytes.
 const LEAD_MAX: usize = 96;
 
@@ -248,6 +250,10 @@ impl Keys {
 
     /// Takes the list of a record that is done with.
     pub fn take_back(&mut self, record: Record<'_>) {
+        // An odd line's would be held for long.
+        if record.fields.len() > FIELDS_KEPT {
+            return;
+        }
         // Nothing is left in the list, so that it may hold fields of any line; the compiler lets it
         // keep its memory.
         self.fields = record.fields.into_iter().map_while(|_| None).collect();
