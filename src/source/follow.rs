@@ -53,6 +53,8 @@ const QUIET_PER_POLL: usize = 64;
 /// Files out of sight of which the position is kept in case they come back; the oldest is forgotten
 /// first, and would then be read from its beginning.
 const KNOWN_MAX: usize = 64;
+/// Sources of which nothing more will come and that may wait for a successor.
+const OVER_MAX: usize = 1000;
 /// Bytes kept of the beginning and of the end of what was read.
 pub(super) const TRACE_LEN: usize = 256;
 /// A beginning shorter than this is no evidence that two files are the same.
@@ -493,8 +495,9 @@ struct Outlet<'a> {
     on_note: &'a mut dyn FnMut(FollowNote),
     /// Nobody wants batches any more.
     done: bool,
-    /// The name in the position that is kept of each source.
+    /// The name in the position that is kept of each source, and the sources of each name.
     places: BTreeMap<u32, PathBuf>,
+    named: BTreeMap<PathBuf, BTreeSet<u32>>,
     /// Sources of which nothing more will come, but whose positions may still be needed.
     over: BTreeMap<u32, Over>,
     /// What there was at the start has been looked for.
@@ -506,6 +509,8 @@ struct Over {
     path: PathBuf,
     /// Its file is still there, and was let go.
     let_go: bool,
+    /// Only a successor ends it.
+    waits: bool,
 }
 
 impl<'a> Outlet<'a> {
@@ -514,9 +519,32 @@ impl<'a> Outlet<'a> {
         on_batch: &'a mut dyn FnMut(Batch) -> bool,
         on_note: &'a mut dyn FnMut(FollowNote),
     ) -> Self {
-        let places = settings.resume.iter();
-        let places = places.map(|(source, position)| (*source, position.path.clone())).collect();
-        Self { on_batch, on_note, done: false, places, over: BTreeMap::new(), looked: false }
+        let (places, named) = (BTreeMap::new(), BTreeMap::new());
+        let over = BTreeMap::new();
+        let mut outlet =
+            Self { on_batch, on_note, done: false, places, named, over, looked: false };
+        for (source, position) in &settings.resume {
+            outlet.put(*source, position.path.clone());
+        }
+        outlet
+    }
+
+    /// Notes the name in the position of a source.
+    fn put(&mut self, source: u32, path: PathBuf) {
+        self.named.entry(path.clone()).or_default().insert(source);
+        if let Some(before) = self.places.insert(source, path) {
+            self.unname(source, &before);
+            self.forget(&before);
+        }
+    }
+
+    fn unname(&mut self, source: u32, path: &Path) {
+        if let Some(sources) = self.named.get_mut(path) {
+            sources.remove(&source);
+            if sources.is_empty() {
+                self.named.remove(path);
+            }
+        }
     }
 
     fn give(&mut self, batches: impl IntoIterator<Item = Batch>) {
@@ -527,18 +555,17 @@ impl<'a> Outlet<'a> {
                 _ => None,
             };
             let again = place.is_some() && self.over.contains_key(&source);
-            let moved = place.filter(|to| self.places.get(&source) != Some(to)).cloned();
+            let news = place.filter(|to| again || self.places.get(&source) != Some(to)).cloned();
             self.done = self.done || !(self.on_batch)(batch);
             if self.done {
                 return;
             }
-            if again {
-                self.over.remove(&source);
+            let Some(path) = news else { continue };
+            self.over.remove(&source);
+            if self.places.get(&source) != Some(&path) {
+                self.put(source, path.clone());
             }
-            if let Some(path) = moved {
-                self.places.insert(source, path);
-                self.forget();
-            }
+            self.forget(&path);
         }
     }
 
@@ -546,50 +573,71 @@ impl<'a> Outlet<'a> {
         let over = note.is_over().map(|(source, path)| (source, path.to_owned()));
         (self.on_note)(note);
         if let Some((source, path)) = over {
-            self.over.insert(source, Over { path, let_go: false });
-            self.forget();
+            self.ends(source, Over { path, let_go: false, waits: false });
         }
     }
 
     /// A file that still exists is followed no more.
     fn let_go(&mut self, source: u32, path: PathBuf) {
-        self.over.insert(source, Over { path, let_go: true });
-        self.forget();
+        self.ends(source, Over { path, let_go: true, waits: true });
+        // Files that are moved away and whose names never come again must not be kept for ever.
+        if self.over.len() > OVER_MAX
+            && let Some((oldest, over)) = self.over.iter_mut().find(|(_, over)| over.waits)
+        {
+            over.waits = false;
+            let oldest = self.places.get(oldest).cloned();
+            oldest.into_iter().for_each(|name| self.forget(&name));
+        }
+    }
+
+    fn ends(&mut self, source: u32, over: Over) {
+        let place = self.places.get(&source).cloned();
+        self.over.insert(source, over);
+        match place {
+            Some(name) => self.forget(&name),
+            None => self.end(source),
+        }
     }
 
     /// What there was at the start has been looked for: who has a successor is known.
     fn looked(&mut self) {
         self.looked = true;
-        self.forget();
+        let names: Vec<PathBuf> = self.named.keys().cloned().collect();
+        names.iter().for_each(|name| self.forget(name));
     }
 
-    /// Ends what is over and not needed. Of the files that had a name one after the other, a
-    /// restart takes what came after the last known one for unknown. So the last one must be known
-    /// until its successor is. If it were forgotten before, the one before it would be the last, and
-    /// copies that were read long ago would be read again; or none would be known, and nothing would be
-    /// looked for. A file that is gone and has neither a successor nor one before it is not needed.
-    fn forget(&mut self) {
-        while let Some(source) = self.forgettable() {
-            self.places.remove(&source);
-            let Some(Over { path, let_go }) = self.over.remove(&source) else { return };
-            if let_go {
-                (self.on_note)(FollowNote::Closed { path: path.clone(), source });
-            }
-            (self.on_note)(FollowNote::Ended { path, source });
+    /// Ends what is over and not needed of the sources of a name. Of the files that had it one after
+    /// the other, a restart takes what came after the last known one for unknown. So the last one must
+    /// be known until its successor is. If it were forgotten before, the one before it would be the
+    /// last, and copies that were read long ago would be read again; or none would be known, and
+    /// nothing would be looked for. A file that is gone and has neither a successor nor one before it
+    /// is not needed.
+    fn forget(&mut self, name: &Path) {
+        while let Some(source) = self.forgettable(name) {
+            self.end(source);
         }
     }
 
-    fn forgettable(&self) -> Option<u32> {
-        let mut over = self.over.iter().filter(|_| self.looked);
-        let found = over.find(|(source, over)| {
-            let Some(path) = self.places.get(source) else { return true };
-            let named = |(_, other): &(&u32, &PathBuf)| *other == path;
-            let mut later = self.places.range(source.saturating_add(1)..).filter(named);
-            let succeeded = later.any(|(later, _)| !self.over.contains_key(later));
-            let alone = || !self.places.range(..*source).any(|place| named(&place));
-            succeeded || !over.let_go && alone()
-        });
-        found.map(|(source, _)| *source)
+    fn forgettable(&self, name: &Path) -> Option<u32> {
+        let sources = self.named.get(name).filter(|_| self.looked)?;
+        let first = sources.first();
+        let live = sources.iter().rfind(|source| !self.over.contains_key(source));
+        let not_needed = |source: &&u32| {
+            let Some(over) = self.over.get(source) else { return false };
+            live > Some(source) || !over.waits && first == Some(source)
+        };
+        sources.iter().find(not_needed).copied()
+    }
+
+    fn end(&mut self, source: u32) {
+        if let Some(name) = self.places.remove(&source) {
+            self.unname(source, &name);
+        }
+        let Some(Over { path, let_go, .. }) = self.over.remove(&source) else { return };
+        if let_go {
+            (self.on_note)(FollowNote::Closed { path: path.clone(), source });
+        }
+        (self.on_note)(FollowNote::Ended { path, source });
     }
 }
 
@@ -2514,6 +2562,59 @@ mod tests {
         });
         assert_eq!(notes, [ROTATED, "app.log: not followed any more"]);
         assert_eq!(place.kept.marks.keys().copied().collect::<Vec<_>>(), [1]);
+    }
+
+    /// Does `acts` to an outlet of which what was at the start has been looked for: a source comes
+    /// (with a name), is gone or is let go. Gives the sources that ended, in order.
+    fn ended(acts: &[(u32, Option<&str>, bool)]) -> Vec<u32> {
+        let said = RefCell::new(Vec::new());
+        let mut on_batch = |_| true;
+        let mut on_note = |note| {
+            if let FollowNote::Ended { source, .. } = note {
+                said.borrow_mut().push(source);
+            }
+        };
+        let settings = FollowSettings::default();
+        let mut outlet = Outlet::new(&settings, &mut on_batch, &mut on_note);
+        outlet.looked();
+        for (source, name, let_go) in acts.iter().copied() {
+            match name {
+                Some(name) => {
+                    let id = FileId { device: 1, inode: u64::from(source) };
+                    let mark = Given::default().mark(id, Path::new(name), false, b"");
+                    let mark = Some(mark);
+                    outlet.give([Batch { source, mark, ..Batch::default() }]);
+                }
+                None if let_go => outlet.let_go(source, "x".into()),
+                None => outlet.note(FollowNote::Gone { path: "x".into(), source }),
+            }
+        }
+        drop(outlet);
+        said.into_inner()
+    }
+
+    #[test]
+    fn a_place_lasts_as_long_as_it_is_needed() {
+        let (gone, let_go) = (|source| (source, None, false), |source| (source, None, true));
+        let comes = |source, name| (source, Some(name), false);
+        assert_eq!(ended(&[gone(0)]), [0], "it never had one");
+        assert_eq!(ended(&[comes(0, "a"), gone(0)]), [0]);
+        assert_eq!(ended(&[comes(0, "a"), let_go(0)]), [0; 0]);
+        assert_eq!(ended(&[comes(0, "a"), let_go(0), comes(1, "b"), comes(2, "a")]), [0]);
+        assert_eq!(ended(&[comes(0, "a"), comes(1, "a"), gone(1)]), [0; 0]);
+        assert_eq!(ended(&[comes(0, "a"), comes(1, "a"), gone(1), comes(2, "a")]), [1]);
+        assert_eq!(ended(&[comes(0, "a"), comes(1, "a"), gone(1), gone(0)]), [0, 1]);
+        assert_eq!(ended(&[comes(0, "a"), comes(1, "a"), let_go(0)]), [0]);
+        // A later one that is over itself is no successor; when it comes back it is.
+        let both = [comes(0, "a"), comes(1, "a"), gone(1), let_go(0)];
+        assert_eq!(ended(&both), [0; 0]);
+        assert_eq!(ended(&[&both[..], &[comes(1, "a")]].concat()), [0]);
+        // So is one that takes another name, which leaves the first alone.
+        assert_eq!(ended(&[comes(0, "a"), comes(1, "a"), gone(1), comes(0, "b")]), [1]);
+        // Names that never come again do not pile up.
+        let names: Vec<String> = (0..OVER_MAX + 10).map(|n| n.to_string()).collect();
+        let moved = (0..).zip(&names).flat_map(|(n, name)| [comes(n, name.as_str()), let_go(n)]);
+        assert_eq!(ended(&moved.collect::<Vec<_>>()), (0..10).collect::<Vec<_>>());
     }
 
     #[test]
