@@ -519,23 +519,30 @@ impl<'a> Outlet<'a> {
         on_batch: &'a mut dyn FnMut(Batch) -> bool,
         on_note: &'a mut dyn FnMut(FollowNote),
     ) -> Self {
-        let (places, named) = (BTreeMap::new(), BTreeMap::new());
-        let over = BTreeMap::new();
-        let mut outlet =
-            Self { on_batch, on_note, done: false, places, named, over, looked: false };
+        let mut outlet = Self {
+            on_batch,
+            on_note,
+            done: false,
+            places: BTreeMap::new(),
+            named: BTreeMap::new(),
+            over: BTreeMap::new(),
+            looked: false,
+        };
         for (source, position) in &settings.resume {
-            outlet.put(*source, position.path.clone());
+            outlet.put(*source, &position.path);
         }
         outlet
     }
 
     /// Notes the name in the position of a source.
-    fn put(&mut self, source: u32, path: PathBuf) {
-        self.named.entry(path.clone()).or_default().insert(source);
-        if let Some(before) = self.places.insert(source, path) {
+    fn put(&mut self, source: u32, path: &Path) {
+        self.named.entry(path.to_owned()).or_default().insert(source);
+        let before = self.places.insert(source, path.to_owned());
+        if let Some(before) = before.filter(|before| before != path) {
             self.unname(source, &before);
             self.forget(&before);
         }
+        self.forget(path);
     }
 
     fn unname(&mut self, source: u32, path: &Path) {
@@ -562,10 +569,7 @@ impl<'a> Outlet<'a> {
             }
             let Some(path) = news else { continue };
             self.over.remove(&source);
-            if self.places.get(&source) != Some(&path) {
-                self.put(source, path.clone());
-            }
-            self.forget(&path);
+            self.put(source, &path);
         }
     }
 
@@ -585,8 +589,9 @@ impl<'a> Outlet<'a> {
             && let Some((oldest, over)) = self.over.iter_mut().find(|(_, over)| over.waits)
         {
             over.waits = false;
-            let oldest = self.places.get(oldest).cloned();
-            oldest.into_iter().for_each(|name| self.forget(&name));
+            if let Some(name) = self.places.get(oldest).cloned() {
+                self.forget(&name);
+            }
         }
     }
 

@@ -160,8 +160,8 @@ const HEX: u64 = 1;
 const UUID: u64 = 2;
 /// What stands before the last `@`, and the number of what stands behind it.
 const MAIL: u64 = 3;
-/// Where the dashes of a UUID stand.
-const DASHES: [usize; 4] = [8, 13, 18, 23];
+/// Digits of the parts of a UUID, between which dashes stand.
+const PARTS: [usize; 5] = [8, 4, 4, 4, 12];
 
 /// What a byte is as a lower-case hex digit; [`NO_DIGIT`] if it is none.
 const DIGITS: [u8; 256] = {
@@ -230,7 +230,7 @@ fn undashed(id: &[u8; 36]) -> Option<[u8; 32]> {
     let mut digits = [0; 32];
     let mut to = digits.as_mut_slice();
     let mut from = id.as_slice();
-    for len in [8, 4, 4, 4, 12] {
+    for len in PARTS {
         let (part, rest) = from.split_at_checked(len)?;
         let (place, behind) = to.split_at_mut_checked(len)?;
         place.copy_from_slice(part);
@@ -284,11 +284,14 @@ pub fn text(mut written: &[u8]) -> Cow<'_, str> {
     match header & 3 {
         HEX => digits(written).into(),
         UUID => {
-            let mut text = digits(written);
-            for at in DASHES {
-                text.insert(at, '-');
-            }
-            text.into()
+            let digits = digits(written);
+            let mut rest = digits.as_str();
+            let parts = PARTS.map(|len| {
+                let (part, behind) = rest.split_at(len.min(rest.len()));
+                rest = behind;
+                part
+            });
+            parts.join("-").into()
         }
         _ => String::from_utf8_lossy(written),
     }
