@@ -8,7 +8,7 @@ use crate::decode::{DecodeConfig, Record, Shape, Unread, each, envelope};
 use crate::pattern::Events;
 use crate::pattern::event::Run;
 use crate::pattern::set::{Matched, PatternSet};
-use crate::pattern::sieve::Pass;
+use crate::pattern::sieve::Room;
 use crate::source::Batch;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -35,7 +35,7 @@ struct Desk {
     keys: Keys,
     /// Lines read with their help.
     lines: u64,
-    room: Pass,
+    room: Room,
 }
 
 /// Lines after which keys are learnt anew: those of other lines may have taken the places.

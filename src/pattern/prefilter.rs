@@ -13,7 +13,7 @@
 //! `status: { ">": 400 }`, or that asks for the level of nearly every line, `info`, has every line
 //! decoded; `check -v` says which do.
 
-use super::sieve::{Found, Needle, Pass, Sieve, Walk, is_blank_line};
+use super::sieve::{Found, Needle, Room, Sieve, Walk, is_blank_line};
 use super::spec::{Pattern, Reading};
 use crate::decode::level::Level;
 use regex_syntax::hir::literal::Extractor;
@@ -174,14 +174,14 @@ impl Prefilter {
         match &self.sieve {
             None => true,
             Some(sieve) => {
-                let mut walk = sieve.walk(line, Pass::default());
+                let mut walk = sieve.walk(line, Room::default());
                 walk.next(|found| self.holds(line, found)).is_some()
             }
         }
     }
 
     /// The lines of `text` that a pattern might match; `room` is used for nothing else.
-    pub fn candidates<'p>(&'p self, text: &'p [u8], room: Pass) -> Candidates<'p> {
+    pub fn candidates<'p>(&'p self, text: &'p [u8], room: Room) -> Candidates<'p> {
         let walk = self.sieve.as_ref().map(|sieve| sieve.walk(text, room));
         Candidates { prefilter: self, walk, text, at: 0, own: 0, blanks: 0 }
     }
@@ -220,7 +220,7 @@ impl Candidates<'_> {
                 let found = walk.next(|found| prefilter.holds(text, found))?;
                 let (start, end) = line_around(text, *at, found);
                 walk.jump(end + 1);
-                (start, end, walk.newlines_before(start))
+                (start, end, walk.line())
             }
             None => {
                 while is_blank_line(text, *at) {
@@ -243,13 +243,13 @@ impl Candidates<'_> {
     pub fn lines(&self) -> u64 {
         let unfinished = self.text.last().is_some_and(|last| *last != b'\n');
         match &self.walk {
-            Some(walk) => walk.newlines_before(self.text.len()) + u64::from(unfinished),
+            Some(walk) => walk.newlines() + u64::from(unfinished),
             None => self.own,
         }
     }
 
     /// The room that it took.
-    pub fn into_room(self) -> Pass {
+    pub fn into_room(self) -> Room {
         self.walk.map(Walk::into_room).unwrap_or_default()
     }
 

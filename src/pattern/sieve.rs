@@ -1,25 +1,24 @@
 //! Finds the lines of a block in which some needle may stand, many needles in one pass.
 //!
 //! Every needle is represented by a *window* of at most four neighbouring bytes, the rarest in
-//! logs. Windows are put into eight *groups*. Two tables per place of a window, one for the low and
-//! one for the high half of a byte, say to which groups a byte may belong there; the bitwise and
-//! of eight look-ups says for a position of the text which groups may begin there, and with the
-//! vector instructions of AVX2 thirty-two positions are looked up at once. What passes is compared
-//! with the needles of its groups, byte by byte, so that the answer is exact.
+//! logs. Windows are put into eight *groups*. For each place of a window a table says to which
+//! groups a byte may belong there; the bitwise and of four look-ups says for a position of the text
+//! which groups may begin there, and vector instructions look up many positions at once. What
+//! passes is compared with the needles of its groups, byte by byte, so that the answer is exact.
 //!
-//! The same pass counts newlines and notices lines that begin with a blank. Where the processor
-//! has no AVX2, the same tables are asked one position at a time.
+//! The same [pass] counts newlines and notices lines that begin with a blank.
+
+mod pass;
+
+pub use pass::Room;
 
 use crate::decode::word::Word;
+use pass::{LANES, Progress, Tables, Way};
 
 /// Bytes of a window.
 const WIDTH: usize = 4;
 /// Groups of windows: the bits of a byte.
 const GROUPS: usize = 8;
-/// Positions looked up at once.
-const LANES: usize = 32;
-/// Bytes that must be readable from the first position of a step.
-const REACH: usize = LANES + WIDTH - 1;
 
 /// A text to look for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +52,7 @@ struct Window {
 pub struct Sieve {
     needles: Vec<Needle>,
     tables: Tables,
+    way: Way,
     groups: [Vec<Member>; GROUPS],
 }
 
@@ -69,65 +69,6 @@ struct Member {
     begin: Word,
     /// Bits to set in a text before it is compared: the case of letters that may be of any.
     case: u64,
-}
-
-/// To which groups a byte may belong, by place, for its low and its high half.
-#[derive(Debug, Clone, Copy, Default)]
-struct Tables {
-    low: [[u8; 16]; WIDTH],
-    high: [[u8; 16]; WIDTH],
-}
-
-/// What the tables say of [`LANES`] neighbouring positions.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Step {
-    /// The first of them.
-    base: usize,
-    /// Positions at which a group may begin.
-    begin: u32,
-    /// Which groups, eight positions a word.
-    groups: [u64; LANES / 8],
-    /// Positions of newlines behind which a blank or control byte stands.
-    blanks: u32,
-}
-
-/// Newlines of [`LANES`] neighbouring positions.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Newlines {
-    /// How many stand before them.
-    before: u32,
-    /// Where they stand.
-    at: u32,
-}
-
-/// What a pass over a whole text found. One that is done with is room for the next.
-#[derive(Debug, Default)]
-pub struct Pass {
-    /// Steps in which there is something to look at.
-    steps: Vec<Step>,
-    /// By step.
-    newlines: Vec<Newlines>,
-    /// Newlines so far.
-    count: u32,
-}
-
-impl Pass {
-    /// Makes it ready for a text of so many steps.
-    fn clear(&mut self, steps: usize) {
-        self.steps.clear();
-        self.newlines.clear();
-        self.newlines.reserve(steps);
-        self.count = 0;
-    }
-
-    #[inline]
-    fn push(&mut self, step: Step, newlines: u32) {
-        self.newlines.push(Newlines { before: self.count, at: newlines });
-        self.count += newlines.count_ones();
-        if (step.begin | step.blanks) != 0 {
-            self.steps.push(step);
-        }
-    }
 }
 
 impl Halves {
@@ -296,23 +237,22 @@ impl Member {
 }
 
 impl Sieve {
-    /// A sieve for `needles`.
+    /// A sieve for `needles`, none of which holds a newline.
     pub fn new(needles: Vec<Needle>) -> Self {
         let sample = sample();
         let windows = needles.iter().enumerate();
         let windows = windows.map(|(n, needle)| Window::of(n, needle, &sample)).collect();
-        let mut tables = Tables::default();
+        let mut tables = [[0; 256]; WIDTH];
         let mut groups: [Vec<Member>; GROUPS] = Default::default();
-        for (number, (Group { windows, places, .. }, group)) in
+        for (number, (Group { windows, .. }, group)) in
             grouped(windows, &sample).into_iter().zip(&mut groups).enumerate()
         {
             let bit = 1u8 << number;
-            for (place, (low, high)) in
-                places.iter().zip(tables.low.iter_mut().zip(&mut tables.high))
-            {
-                for (half, (low, high)) in low.iter_mut().zip(high).enumerate() {
-                    *low |= if (place.low >> half) & 1 == 1 { bit } else { 0 };
-                    *high |= if (place.high >> half) & 1 == 1 { bit } else { 0 };
+            for window in &windows {
+                for (place, table) in window.places.iter().zip(&mut tables) {
+                    for (byte, of) in (0..=u8::MAX).zip(table) {
+                        *of |= if place.holds(byte) { bit } else { 0 };
+                    }
                 }
             }
             group.extend(
@@ -321,13 +261,16 @@ impl Sieve {
                     .filter_map(|window| Some(Member::of(needles.get(window.needle)?, window))),
             );
         }
-        Self { needles, tables, groups }
+        let way = Way::all().next().unwrap_or(Way::Single);
+        Self { needles, tables: Tables::new(tables), way, groups }
     }
 
     /// Goes through `text`, which must be shorter than 4 GiB; `room` is used for nothing else.
-    pub fn walk<'s>(&'s self, text: &'s [u8], mut room: Pass) -> Walk<'s> {
-        self.tables.pass(text, &mut room);
-        Walk { sieve: self, text, pass: room, step: 0, at: 0 }
+    pub fn walk<'s>(&'s self, text: &'s [u8], mut room: Room) -> Walk<'s> {
+        room.fit(text);
+        let progress =
+            Progress { blanks: u64::from(is_blank_line(text, 0)), ..Progress::default() };
+        Walk { sieve: self, text, room, progress, step: 0, begin: 0, at: 0, line: 0 }
     }
 
     /// The first needle that `wanted` accepts and that really stands where a window of one of
@@ -378,40 +321,55 @@ pub struct Found {
 pub struct Walk<'s> {
     sieve: &'s Sieve,
     text: &'s [u8],
-    pass: Pass,
-    /// The step that is looked at.
+    room: Room,
+    progress: Progress,
+    /// The step that is looked at, of those that were passed last.
     step: usize,
+    /// Its positions that were looked at, or that a jump has left out.
+    begin: u64,
     /// What begins before this is left out.
     at: usize,
+    /// Newlines before what was found last.
+    line: u64,
 }
 
 impl Walk<'_> {
     /// The next needle that `wanted` accepts. Needles may overlap and are found in the order of
     /// their windows.
     pub fn next(&mut self, mut wanted: impl FnMut(Found) -> bool) -> Option<Found> {
-        while let Some(step) = self.pass.steps.get_mut(self.step) {
-            while step.begin != 0 {
-                let lane = step.begin.trailing_zeros() as usize;
-                step.begin &= step.begin - 1;
-                let at = step.base + lane;
-                if at < self.at {
-                    continue;
+        loop {
+            while self.step < self.progress.filled {
+                let step = self.room.step(self.step)?;
+                // What lies before the jump.
+                let before = self.at.saturating_sub(step.base);
+                let behind = if before < LANES { u64::MAX << before } else { 0 };
+                let mut begin = step.begin & behind & !self.begin;
+                while begin != 0 {
+                    let lane = begin.trailing_zeros() as usize;
+                    begin &= begin - 1;
+                    let (at, groups) = (step.base + lane, step.groups(lane));
+                    let found = self.sieve.confirmed(self.text, at, groups, &mut wanted);
+                    if found.is_some() {
+                        self.line = step.newlines_before(lane);
+                        self.begin = !begin;
+                        return found;
+                    }
                 }
-                let word = step.groups.get(lane / 8).copied().unwrap_or(0);
-                let groups = word.to_le_bytes()[lane % 8];
-                let found = self.sieve.confirmed(self.text, at, groups, &mut wanted);
-                if found.is_some() {
-                    return found;
-                }
+                self.begin = 0;
+                self.step += 1;
             }
-            self.step += 1;
+            if self.progress.base >= self.text.len() {
+                return None;
+            }
+            let Sieve { tables, way, .. } = self.sieve;
+            self.progress = tables.pass(self.text, *way, &mut self.room, self.progress);
+            self.step = 0;
         }
-        None
     }
 
     /// The room that it took.
-    pub fn into_room(self) -> Pass {
-        self.pass
+    pub fn into_room(self) -> Room {
+        self.room
     }
 
     /// Leaves out what begins before `at`, the beginning of a line.
@@ -419,27 +377,19 @@ impl Walk<'_> {
         self.at = at;
     }
 
-    /// Newlines before a place.
-    pub fn newlines_before(&self, at: usize) -> u64 {
-        let newlines = self.pass.newlines.get(at / LANES).map(|newlines| {
-            let before = newlines.at & ((1 << (at % LANES)) - 1);
-            newlines.before + before.count_ones()
-        });
-        u64::from(newlines.unwrap_or(self.pass.count))
+    /// Newlines before what was found last.
+    pub fn line(&self) -> u64 {
+        self.line
     }
 
-    /// Lines that hold only blanks.
+    /// Newlines of the text, once nothing more was found.
+    pub fn newlines(&self) -> u64 {
+        u64::from(self.progress.newlines)
+    }
+
+    /// Lines that hold only blanks, once nothing more was found.
     pub fn blank_lines(&self) -> u64 {
-        let mut blanks = u64::from(is_blank_line(self.text, 0));
-        for step in &self.pass.steps {
-            let mut newlines = step.blanks;
-            while newlines != 0 {
-                let newline = step.base + newlines.trailing_zeros() as usize;
-                newlines &= newlines - 1;
-                blanks += u64::from(is_blank_line(self.text, newline + 1));
-            }
-        }
-        blanks
+        self.progress.blanks
     }
 }
 
@@ -448,153 +398,6 @@ pub fn is_blank_line(text: &[u8], start: usize) -> bool {
     let rest = text.get(start..).unwrap_or_default();
     let first = rest.iter().find(|b| **b == b'\n' || !b.is_ascii_whitespace());
     !rest.is_empty() && first.is_none_or(|b| *b == b'\n')
-}
-
-impl Tables {
-    /// Looks at every position of a text.
-    fn pass(&self, text: &[u8], pass: &mut Pass) {
-        let steps = text.len().div_ceil(LANES);
-        pass.clear(steps);
-        #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx2")
-            && std::arch::is_x86_feature_detected!("popcnt")
-        {
-            vector::pass(self, text, pass);
-        }
-        while pass.newlines.len() < steps {
-            let (step, newlines) = self.step(text, pass.newlines.len() * LANES);
-            pass.push(step, newlines);
-        }
-    }
-
-    /// A step, one position at a time, and its newlines.
-    fn step(&self, text: &[u8], base: usize) -> (Step, u32) {
-        let rest = text.get(base..).unwrap_or_default();
-        let mut step = Step { base, ..Step::default() };
-        let mut newlines = 0;
-        for lane in 0..LANES.min(rest.len()) {
-            let bit = 1u32 << lane;
-            let mut groups = u8::MAX;
-            for (k, (low, high)) in self.low.iter().zip(&self.high).enumerate() {
-                let byte = rest.get(lane + k).copied().unwrap_or(0);
-                let of =
-                    |table: &[u8; 16], half: u8| table.get(usize::from(half)).copied().unwrap_or(0);
-                groups &= of(low, byte & 15) & of(high, byte >> 4);
-            }
-            if groups != 0 {
-                step.begin |= bit;
-                if let Some(word) = step.groups.get_mut(lane / 8) {
-                    *word |= u64::from(groups) << (8 * (lane % 8));
-                }
-            }
-            if rest.get(lane) == Some(&b'\n') {
-                newlines |= bit;
-                step.blanks |= if rest.get(lane + 1).is_some_and(|b| *b <= b' ') { bit } else { 0 };
-            }
-        }
-        (step, newlines)
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod vector {
-    use super::{LANES, Pass, REACH, Step, Tables};
-    use std::arch::x86_64::{
-        __m256i, _mm_set_epi64x, _mm256_and_si256, _mm256_broadcastsi128_si256, _mm256_cmpeq_epi8,
-        _mm256_extract_epi64, _mm256_min_epu8, _mm256_movemask_epi8, _mm256_set_epi64x,
-        _mm256_set1_epi8, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_srli_epi16,
-    };
-
-    /// Looks at the steps of which everything can be read.
-    pub(super) fn pass(tables: &Tables, text: &[u8], pass: &mut Pass) {
-        #[expect(
-            unsafe_code,
-            reason = "the function is safe but for the instructions it is compiled to, and the \
-                      only caller asks for them first"
-        )]
-        // SAFETY: `Tables::pass` calls this only where AVX2 and POPCNT were detected. The function
-        // takes references and slices only and contains no unsafe operation.
-        unsafe {
-            with_avx2(tables, text, pass);
-        }
-    }
-
-    #[target_feature(enable = "avx2,popcnt")]
-    fn with_avx2(tables: &Tables, text: &[u8], pass: &mut Pass) {
-        let [low0, low1, low2, low3] = &tables.low;
-        let [high0, high1, high2, high3] = &tables.high;
-        let (low0, high0) = (table(low0), table(high0));
-        let (low1, high1) = (table(low1), table(high1));
-        let (low2, high2) = (table(low2), table(high2));
-        let (low3, high3) = (table(low3), table(high3));
-        let newline = _mm256_set1_epi8(i8::from_ne_bytes([b'\n']));
-        let blank = _mm256_set1_epi8(i8::from_ne_bytes([b' ']));
-        let zero = _mm256_setzero_si256();
-        let mut rest = text;
-        let mut base = 0;
-        while let Some(block) = rest.first_chunk::<REACH>() {
-            let (first, second) = (load(block, 0), load(block, 1));
-            let one = looked_up(low0, high0, first);
-            let two = looked_up(low1, high1, second);
-            let three = looked_up(low2, high2, load(block, 2));
-            let four = looked_up(low3, high3, load(block, 3));
-            let groups =
-                _mm256_and_si256(_mm256_and_si256(one, two), _mm256_and_si256(three, four));
-            let begin = !mask(_mm256_cmpeq_epi8(groups, zero));
-            let newlines = mask(_mm256_cmpeq_epi8(first, newline));
-            // Behind a newline: a byte that is no larger than a blank.
-            let small = mask(_mm256_cmpeq_epi8(_mm256_min_epu8(second, blank), second));
-            let mut step = Step { base, begin, groups: [0; LANES / 8], blanks: newlines & small };
-            if begin != 0 {
-                step.groups = words(groups);
-            }
-            pass.push(step, newlines);
-            base += LANES;
-            rest = rest.get(LANES..).unwrap_or_default();
-        }
-    }
-
-    /// The groups to which bytes may belong, by the tables of their place.
-    #[target_feature(enable = "avx2")]
-    fn looked_up(low: __m256i, high: __m256i, bytes: __m256i) -> __m256i {
-        let half = _mm256_set1_epi8(15);
-        let below = _mm256_shuffle_epi8(low, _mm256_and_si256(bytes, half));
-        let above = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), half);
-        _mm256_and_si256(below, _mm256_shuffle_epi8(high, above))
-    }
-
-    #[target_feature(enable = "avx2")]
-    fn mask(lanes: __m256i) -> u32 {
-        u32::from_ne_bytes(_mm256_movemask_epi8(lanes).to_ne_bytes())
-    }
-
-    #[target_feature(enable = "avx2")]
-    fn words(lanes: __m256i) -> [u64; LANES / 8] {
-        let word = |word: i64| u64::from_ne_bytes(word.to_ne_bytes());
-        [
-            word(_mm256_extract_epi64::<0>(lanes)),
-            word(_mm256_extract_epi64::<1>(lanes)),
-            word(_mm256_extract_epi64::<2>(lanes)),
-            word(_mm256_extract_epi64::<3>(lanes)),
-        ]
-    }
-
-    #[target_feature(enable = "avx2")]
-    fn word(bytes: &[u8], at: usize) -> i64 {
-        let word = bytes.get(at..at + 8).and_then(|word| word.try_into().ok());
-        i64::from_le_bytes(word.unwrap_or_default())
-    }
-
-    #[target_feature(enable = "avx2")]
-    fn load(block: &[u8; REACH], at: usize) -> __m256i {
-        let word = |n: usize| word(block, at + 8 * n);
-        _mm256_set_epi64x(word(3), word(2), word(1), word(0))
-    }
-
-    #[target_feature(enable = "avx2")]
-    fn table(table: &[u8; 16]) -> __m256i {
-        _mm256_broadcastsi128_si256(_mm_set_epi64x(word(table, 8), word(table, 0)))
-    }
 }
 
 #[cfg(test)]
@@ -647,54 +450,54 @@ mod tests {
         all
     }
 
+    /// By each way that this processor can go, in room that another text has filled.
+    fn walks(sieve: &mut Sieve, mut with: impl FnMut(Way, Walk<'_>), text: &[u8]) {
+        for way in Way::all() {
+            sieve.way = way;
+            let mut used = sieve.walk(b"\n\nlevel", Room::default());
+            used.next(|_| false);
+            with(way, sieve.walk(text, used.into_room()));
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
-        fn it_finds_every_needle_and_counts_every_line(text in text()) {
-            let sieve = Sieve::new(needles());
-            let mut walk = sieve.walk(&text, Pass::default());
-            let mut found = Vec::new();
-            prop_assert_eq!(walk.next(|one| { found.push(one); false }), None);
-            found.sort_by_key(|found| (found.start, found.needle));
-            prop_assert_eq!(found, naive(&text));
-            for at in 0..=text.len() {
-                let newlines = text[..at].iter().filter(|b| **b == b'\n').count();
-                prop_assert_eq!(walk.newlines_before(at), newlines as u64);
-            }
+        fn it_finds_every_needle_and_counts_every_line(text in text(), before in 0..40_000usize) {
+            // Long enough to be passed in several goes.
+            let text = [vec![b'\n'; before % 7], vec![b'-'; before], text].concat();
+            let newlines_before = |at| text[..at].iter().filter(|b| **b == b'\n').count() as u64;
             let blank = crate::source::lines::split_lines(&text)
-                .filter(|line| line.iter().all(u8::is_ascii_whitespace));
-            prop_assert_eq!(walk.blank_lines(), blank.count() as u64);
+                .filter(|line| line.iter().all(u8::is_ascii_whitespace))
+                .count() as u64;
+            walks(&mut Sieve::new(needles()), |way, mut walk| {
+                let mut found = Vec::new();
+                // Taken and passed over in turns.
+                while let Some(one) = walk.next(|one| { found.push(one); found.len() % 2 == 0 }) {
+                    assert_eq!(Some(&one), found.last(), "{way:?}");
+                    assert_eq!(walk.line(), newlines_before(one.start), "{way:?}");
+                }
+                found.sort_by_key(|found| (found.start, found.needle));
+                assert_eq!(found, naive(&text), "{way:?}");
+                assert_eq!(walk.newlines(), newlines_before(text.len()), "{way:?}");
+                assert_eq!(walk.blank_lines(), blank, "{way:?}");
+            }, &text);
         }
 
         #[test]
         fn a_jump_leaves_out_what_lies_before_it(text in text()) {
-            let sieve = Sieve::new(needles());
-            let mut walk = sieve.walk(&text, Pass::default());
-            let mut at = 0;
-            while let Some(found) = walk.next(|_| true) {
-                let first = naive(&text[at..]).first().map(|f| f.start + at);
-                let line = |at: usize| text[..at].iter().filter(|b| **b == b'\n').count();
-                prop_assert_eq!(Some(line(found.start)), first.map(line));
-                at = text[found.end..].iter().position(|b| *b == b'\n').map_or(text.len(), |n| found.end + n + 1);
-                walk.jump(at);
-            }
-            prop_assert!(naive(&text[at..]).is_empty());
-        }
-
-        #[test]
-        fn vectors_and_single_positions_agree(text in text()) {
-            let tables = Sieve::new(needles()).tables;
-            // In room that was used before.
-            let mut pass = Pass::default();
-            tables.pass(b"\n\nlevel", &mut pass);
-            tables.pass(&text, &mut pass);
-            let mut single = Pass::default();
-            for base in (0..text.len()).step_by(LANES) {
-                let (step, newlines) = tables.step(&text, base);
-                single.push(step, newlines);
-            }
-            prop_assert_eq!((pass.steps, pass.newlines), (single.steps, single.newlines));
-            prop_assert_eq!(pass.count, single.count);
+            walks(&mut Sieve::new(needles()), |way, mut walk| {
+                let mut at = 0;
+                while let Some(found) = walk.next(|_| true) {
+                    let first = naive(&text[at..]).first().map(|f| f.start + at);
+                    let line = |at: usize| text[..at].iter().filter(|b| **b == b'\n').count();
+                    assert_eq!(Some(line(found.start)), first.map(line), "{way:?}");
+                    let end = text[found.end..].iter().position(|b| *b == b'\n');
+                    at = end.map_or(text.len(), |n| found.end + n + 1);
+                    walk.jump(at);
+                }
+                assert!(naive(&text[at..]).is_empty(), "{way:?}");
+            }, &text);
         }
     }
 }
