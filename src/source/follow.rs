@@ -31,7 +31,7 @@ use memchr::memrchr;
 use super::file::{self, InputError};
 use super::lines::{Batch, LineSplitter};
 use super::position::{FilePosition, Position, Print};
-use super::resume::{self, Candidate, Finding};
+use super::resume::{self, Candidate, Finding, Moved};
 
 /// Polls without growth after which a file that lost its name is taken as complete: its unfinished
 /// line is handed over and its successor is read. 20 ms at the default poll; the successor's lines
@@ -133,8 +133,8 @@ pub enum FollowNote {
         source: u32,
     },
     /// The file has no name that fits any more and nothing was written to it for long: it was read
-    /// to its end and is let go. Also said of a file that was followed before a restart and that
-    /// no pattern means any more.
+    /// to its end and is let go. Also said of a file that was followed before a restart, and that no
+    /// pattern means any more or that was complete and is there no more.
     Closed {
         /// The name it had.
         path: PathBuf,
@@ -161,6 +161,11 @@ pub enum FollowNote {
         at: u64,
         /// A compressed file with the same beginning.
         packed: Option<PathBuf>,
+    },
+    /// While nobody was reading, a followed name stood for the file that is packed here. It is not read.
+    Unread {
+        /// Its name.
+        path: PathBuf,
     },
     /// It cannot be read now; this is tried again. Said once until it works.
     Failed {
@@ -203,7 +208,7 @@ pub enum FollowNote {
 impl FollowNote {
     /// Lines were lost, or may have been.
     pub fn is_loss(&self) -> bool {
-        matches!(self, Self::Overwritten { .. } | Self::Missed { .. })
+        matches!(self, Self::Overwritten { .. } | Self::Missed { .. } | Self::Unread { .. })
     }
 
     /// The source of which nothing more will come, unless its file comes back; and its name.
@@ -246,6 +251,12 @@ impl fmt::Display for FollowNote {
                  byte {at} is missing here; `portcullis replay {}` reads it",
                 path.display(),
                 packed.display()
+            ),
+            Self::Unread { path } => write!(
+                f,
+                "{path}: written, rotated and compressed while nobody was reading; `portcullis \
+                 replay {path}` reads it",
+                path = path.display()
             ),
             Self::Ended { path, .. } => write!(f, "{}: its place is forgotten", path.display()),
             Self::Failed { error, .. } => write!(f, "{error}; trying again"),
@@ -351,6 +362,23 @@ struct Given {
     head: (usize, Print),
 }
 
+/// When a file was made, in nanoseconds since 1970, if its file system knows.
+pub(super) fn born(meta: &Metadata) -> Option<u64> {
+    nanos(meta.created().ok()?)
+}
+
+/// That a file is settled.
+#[derive(Debug, Clone, Copy)]
+struct Settled {
+    nameless: bool,
+    written: Option<u64>,
+}
+
+/// In nanoseconds since 1970.
+fn nanos(time: SystemTime) -> Option<u64> {
+    u64::try_from(time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos()).ok()
+}
+
 impl Given {
     fn at(trace: &Trace, inside: bool) -> Self {
         Self { offset: trace.offset, inside, last: trace.last.clone(), head: Default::default() }
@@ -374,7 +402,13 @@ impl Given {
     }
 
     /// `head` are the first bytes of the file; those behind the place are not looked at.
-    fn mark(&mut self, id: FileId, path: &Path, settled: bool, head: &[u8]) -> Arc<Position> {
+    fn mark(
+        &mut self,
+        (id, born): (FileId, Option<u64>),
+        path: &Path,
+        settled: Option<Settled>,
+        head: &[u8],
+    ) -> Arc<Position> {
         let begun = usize::try_from(self.offset).unwrap_or(usize::MAX).min(head.len());
         if self.head.0 != begun || begun == 0 {
             self.head = (begun, Print::of_head(head.get(..begun).unwrap_or_default()));
@@ -383,9 +417,12 @@ impl Given {
             path: path.to_owned(),
             device: id.device,
             inode: id.inode,
+            born,
             offset: self.offset,
             inside: self.inside,
-            settled,
+            settled: settled.is_some(),
+            nameless: settled.is_some_and(|settled| settled.nameless),
+            written: settled.and_then(|settled| settled.written),
             head: self.head.1.clone(),
             last: Print::of_last(&self.last),
         }))
@@ -581,6 +618,14 @@ impl<'a> Outlet<'a> {
         }
     }
 
+    /// The place of a lost file by which its loss is not said again, if one is needed.
+    fn give_lost(&mut self, source: u32, place: FilePosition) {
+        if self.places.contains_key(&source) && !self.done {
+            let (start, mark) = (place.offset, Some(Arc::new(Position::File(place))));
+            self.done = !(self.on_batch)(Batch { source, start, mark, ..Batch::default() });
+        }
+    }
+
     /// A file that still exists is followed no more.
     fn let_go(&mut self, source: u32, path: PathBuf) {
         self.ends(source, Over { path, let_go: true, waits: true });
@@ -651,6 +696,8 @@ impl<'a> Outlet<'a> {
 struct Tracked {
     source: u32,
     id: FileId,
+    /// When it was made, if that is known.
+    born: Option<u64>,
     /// The fitting name it has now; none once it was moved out of sight, replaced or deleted.
     name: Option<PathBuf>,
     /// The name it had last, for notes and to know its successor.
@@ -810,8 +857,11 @@ impl Tracked {
 
     /// The place behind what was given; none once the file has ended.
     fn mark(&mut self) -> Option<Arc<Position>> {
-        let settled = self.stage == Stage::Settled;
-        let mark = || self.given.mark(self.id, &self.last_name, settled, &self.trace.head);
+        let written = || nanos(self.handle.as_ref()?.metadata().ok()?.modified().ok()?);
+        let settled = || Settled { nameless: self.name.is_none(), written: written() };
+        let settled = (self.stage == Stage::Settled).then(settled);
+        let id = (self.id, self.born);
+        let mark = || self.given.mark(id, &self.last_name, settled, &self.trace.head);
         (!self.ended).then(mark)
     }
 
@@ -832,6 +882,12 @@ impl Tracked {
     /// A scan found it under the name `new`, or under none; `replaced`: its old name stands for
     /// another file.
     fn rename(&mut self, new: Option<PathBuf>, replaced: bool, outlet: &mut Outlet<'_>) {
+        if new.is_none() && self.handle.is_none() {
+            // Moved out of sight, but hardly into another folder.
+            let there = resume::in_folder(&self.last_name, self.id).ok().flatten();
+            let same = |file: &File| matches!(self.trace.compare(file), Ok(Likeness::Same));
+            self.handle = there.filter(|file| self.trace.offset > 0 && same(file));
+        }
         let links = self.handle.as_ref().and_then(|file| file.metadata().ok());
         let links = links.map_or(0, |meta| meta.nlink());
         let had_name = self.name.take().is_some();
@@ -944,10 +1000,32 @@ struct Follower<'a> {
     failures: BTreeSet<String>,
     /// Names of earlier sources, and when those that were found again were last written.
     past: Vec<(PathBuf, Option<SystemTime>)>,
-    /// Stored positions in files that cannot be reached yet.
-    unreached: Vec<(u32, FilePosition)>,
+    /// Files that cannot be reached yet.
+    unreached: Vec<Unreached>,
+    /// Files of which the loss was said, and what is not yet given of them.
+    lost: Vec<(u32, FilePosition)>,
     next_source: u32,
     turns: usize,
+}
+
+/// A stored position in a file that cannot be reached yet.
+struct Unreached {
+    source: u32,
+    position: FilePosition,
+    /// What was said about it; empty if nothing is wrong.
+    error: String,
+}
+
+/// Folders in which no file is seen: they cannot be looked into, or they are empty, on this device.
+type Hidden = BTreeMap<PathBuf, Option<u64>>;
+
+/// Whether a file may be where nothing is seen: in a folder that cannot be looked into, or in one whose
+/// place an empty one of another file system has, as a mount point is before its mount comes.
+fn is_hidden(position: &FilePosition, hidden: &Hidden) -> bool {
+    match hidden.get(folder(&position.path)) {
+        Some(device) => *device != Some(position.device),
+        None => false,
+    }
 }
 
 /// A file that is about to be followed.
@@ -978,6 +1056,7 @@ impl<'a> Follower<'a> {
             failures: BTreeSet::new(),
             past: Vec::new(),
             unreached: Vec::new(),
+            lost: Vec::new(),
             next_source: 0,
             turns: 0,
         }
@@ -990,9 +1069,10 @@ impl<'a> Follower<'a> {
                 self.outlet.note(FollowNote::Missing { pattern: pattern.clone() });
             }
         }
-        self.resume();
+        self.resume(true);
         self.scan(true);
         self.outlet.looked();
+        self.give_lost();
         for index in 0..self.files.len() {
             if self.must_wait(index) {
                 continue;
@@ -1006,18 +1086,29 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Opens the files of the stored positions, wherever they are now, and what came after them.
-    fn resume(&mut self) {
+    /// Opens the files of the stored positions, wherever they are now, and what came after them; all
+    /// of them at the start (`first`), then those that could not be reached.
+    fn resume(&mut self, first: bool) {
         let settings = self.settings;
+        let before = std::mem::take(&mut self.unreached);
+        let mut said = BTreeMap::new();
+        let positions = if first {
+            settings.resume.clone()
+        } else {
+            let again = before.into_iter().map(|Unreached { source, position, error }| {
+                said.insert(source, error);
+                (source, position)
+            });
+            again.collect()
+        };
         let highest = settings.resume.iter().map(|(source, _)| source.saturating_add(1)).max();
-        self.next_source = highest.unwrap_or(0);
+        self.next_source = self.next_source.max(highest.unwrap_or(0));
         let mut stored = Vec::new();
-        for (source, position) in &settings.resume {
+        for (source, position) in positions {
             if settings.patterns.iter().any(|pattern| file::may_mean(pattern, &position.path)) {
-                stored.push((*source, position.clone()));
+                stored.push((source, position));
             } else {
-                let path = position.path.clone();
-                self.outlet.note(FollowNote::Closed { path, source: *source });
+                self.outlet.note(FollowNote::Closed { path: position.path, source });
             }
         }
         if stored.is_empty() {
@@ -1033,87 +1124,125 @@ impl<'a> Follower<'a> {
             }
             (candidates, hidden) = again;
         }
-        let (findings, mut taken) = resume::find(&stored, &candidates);
         // Of the files that had a name one after the other, only behind the last one is the unknown.
-        let holders: BTreeMap<PathBuf, u32> =
-            stored.iter().map(|(source, position)| (position.path.clone(), *source)).collect();
-        let mut rotated = Vec::new();
+        let mut holders: BTreeMap<&Path, u32> = BTreeMap::new();
+        for (source, position) in &settings.resume {
+            let last = holders.entry(&position.path).or_insert(*source);
+            *last = (*last).max(*source);
+        }
+        let is_last =
+            |source, position: &FilePosition| holders.get(position.path.as_path()) == Some(&source);
+        let mut taken = self.files.iter().map(|file| file.id).collect();
+        let findings = resume::find(&stored, &candidates, &mut taken, is_last);
+        let times = candidates.iter().filter_map(|one| nanos(one.meta.modified().ok()?));
+        let newest = times.max().unwrap_or(0);
+        let mut moved = Vec::new();
         for ((source, position), finding) in stored.into_iter().zip(findings) {
             let mut time = None;
             let anew = matches!(finding, Finding::Overwritten(_));
+            let is_last = is_last(source, &position);
+            let mut unreached = None;
             match finding {
                 Finding::Found(index) | Finding::Overwritten(index) => {
                     let Some(one) = candidates.get(index) else { continue };
                     time = one.meta.modified().ok();
                     // Also if it was settled: its successor may not have been known, or not yet
                     // lastingly. Under a name that fits, its position has that name and no other.
-                    if holders.get(&position.path) == Some(&source)
-                        && one.path != position.path
-                        && (!position.settled || !one.fits)
-                    {
-                        rotated.push((position.clone(), one.path.clone(), time));
+                    if is_last && one.path != position.path && (!position.settled || !one.fits) {
+                        let to = Some(one.path.clone());
+                        moved.push(Moved { of: position.clone(), to, time, fitting: true });
                     }
                     if let Err(error) = self.reopen(source, &position, one, anew) {
-                        self.fail(&InputError::from_io(&one.path, error), &one.path);
-                        self.unreached.push((source, position.clone()));
+                        unreached = Some(InputError::from_io(&one.path, error).to_string());
                     }
                 }
                 Finding::Unreadable(index, error) => {
-                    if let Some(one) = candidates.get(index) {
-                        self.fail(&InputError::from_io(&one.path, error), &one.path);
-                    }
-                    self.unreached.push((source, position.clone()));
+                    let Some(one) = candidates.get(index) else { continue };
+                    unreached = Some(InputError::from_io(&one.path, error).to_string());
                 }
-                Finding::Missing if hidden.contains(folder(&position.path)) => {
-                    self.unreached.push((source, position.clone()));
-                }
-                Finding::Missing if position.settled => {
-                    let path = position.path.clone();
-                    self.outlet.note(FollowNote::Gone { path, source });
+                // Nothing is wrong so far.
+                Finding::Missing if is_hidden(&position, &hidden) => {
+                    unreached = Some(String::new());
                 }
                 Finding::Missing => {
                     let packed = resume::packed(&position, &candidates);
-                    if let Some(one) = packed {
-                        rotated.push((
-                            position.clone(),
-                            one.path.with_extension(""),
-                            one.meta.modified().ok(),
-                        ));
-                    }
-                    let packed = packed.map(|one| one.path.clone());
-                    let (path, at) = (position.path.clone(), position.offset);
-                    self.outlet.note(FollowNote::Missed { path, source, at, packed });
+                    let behind = self.missing(source, &position, packed, newest);
+                    moved.extend(behind.filter(|_| is_last));
                 }
             }
-            self.past.push((position.path, time));
-        }
-        for (position, path, time) in rotated {
-            for one in resume::between(&position, &path, time, &candidates, &taken) {
-                let stage = Stage::Leaving { deleted: false };
-                if let Err(error) = self.open_between(&position.path, one, stage) {
-                    self.fail(&InputError::from_io(&one.path, error), &one.path);
+            if first {
+                self.past.push((position.path.clone(), time));
+            }
+            if let Some(error) = unreached {
+                let said = said.get(&source) == Some(&error) || error.is_empty();
+                let path = position.path.clone();
+                self.unreached.push(Unreached { source, position, error: error.clone() });
+                if !said && self.failures.insert(error.clone()) {
+                    self.outlet.note(FollowNote::Failed { path, error });
                 }
             }
-            // So is the one that has the name: it may lose it before it is looked for.
-            let current = candidates
-                .iter()
-                .find(|one| one.path == position.path && !taken.contains(&one.id()));
-            if let Some(one) = current.filter(|one| one.fits)
-                && let Err(error) = self.open_between(&position.path, one, Stage::Current)
-            {
-                self.fail(&InputError::from_io(&one.path, error), &one.path);
-            }
-            taken.extend(self.files.iter().map(|file| file.id));
         }
+        for moved in &moved {
+            self.open_all_between(moved, &candidates, &mut taken);
+        }
+    }
+
+    /// Says of a file that it is found nowhere, or `packed`. Behind it may be others of its name; if it is
+    /// looked for again, those written after `newest`.
+    fn missing(
+        &mut self,
+        source: u32,
+        position: &FilePosition,
+        packed: Option<&Candidate>,
+        newest: u64,
+    ) -> Option<Moved> {
+        let (path, to) = (position.path.clone(), packed.map(|one| one.path.clone()));
+        let of = position.clone();
+        if position.settled {
+            self.outlet.note(FollowNote::Closed { path, source });
+            let written = Duration::from_nanos(position.written.filter(|_| position.nameless)?);
+            let time = SystemTime::UNIX_EPOCH.checked_add(written);
+            return Some(Moved { of, to, time, fitting: false });
+        }
+        let (at, place) = (position.offset, position.clone());
+        self.outlet.note(FollowNote::Missed { path, source, at, packed: to.clone() });
+        let place = FilePosition { settled: true, nameless: true, written: Some(newest), ..place };
+        self.lost.push((source, place));
+        let time = packed?.meta.modified().ok();
+        Some(Moved { of, to, time, fitting: true })
+    }
+
+    /// Opens what had a name while nobody was reading, in order, and the file that has it now.
+    fn open_all_between(
+        &mut self,
+        moved: &Moved,
+        candidates: &[Candidate],
+        taken: &mut BTreeSet<FileId>,
+    ) {
+        let path = &moved.of.path;
+        let between = resume::between(moved, candidates, taken);
+        // So is the one that has the name: it may lose it before it is looked for.
+        let current = candidates.iter().find(|one| one.path == *path && !taken.contains(&one.id()));
+        let leaving = Stage::Leaving { deleted: false };
+        let all = between.into_iter().map(|one| (one, leaving));
+        for (one, stage) in
+            all.chain(current.filter(|one| one.fits).map(|one| (one, Stage::Current)))
+        {
+            match self.open_between(path, one, stage) {
+                Ok(true) => {}
+                // Under its own name it is noted by the next scan.
+                Ok(false) if stage == Stage::Current => {}
+                Ok(false) => self.outlet.note(FollowNote::Unread { path: one.path.clone() }),
+                Err(error) => self.fail(&InputError::from_io(&one.path, error), &one.path),
+            }
+        }
+        taken.extend(self.files.iter().map(|file| file.id));
     }
 
     /// The files that may be those of the stored positions: what fits the patterns, and, since a
     /// log may be rotated to a name that fits none, what is related to one in its folder. Also the
-    /// folders that cannot be looked into.
-    fn candidates(
-        &mut self,
-        stored: &[(u32, FilePosition)],
-    ) -> (Vec<Candidate>, BTreeSet<PathBuf>) {
+    /// folders in which there is nothing to see.
+    fn candidates(&mut self, stored: &[(u32, FilePosition)]) -> (Vec<Candidate>, Hidden) {
         let names = self.names();
         let mut candidates: Vec<Candidate> =
             names.into_iter().map(|(path, meta)| Candidate { path, meta, fits: true }).collect();
@@ -1122,15 +1251,18 @@ impl<'a> Follower<'a> {
         for (_, position) in stored {
             folders.entry(folder(&position.path)).or_default().push(&position.path);
         }
-        let mut hidden = BTreeSet::new();
+        let mut hidden = Hidden::new();
         for (folder, originals) in folders {
             let place = if folder == Path::new("") { Path::new(".") } else { folder };
             let Ok(entries) = fs::read_dir(place) else {
-                hidden.insert(folder.to_owned());
+                hidden.insert(folder.to_owned(), None);
                 continue;
             };
             let mut paths: Vec<PathBuf> =
                 entries.flatten().map(|entry| folder.join(entry.file_name())).collect();
+            if let (true, Ok(meta)) = (paths.is_empty(), fs::metadata(place)) {
+                hidden.insert(folder.to_owned(), Some(meta.dev()));
+            }
             paths.sort();
             for path in paths {
                 let related = originals.iter().any(|original| is_relative(&path, original));
@@ -1179,12 +1311,13 @@ impl<'a> Follower<'a> {
     }
 
     /// Opens a file that got the name `path` while nobody was reading, and may have lost it again.
-    fn open_between(&mut self, path: &Path, one: &Candidate, stage: Stage) -> io::Result<()> {
+    /// False if it is compressed.
+    fn open_between(&mut self, path: &Path, one: &Candidate, stage: Stage) -> io::Result<bool> {
         let handle = one.open()?;
         let mut magic = [0; file::MAGIC_LEN];
         let count = read_up_to(&handle, &mut magic, 0)?;
         if file::packing(magic.get(..count).unwrap_or_default()).is_some() {
-            return Ok(());
+            return Ok(false);
         }
         self.track(New {
             source: self.next_source,
@@ -1197,7 +1330,7 @@ impl<'a> Follower<'a> {
             stage,
             skip_zeros: true,
         });
-        Ok(())
+        Ok(true)
     }
 
     /// Follows a file from the place that its trace was taken at.
@@ -1216,6 +1349,7 @@ impl<'a> Follower<'a> {
         let mut file = Tracked {
             source,
             id,
+            born: handle.metadata().ok().as_ref().and_then(born),
             name,
             last_name,
             handle: Some(handle),
@@ -1365,6 +1499,9 @@ impl<'a> Follower<'a> {
 
     /// Finds out which names there are now: follows renames, opens what is new.
     fn scan(&mut self, first: bool) {
+        if !first && !self.unreached.is_empty() {
+            self.resume(false);
+        }
         let names = self.names();
         let by_name: BTreeMap<&Path, FileId> =
             names.iter().map(|(path, meta)| (path.as_path(), FileId::of(meta))).collect();
@@ -1387,6 +1524,17 @@ impl<'a> Follower<'a> {
             {
                 self.fail(&InputError::from_io(path, error), path);
             }
+        }
+        if !first {
+            self.give_lost();
+        }
+    }
+
+    /// Gives the places of lost files. Only now: a run that ends before its successor has a place must
+    /// say the loss again, as nobody would look for what came between.
+    fn give_lost(&mut self) {
+        for (source, place) in std::mem::take(&mut self.lost) {
+            self.outlet.give_lost(source, place);
         }
     }
 
@@ -1452,14 +1600,6 @@ impl<'a> Follower<'a> {
         let (mut source, mut trace, mut inside) = (None, Trace::default(), false);
         if let Some(known) = self.known_again(id, &handle)? {
             (source, trace) = (Some(known.source), known.trace);
-        } else if let Some((number, position)) = self.reached(path, id, &handle)? {
-            source = Some(number);
-            if position.is_in(&handle)? {
-                (trace, inside) = (Trace::at(&handle, position.offset)?, position.inside);
-            } else {
-                let (path, at) = (path.to_owned(), position.offset);
-                self.outlet.note(FollowNote::Overwritten { path, source: number, at });
-            }
         } else {
             let from_end =
                 first && self.settings.from_end && !follows && !self.is_successor(path, &meta);
@@ -1502,26 +1642,6 @@ impl<'a> Follower<'a> {
     fn is_successor(&self, path: &Path, meta: &Metadata) -> bool {
         let time = meta.modified().ok();
         self.past.iter().any(|(of, written)| resume::is_successor(path, of) && time >= *written)
-    }
-
-    /// A stored position whose file could not be reached until now.
-    fn reached(
-        &mut self,
-        path: &Path,
-        id: FileId,
-        file: &File,
-    ) -> io::Result<Option<(u32, FilePosition)>> {
-        for index in 0..self.unreached.len() {
-            let Some((_, position)) = self.unreached.get(index) else { break };
-            let here = path == position.path;
-            let same = position.is_in(file)?;
-            if (same && (id == position.id() || (here && position.is_telling())))
-                || (here && id == position.id())
-            {
-                return Ok(Some(self.unreached.remove(index)));
-            }
-        }
-        Ok(None)
     }
 
     /// A file that was followed before and came back with the content it had.
@@ -1667,7 +1787,7 @@ mod tests {
                         FollowNote::Missing { pattern } => {
                             format!("missing {}", name(Path::new(&pattern)))
                         }
-                        FollowNote::Compressed { path, .. } => {
+                        FollowNote::Compressed { path, .. } | FollowNote::Unread { path } => {
                             format!("compressed {}", name(&path))
                         }
                         FollowNote::Closed { path, .. } => format!("closed {}", name(&path)),
@@ -2271,9 +2391,12 @@ mod tests {
             path: place.path("app.log"),
             device: meta.dev(),
             inode: meta.ino(),
+            born: born(&meta),
             offset: 4,
             inside: false,
             settled: false,
+            nameless: false,
+            written: None,
             head: print.clone(),
             last: print,
         };
@@ -2315,7 +2438,7 @@ mod tests {
         // What was read to its end may be deleted without a word.
         fs::remove_file(place.path("app.log.1")).unwrap();
         let (lines, notes) = place.run();
-        assert_eq!((lines, notes), (vec![], vec!["app.log: deleted, read to its end".into()]));
+        assert_eq!((lines, notes), (vec![], vec!["app.log: not followed any more".into()]));
         assert_eq!(place.kept.marks.keys().collect::<Vec<_>>(), [&1]);
     }
 
@@ -2416,6 +2539,73 @@ mod tests {
         assert_eq!(place.run(), (vec![], vec![]));
     }
 
+    fn pack(path: &Path, text: &str) {
+        let file = File::create(path).unwrap();
+        let mut packer = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+        packer.write_all(text.as_bytes()).unwrap();
+        packer.finish().unwrap();
+    }
+
+    #[test]
+    fn what_came_after_a_complete_file_is_read_though_that_one_is_gone() {
+        let mut place = Place::new(&["app.log"]);
+        place.append("app.log.5", "older, and not known\n");
+        place.append("app.log", OLD);
+        place.run();
+        fs::rename(place.path("app.log"), place.path("app.log.1")).unwrap();
+        assert_eq!(place.run().0, [""; 0]);
+        assert!(place.kept.marks[&0].settled);
+        let written = fs::metadata(place.path("app.log.1")).unwrap().modified().unwrap();
+        fs::remove_file(place.path("app.log.1")).unwrap();
+        let write = |name: &str, text: &str, seconds: u64| {
+            place.append(name, text);
+            let file = OpenOptions::new().append(true).open(place.path(name)).unwrap();
+            file.set_modified(written + Duration::from_secs(seconds)).unwrap();
+        };
+        write("app.log.2", "one\n", 2);
+        write("app-20250804.log", "two\n", 3);
+        write("app.log.bak", "no\n", 3);
+        write("app.log.old.1", "no\n", 3);
+        pack(&place.path("app.log.3.gz"), "unread\n");
+        write("app.log", "three\n", 4);
+        let (lines, notes) = place.run();
+        assert_eq!(lines, ["one", "two", "three"]);
+        let unread = "app.log.3.gz: written, rotated and compressed while nobody was reading; \
+                      `portcullis replay app.log.3.gz` reads it";
+        let told = ["app.log: not followed any more", ROTATED, ROTATED, unread];
+        assert_eq!(sorted(&notes), sorted(&told.map(str::to_owned)));
+        assert_eq!(place.kept.losses.len(), 1);
+        assert_eq!(place.run(), (vec![], vec![]));
+    }
+
+    #[test]
+    fn what_was_rotated_in_another_folder_is_another_file() {
+        for gone in [false, true] {
+            let mut place = Place::new(&["logs1/app.log", "logs2/app.log"]);
+            for folder in ["logs1", "logs2"] {
+                fs::create_dir(place.path(folder)).unwrap();
+                place.append(&format!("{folder}/app.log"), &format!("2025-08-03T22:30 {folder}\n"));
+            }
+            place.run();
+            fs::rename(place.path("logs1/app.log"), place.path("logs1/app.log.2")).unwrap();
+            if gone {
+                place.run();
+                fs::remove_file(place.path("logs1/app.log.2")).unwrap();
+            }
+            thread::sleep(Duration::from_millis(20));
+            place.append("logs2/app.log.1", "never followed\n");
+            place.append("logs1/app.log.1", "between\n");
+            place.append("logs1/app.log", "now\n");
+            assert_eq!(place.run().0, ["between", "now"], "{gone}");
+        }
+    }
+
+    fn sorted(texts: &[String]) -> Vec<&String> {
+        let mut texts: Vec<&String> = texts.iter().collect();
+        texts.sort();
+        texts
+    }
+
     #[test]
     fn a_file_that_is_nowhere_is_a_loss_and_a_packed_one_is_named() {
         let mut place = Place::new(&["app.log"]);
@@ -2430,15 +2620,10 @@ mod tests {
         assert_eq!(notes, [lost]);
         assert_eq!(place.kept.marks.keys().collect::<Vec<_>>(), [&1]);
 
-        let pack = |name: &str, text: &str| {
-            let file = File::create(name).unwrap();
-            let mut packer = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
-            packer.write_all(text.as_bytes()).unwrap();
-            packer.finish().unwrap();
-        };
         let packed = place.path("app.log.2.gz");
-        pack(packed.to_str().unwrap(), "new\nlost\n");
-        pack(place.path("app.log.7.gz").to_str().unwrap(), OLD);
+        pack(&packed, "new\nlost\n");
+        // Older, as its number says, though it was packed later.
+        pack(&place.path("app.log.7.gz"), OLD);
         // With `delaycompress` the one between is not packed yet.
         place.append("app.log.1", "between\n");
         fs::remove_file(place.path("app.log")).unwrap();
@@ -2527,12 +2712,15 @@ mod tests {
         let notes = place.live(|follower, _| linger(follower));
         assert!(notes.iter().any(|note| note.contains("found nowhere")), "{notes:?}");
         assert_eq!(place.kept.marks.keys().copied().collect::<Vec<_>>(), [0, 1]);
-        // So the loss is said to the next run, which has to find its way.
+        // The next run finds its way by them, and does not say it again.
+        let told = ["app.log: no such file yet, waiting for it", "app.log: not followed any more"];
+        assert_eq!(place.run(), (vec![], told.map(str::to_owned).to_vec()));
+        place.append("app.log.1", "between\n");
         fs::rename(place.path("new"), place.path("app.log")).unwrap();
         place.settings.from_end = true;
         let (lines, notes) = place.run();
-        assert_eq!(lines, ["2025-08-03T22:32:00Z four"]);
-        assert!(notes.iter().any(|note| note.contains("found nowhere")), "{notes:?}");
+        assert_eq!(lines, ["between", "2025-08-03T22:32:00Z four"]);
+        assert_eq!(notes, ["app.log: not followed any more"]);
         assert_eq!(place.run().1, [""; 0]);
     }
 
@@ -2551,7 +2739,7 @@ mod tests {
         let (lines, notes) = place.run();
         assert_eq!(lines.len(), 0);
         let missing = "app.log: no such file yet, waiting for it";
-        assert_eq!(notes, [missing, "app.log: deleted, read to its end"]);
+        assert_eq!(notes, [missing, "app.log: not followed any more"]);
     }
 
     #[test]
@@ -2586,7 +2774,7 @@ mod tests {
             match name {
                 Some(name) => {
                     let id = FileId { device: 1, inode: u64::from(source) };
-                    let mark = Given::default().mark(id, Path::new(name), false, b"");
+                    let mark = Given::default().mark((id, None), Path::new(name), None, b"");
                     let mark = Some(mark);
                     outlet.give([Batch { source, mark, ..Batch::default() }]);
                 }
@@ -2691,6 +2879,113 @@ mod tests {
     }
 
     #[test]
+    fn a_mount_that_comes_late_is_looked_through_like_at_the_start() {
+        // Its folder is not there, or an empty one of another file system is in its place.
+        for empty in [false, true] {
+            let mut place = Place::new(&["sub/app.log"]);
+            fs::create_dir(place.path("sub")).unwrap();
+            place.append("sub/app.log", OLD);
+            place.run();
+            let (hidden, sub) = (place.path("hidden"), place.path("sub"));
+            fs::rename(&sub, &hidden).unwrap();
+            place.append("hidden/app.log", "three\n");
+            for (number, text) in [(2, "four\n"), (1, "five\n")] {
+                let to = hidden.join(format!("app.log.{number}"));
+                fs::rename(hidden.join("app.log"), to).unwrap();
+                place.append("hidden/app.log", text);
+            }
+            if empty {
+                fs::create_dir(&sub).unwrap();
+                place.kept.marks.get_mut(&0).unwrap().device += 1;
+            }
+            let notes = place.live(|follower, _| {
+                drain(follower);
+                fs::rename(&hidden, &sub).unwrap();
+                drain(follower);
+            });
+            let lines: Vec<&str> = place.kept.lines[2..].iter().map(|(_, l)| l.as_str()).collect();
+            assert_eq!(lines, ["three", "four", "five"], "{notes:?}");
+            assert_eq!(place.kept.losses, []);
+        }
+    }
+
+    #[test]
+    fn a_folder_that_was_made_anew_hides_no_loss() {
+        let mut place = Place::new(&["sub/app.log"]);
+        fs::create_dir(place.path("sub")).unwrap();
+        place.append("sub/app.log", OLD);
+        place.run();
+        fs::remove_file(place.path("sub/app.log")).unwrap();
+        place.kept.marks.get_mut(&0).unwrap().device += 1;
+        let (_, notes) = place.run();
+        assert_eq!(notes, ["sub/app.log: no such file yet, waiting for it"]);
+        assert_eq!(place.kept.marks.len(), 1);
+        let notes = place.live(|follower, place| {
+            drain(follower);
+            append(&place.join("sub/app.log"), "new\n");
+            drain(follower);
+        });
+        assert_eq!(place.kept.losses.len(), 1, "{notes:?}");
+        assert_eq!(place.kept.lines.last().unwrap(), &(1, "new".to_owned()));
+        assert_eq!(place.kept.marks.keys().collect::<Vec<_>>(), [&1]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said_once() {
+        // Its first page is mapped nowhere, so that reading it fails for whoever tries.
+        let path = PathBuf::from("/proc/self/mem");
+        let meta = fs::metadata(&path).unwrap();
+        let position = FilePosition {
+            path: path.clone(),
+            device: meta.dev(),
+            inode: meta.ino(),
+            born: None,
+            offset: 0,
+            inside: false,
+            settled: false,
+            nameless: false,
+            written: None,
+            head: Print { len: 20, ..Print::default() },
+            last: Print::default(),
+        };
+        let mut place = Place::new(&[]);
+        place.settings.patterns.push(path.to_str().unwrap().to_owned());
+        place.kept.marks.insert(0, position);
+        let notes = place.live(|follower, _| {
+            drain(follower);
+            assert_eq!(follower.unreached.len(), 1);
+        });
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        assert!(notes[0].contains("trying again"), "{notes:?}");
+    }
+
+    #[test]
+    fn a_closed_file_that_is_moved_out_of_sight_is_not_deleted() {
+        let mut place = Place::new(&["*.log"]);
+        for n in 0..OPEN_MAX + 10 {
+            place.append(&format!("{n:04}.log"), &format!("2025-08-03T22:30:00Z {n}\n"));
+        }
+        let notes = place.live(|follower, place| {
+            drain(follower);
+            let closed = |file: &&Tracked| file.handle.is_none() && file.name.is_some();
+            let mut closed = follower.files.iter().filter(closed);
+            let [moved, gone] =
+                [closed.next(), closed.next()].map(|f| f.unwrap().last_name.clone());
+            append(&moved, "late\n");
+            fs::rename(moved, place.join("moved")).unwrap();
+            fs::remove_file(gone).unwrap();
+            drain(follower);
+            append(&place.join("moved"), "later\n");
+            drain(follower);
+        });
+        let said = |what: &str| notes.iter().filter(|note| note.ends_with(what)).count();
+        assert_eq!((said(": rotated"), said(": deleted, read to its end")), (1, 1), "{notes:?}");
+        let lines: Vec<&str> =
+            place.kept.lines[OPEN_MAX + 10..].iter().map(|(_, line)| line.as_str()).collect();
+        assert_eq!(lines, ["late", "later"]);
+    }
+
+    #[test]
     fn a_deleted_file_is_finished_before_a_stop_and_leaves_no_position() {
         let mut place = Place::new(&["app.log"]);
         place.append("app.log", OLD);
@@ -2731,6 +3026,10 @@ mod tests {
         Destroy {
             delete: bool,
         },
+        /// The oldest rotated file is deleted while nobody reads, if nothing is lost by that.
+        Prune,
+        /// The oldest rotated file is packed while nobody reads.
+        Pack,
     }
 
     fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -2744,6 +3043,8 @@ mod tests {
             3 => (any::<bool>(), 0u16..=1000, 0u8..8)
                 .prop_map(|(proper, kept, down)| Act::Stop { proper, kept, down }),
             1 => any::<bool>().prop_map(|delete| Act::Destroy { delete }),
+            2 => Just(Act::Prune),
+            1 => Just(Act::Pack),
         ];
         prop::collection::vec(act, 1..60)
     }
@@ -2763,6 +3064,9 @@ mod tests {
         /// The patterns fit the rotated names too.
         star: bool,
         destroyed: bool,
+        /// Rotated files get times that tell them apart, and may be deleted and packed: this many
+        /// seconds have passed.
+        aged: Option<u64>,
     }
 
     impl World {
@@ -2801,11 +3105,49 @@ mod tests {
                 self.expect(&begin);
                 self.loose.insert(begin[..6].parse().unwrap());
             }
-            let name = |number: usize| self.place.path(&format!("app.log.{number}"));
-            let free = (1..).find(|number| !name(*number).exists()).unwrap();
-            for number in (1..free).rev() {
-                fs::rename(name(number), name(number + 1)).unwrap();
+            for number in (1..self.free()).rev() {
+                for ending in ["", ".gz"] {
+                    let name = |number: usize| format!("app.log.{number}{ending}");
+                    let (from, to) = (name(number), name(number + 1));
+                    _ = fs::rename(self.place.path(&from), self.place.path(&to));
+                }
             }
+        }
+
+        /// The lowest number that no rotated file has.
+        fn free(&self) -> usize {
+            let name = |number, ending| self.place.path(&format!("app.log.{number}{ending}"));
+            let is_free =
+                |number: &usize| ["", ".gz"].iter().all(|end| !name(*number, end).exists());
+            (1..).find(is_free).unwrap()
+        }
+
+        /// `app.log.1` is new.
+        fn age(&mut self) {
+            if let Some(seconds) = &mut self.aged {
+                *seconds += 1;
+                let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + *seconds);
+                let path = self.place.path("app.log.1");
+                OpenOptions::new().append(true).open(path).unwrap().set_modified(time).unwrap();
+            }
+        }
+
+        /// The oldest rotated file that is not packed, and whether all of it was given and kept, and
+        /// it is known to be complete if it is known at all.
+        fn oldest(&self) -> Option<(PathBuf, bool)> {
+            let names = (1..self.free()).rev().map(|n| self.place.path(&format!("app.log.{n}")));
+            let path = names.into_iter().find(|path| path.exists())?;
+            let text = fs::read_to_string(&path).unwrap();
+            let cut = |line: &str| {
+                if line.len() > 60 { format!("{}~", &line[..60]) } else { line.to_owned() }
+            };
+            let lines = text.split('\n').map(|line| cut(line.trim_start_matches('\0')));
+            let given: BTreeSet<&String> = self.place.kept.lines.iter().map(|(_, l)| l).collect();
+            let file = File::open(&path).unwrap();
+            let mut marks =
+                self.place.kept.marks.values().filter(|mark| mark.is_in(&file).unwrap());
+            let all = lines.filter(|line| !line.is_empty()).all(|line| given.contains(&line));
+            Some((path, all && marks.all(|mark| mark.settled)))
         }
 
         /// The positions that are kept know the file that is now `app.log`, by its content.
@@ -2847,6 +3189,7 @@ mod tests {
                     let path = self.place.path("app.log");
                     append(&path, "");
                     fs::copy(&path, self.place.path("app.log.1")).unwrap();
+                    self.age();
                     File::create(path).unwrap();
                     // If it grew to the length it had, nobody could tell before it grows further.
                     if let Some(follower) = follower {
@@ -2859,8 +3202,28 @@ mod tests {
                     // One that comes and goes between two scans is never seen.
                     follower.into_iter().for_each(|follower| follower.scan(false));
                     fs::rename(self.place.path("app.log"), self.place.path("app.log.1")).unwrap();
+                    self.age();
                     append(&self.place.path("app.log"), "");
                 }
+                Act::Prune if self.aged.is_some() && !up => {
+                    if let Some((path, true)) = self.oldest() {
+                        fs::remove_file(path).unwrap();
+                    }
+                }
+                Act::Pack if self.aged.is_some() && !up && !self.star => {
+                    if let Some((path, given)) = self.oldest() {
+                        let time = fs::metadata(&path).unwrap().modified().unwrap();
+                        let packed = path.with_extension(format!(
+                            "{}.gz",
+                            path.extension().unwrap().to_str().unwrap()
+                        ));
+                        pack(&packed, &fs::read_to_string(&path).unwrap());
+                        File::open(packed).unwrap().set_modified(time).unwrap();
+                        fs::remove_file(path).unwrap();
+                        self.destroyed |= !given;
+                    }
+                }
+                Act::Prune | Act::Pack => {}
                 Act::Day(next) => {
                     self.day += u32::from(*next);
                     self.write(&format!("day-{:03}.log", self.day));
@@ -2910,7 +3273,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(300))]
         #[test]
         fn every_line_is_given_once_across_restarts_or_its_loss_is_said(
-            star in any::<bool>(), acts in acts(),
+            star in any::<bool>(), aged in any::<bool>(), acts in acts(),
         ) {
             let mut world = World {
                 place: Place::new(&[if star { "app.log*" } else { "app.log" }, "day-*.log"]),
@@ -2921,6 +3284,7 @@ mod tests {
                 day: 0,
                 star,
                 destroyed: false,
+                aged: aged.then_some(0),
             };
             world.write("app.log");
             let mut acts = acts.iter();

@@ -59,18 +59,33 @@ pub struct FilePosition {
     pub device: u64,
     /// Its number there.
     pub inode: u64,
+    /// When it was made, in nanoseconds since 1970, if its file system knows: a number is used again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub born: Option<u64>,
     /// Bytes read.
     pub offset: u64,
     /// The place is inside a line of which the beginning was given: what follows up to the next
     /// newline belongs to it.
     pub inside: bool,
-    /// It had lost its name and was read to its end: if it is not found again, nothing is missing.
+    /// It had lost its name and was read to its end, or it was said that the rest of it is lost: if it
+    /// is not found again, nothing is missing.
     #[serde(default)]
     pub settled: bool,
+    /// It is settled and had no other name that fits, so that `path` is the one it lost: what got that
+    /// name and was written after `written` is unknown.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub nameless: bool,
+    /// Of a settled file: when it was written last, or found to be lost, in nanoseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<u64>,
     /// Its first bytes, none behind `offset` or from a zero byte on.
     pub head: Print,
     /// The last bytes before `offset`, none up to a zero byte.
     pub last: Print,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Bytes as they are remembered: their number and a hash, since a log may hold anything.
@@ -132,9 +147,12 @@ mod tests {
                 path,
                 device: 1,
                 inode: 2,
+                born: Some(3),
                 offset: 3,
                 inside: true,
                 settled: false,
+                nameless: true,
+                written: Some(4),
                 head: print.clone(),
                 last: print,
             });

@@ -8,6 +8,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -18,7 +19,7 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 
 use super::file;
-use super::follow::{FileId, TRACE_LEN, is_relative, read_up_to};
+use super::follow::{FileId, TRACE_LEN, born, is_relative, read_up_to};
 use super::position::{FilePosition, Print};
 
 /// A beginning shorter than this does not prove that a file with another inode is the same.
@@ -68,6 +69,11 @@ impl FilePosition {
             && self.last.is_at(file, last)?)
     }
 
+    /// Whether there is anything in it that not every file shows.
+    fn is_evident(&self) -> bool {
+        self.head.len > 0 || self.last.len > 0
+    }
+
     /// Whether there is enough in it to know a file by its content alone.
     pub(super) fn is_telling(&self) -> bool {
         self.head.len >= HEAD_MIN
@@ -97,18 +103,26 @@ impl Candidate {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            let folder = self.path.parent().filter(|folder| *folder != Path::new(""));
-            for entry in folder.unwrap_or(Path::new(".")).read_dir()?.flatten() {
-                if entry.ino() == self.id().inode
-                    && let Ok(file) = File::open(entry.path())
-                    && own(&file)?
-                {
-                    return Ok(file);
-                }
+            if let Some(file) = in_folder(&self.path, self.id())? {
+                return Ok(file);
             }
         }
         Err(io::Error::other("it was replaced while it was looked at"))
     }
+}
+
+/// Opens the file of this inode, if it is in the folder of `path` under whatever name.
+pub(super) fn in_folder(path: &Path, id: FileId) -> io::Result<Option<File>> {
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    for entry in folder.unwrap_or(Path::new(".")).read_dir()?.flatten() {
+        if entry.ino() == id.inode
+            && let Ok(file) = File::open(entry.path())
+            && FileId::of(&file.metadata()?) == id
+        {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether two looks have found the same files under the same names.
@@ -132,26 +146,17 @@ pub(super) enum Finding {
     Missing,
 }
 
-/// Where the files of `stored` are now among `candidates`; no candidate is taken twice. Also the
-/// inodes of all that were taken.
+/// Where the files of `stored` are now among `candidates`. None that is `taken` is meant, and what is
+/// found is taken. `is_last` says of a source that no later one had its name.
 pub(super) fn find(
     stored: &[(u32, FilePosition)],
     candidates: &[Candidate],
-) -> (Vec<Finding>, BTreeSet<FileId>) {
-    let mut taken = BTreeSet::new();
+    taken: &mut BTreeSet<FileId>,
+    is_last: impl Fn(u32, &FilePosition) -> bool,
+) -> Vec<Finding> {
     let mut findings: Vec<Finding> = stored.iter().map(|_| Finding::Missing).collect();
     // The same inode first, for all: it decides between files that look alike.
-    for (finding, (_, position)) in findings.iter_mut().zip(stored) {
-        let own = candidates.iter().enumerate().filter(|(_, one)| one.id() == position.id());
-        let own = own.min_by_key(|(_, one)| (one.path != position.path, !one.fits));
-        let Some((index, one)) = own.filter(|_| !taken.contains(&position.id())) else { continue };
-        match one.open().and_then(|file| position.is_in(&file)) {
-            Ok(true) => *finding = Finding::Found(index),
-            Ok(false) => continue,
-            Err(error) => *finding = Finding::Unreadable(index, error),
-        }
-        taken.insert(position.id());
-    }
+    by_inode(stored, candidates, taken, &mut findings, FilePosition::is_evident);
     for (finding, (_, position)) in findings.iter_mut().zip(stored) {
         if !matches!(finding, Finding::Missing) || !position.is_telling() {
             continue;
@@ -170,41 +175,109 @@ pub(super) fn find(
             taken.insert(one.id());
         }
     }
-    for (finding, (_, position)) in findings.iter_mut().zip(stored) {
+    by_inode(stored, candidates, taken, &mut findings, |position| !position.is_evident());
+    for (finding, (source, position)) in findings.iter_mut().zip(stored) {
+        // One that others came after has not got its name again, only its inode was used again.
+        if !matches!(finding, Finding::Missing) || position.settled || !is_last(*source, position) {
+            continue;
+        }
         let place = candidates.iter().position(|one| {
             one.id() == position.id() && one.path == position.path && !taken.contains(&one.id())
         });
-        if let (Finding::Missing, Some(index), false) = (&*finding, place, position.settled) {
+        if let Some(index) = place {
             *finding = Finding::Overwritten(index);
             taken.insert(position.id());
         }
     }
-    (findings, taken)
+    findings
 }
 
-/// The files that had the name of `position` after it and before the one that has it now: those
-/// whose names differ only by digits from `path`, the name that it was rotated to, and that were
-/// written last after `time`. In the order in which they were written; of two with the same time the
-/// one with the higher number is the older. `taken` ones are not meant.
+/// A file that lost its name while nobody was reading, or before.
+#[derive(Debug)]
+pub(super) struct Moved {
+    /// Its place.
+    pub(super) of: FilePosition,
+    /// The name that it has now; none if it is gone.
+    pub(super) to: Option<PathBuf>,
+    /// When it was written last.
+    pub(super) time: Option<SystemTime>,
+    /// Files after it are meant also if their names fit the patterns.
+    pub(super) fitting: bool,
+}
+
+/// The files that had the name of a moved one after it and before the one that has it now: those
+/// whose names differ only by digits from the name that it was rotated to, and that were written last
+/// after it. If it is gone, those whose names are the one it had but for digits and what separates
+/// them. In the order in which they were written; of two with the same time the one with the higher
+/// number is the older. `taken` ones are not meant.
 pub(super) fn between<'a>(
-    position: &FilePosition,
-    path: &Path,
-    time: Option<SystemTime>,
+    moved: &Moved,
     candidates: &'a [Candidate],
     taken: &BTreeSet<FileId>,
 ) -> Vec<&'a Candidate> {
-    let shape = without_digits(path);
+    let Moved { of, to, time, fitting } = moved;
+    let is_rotated = |path: &Path| match to {
+        Some(to) => {
+            path.parent() == to.parent()
+                && path != to
+                && without_digits(unpacked(path)) == without_digits(unpacked(to))
+        }
+        None => path.parent() == of.path.parent() && letters(unpacked(path)) == letters(&of.path),
+    };
+    let is_later = |one: &Candidate| {
+        let (later, number) = (one.meta.modified().ok(), last_number(&one.path));
+        let before = to.as_deref().map(last_number);
+        // Who packs a file may give it a new time; a number that counts rotations stays telling.
+        let counts = unpacked(&one.path) != one.path && is_count(number);
+        !(counts && before.is_some_and(|before| number > before))
+            && (later > *time || later == *time && before.is_some_and(|before| number < before))
+    };
     let mut found: Vec<&Candidate> = candidates
         .iter()
-        .filter(|one| without_digits(&one.path) == shape && one.path != path)
-        .filter(|one| one.path != position.path && !taken.contains(&one.id()))
-        .filter(|one| {
-            let (later, number) = (one.meta.modified().ok(), last_number(&one.path));
-            later > time || (later == time && number < last_number(path))
-        })
+        .filter(|one| (*fitting || !one.fits) && one.path != of.path && is_rotated(&one.path))
+        .filter(|one| !taken.contains(&one.id()) && is_later(one))
         .collect();
     found.sort_by_key(|one| (one.meta.modified().ok(), Reverse(last_number(&one.path))));
     found
+}
+
+/// The path without the ending that says that a file is packed.
+fn unpacked(path: &Path) -> &Path {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    let packed = ending.is_some_and(|ending| PACKED.contains(&ending));
+    let bare = path.as_os_str().as_bytes();
+    let len = bare.len() - ending.filter(|_| packed).map_or(0, |ending| ending.len() + 1);
+    Path::new(OsStr::from_bytes(bare.get(..len).unwrap_or(bare)))
+}
+
+/// Endings of packed files.
+const PACKED: [&str; 6] = ["gz", "zst", "bz2", "xz", "lz4", "Z"];
+
+/// Finds those of the positions that are `meant` by their inodes.
+fn by_inode(
+    stored: &[(u32, FilePosition)],
+    candidates: &[Candidate],
+    taken: &mut BTreeSet<FileId>,
+    findings: &mut [Finding],
+    meant: impl Fn(&FilePosition) -> bool,
+) {
+    let findings = findings.iter_mut().zip(stored);
+    for (finding, (_, position)) in findings.filter(|(_, (_, position))| meant(position)) {
+        let own = candidates.iter().enumerate().filter(|(_, one)| one.id() == position.id());
+        let own = own.min_by_key(|(_, one)| (one.path != position.path, !one.fits));
+        let Some((index, one)) = own.filter(|_| !taken.contains(&position.id())) else { continue };
+        // The inode may have been used again. If nothing was read of the file, only the time when it was
+        // made can say so.
+        if !position.is_evident() && position.born.is_some() && position.born != born(&one.meta) {
+            continue;
+        }
+        match one.open().and_then(|file| position.is_in(&file)) {
+            Ok(true) => *finding = Finding::Found(index),
+            Ok(false) => continue,
+            Err(error) => *finding = Finding::Unreadable(index, error),
+        }
+        taken.insert(position.id());
+    }
 }
 
 /// The packed file that begins with what the file of `position` began with.
@@ -243,9 +316,20 @@ fn without_digits(path: &Path) -> Vec<u8> {
     shape
 }
 
-/// The last number in the name of a file.
+/// The path without digits, and without what stands between them and the rest.
+fn letters(path: &Path) -> Vec<u8> {
+    let others = |byte: &u8| !byte.is_ascii_digit() && !b".-_".contains(byte);
+    path.as_os_str().as_bytes().iter().copied().filter(others).collect()
+}
+
+/// Whether a number counts rotations; a longer one is a date.
+fn is_count(number: Option<u64>) -> bool {
+    number.is_some_and(|number| number < 10_000)
+}
+
+/// The last number in the name of a file, but for the ending of a packed one.
 fn last_number(path: &Path) -> Option<u64> {
-    let name = path.file_name()?.to_str()?;
+    let name = unpacked(path).file_name()?.to_str()?;
     let mut numbers = name.split(|c: char| !c.is_ascii_digit()).filter(|part| !part.is_empty());
     numbers.next_back()?.parse().ok()
 }
