@@ -233,7 +233,8 @@ pub struct Detector {
     partial: bool,
     /// By rule: events that lack its key.
     pub keyless: Vec<u64>,
-    scratch: Scratch,
+    /// Taken while an event is observed; boxed, because to take what is large is to copy it.
+    scratch: Option<Box<Scratch>>,
 }
 
 /// Puts rules together that share a list of events.
@@ -403,10 +404,10 @@ impl Detector {
         Self {
             rules: rules.iter().cloned().map(Arc::new).collect(),
             plans,
-            scratch: Scratch {
+            scratch: Some(Box::new(Scratch {
                 located: vec![Located::default(); pers.len()],
                 ..Scratch::default()
-            },
+            })),
             pers,
             store: Store::new(planner.specs, limits),
             extras: planner.extras,
@@ -535,7 +536,7 @@ impl Detector {
 
     /// Brings the states of events near that will be observed soon.
     pub fn foresee<'e>(&mut self, events: impl Iterator<Item = EventView<'e>>) {
-        let Scratch { keys, aims, .. } = &mut self.scratch;
+        let Some(Scratch { keys, aims, .. }) = self.scratch.as_deref_mut() else { return };
         aims.clear();
         for event in events {
             let mut pers: u64 = 0;
@@ -593,7 +594,7 @@ impl Detector {
         if let Some(clock) = stream.clock {
             self.store.note_clock(clock);
         }
-        let mut scratch = std::mem::take(&mut self.scratch);
+        let Some(mut scratch) = self.scratch.take() else { return };
         let quiet = match stream.start {
             Some(start) => time < start.saturating_add(self.config.learn),
             None => self.config.learn > 0,
@@ -613,7 +614,7 @@ impl Detector {
                 self.addresses.learn(&scratch.value, ip.ip);
             }
         }
-        self.scratch = scratch;
+        self.scratch = Some(scratch);
         if let Some(clock) = stream.clock {
             self.store.sweep(clock);
         }

@@ -60,6 +60,8 @@ pub struct Sieve {
 #[derive(Debug, Clone, Copy)]
 struct Member {
     needle: usize,
+    /// Bytes of the needle.
+    len: usize,
     /// Where in the needle its window begins.
     offset: usize,
     /// The window, and which of its bits tell it apart.
@@ -206,6 +208,7 @@ impl Member {
         let telling = u32::from_le_bytes(telling);
         Self {
             needle: window.needle,
+            len: needle.text.len(),
             offset: window.offset,
             window: u32::from_le_bytes(bytes) & telling,
             telling,
@@ -214,25 +217,27 @@ impl Member {
         }
     }
 
-    /// Where the needle begins and ends if it stands where its window begins at `at`.
-    fn stands(&self, needle: &Needle, text: &[u8], at: usize) -> Option<(usize, usize)> {
+    /// The needle, if it stands where its window begins at `at`.
+    #[inline]
+    fn stands(&self, needles: &[Needle], text: &[u8], at: usize) -> Option<Found> {
         let start = at.checked_sub(self.offset)?;
-        let end = start + needle.text.len();
+        let found = Found { needle: self.needle, start, end: start + self.len };
         if let Some(first) = text.get(start..).and_then(|rest| rest.first_chunk()) {
             if !self.begin.begins(u64::from_le_bytes(*first) | self.case) {
                 return None;
             }
-            if needle.text.len() <= 8 {
-                return Some((start, end));
+            if self.len <= 8 {
+                return Some(found);
             }
         }
-        let there = text.get(start..end)?;
+        let needle = needles.get(self.needle)?;
+        let there = text.get(start..found.end)?;
         let same = if needle.fold {
             there.eq_ignore_ascii_case(&needle.text)
         } else {
             there == needle.text
         };
-        same.then_some((start, end))
+        same.then_some(found)
     }
 }
 
@@ -292,12 +297,9 @@ impl Sieve {
                 if window.is_some_and(|window| window & member.telling != member.window) {
                     continue;
                 }
-                let Some(needle) = self.needles.get(member.needle) else { continue };
-                if let Some((start, end)) = member.stands(needle, text, at) {
-                    let found = Found { needle: member.needle, start, end };
-                    if wanted(found) {
-                        return Some(found);
-                    }
+                let found = member.stands(&self.needles, text, at);
+                if let Some(found) = found.filter(|found| wanted(*found)) {
+                    return Some(found);
                 }
             }
         }

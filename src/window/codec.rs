@@ -183,15 +183,15 @@ fn digit(byte: u8) -> u8 {
 /// there is anything else.
 fn put_hex(out: &mut Vec<u8>, digits: &[u8]) -> bool {
     let before = out.len();
+    // Room first: a list that grows byte by byte is asked for room with each.
+    out.resize(before + digits.len() / 2, 0);
     let mut all = 0;
-    out.extend(digits.chunks_exact(2).map(|pair| {
-        let (high, low) = match pair {
-            [high, low] => (digit(*high), digit(*low)),
-            _ => (NO_DIGIT, NO_DIGIT),
-        };
+    let (pairs, _) = digits.as_chunks::<2>();
+    for (to, [high, low]) in out.iter_mut().skip(before).zip(pairs) {
+        let (high, low) = (digit(*high), digit(*low));
         all |= high | low;
-        high << 4 | low & 15
-    }));
+        *to = high << 4 | low & 15;
+    }
     let are_digits = all <= 15;
     if !are_digits {
         out.truncate(before);
