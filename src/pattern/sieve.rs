@@ -487,7 +487,8 @@ mod tests {
         }
 
         #[test]
-        fn a_jump_leaves_out_what_lies_before_it(text in text()) {
+        fn a_jump_leaves_out_what_lies_before_it(text in text(), before in 0..20_000usize) {
+            let text = [text.clone(), vec![b'-'; before], text].concat();
             walks(&mut Sieve::new(needles()), |way, mut walk| {
                 let mut at = 0;
                 while let Some(found) = walk.next(|_| true) {

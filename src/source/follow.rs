@@ -15,6 +15,7 @@
 //! this one ended: see [`FollowSettings::resume`] and [`resume`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
@@ -162,10 +163,12 @@ pub enum FollowNote {
         /// A compressed file with the same beginning.
         packed: Option<PathBuf>,
     },
-    /// While nobody was reading, a followed name stood for the file that is packed here. It is not read.
+    /// While nobody was reading, a followed name stood for this file. It is not read.
     Unread {
-        /// Its name.
+        /// The name it has now.
         path: PathBuf,
+        /// Why it could not be read; none if it is compressed.
+        error: Option<String>,
     },
     /// It cannot be read now; this is tried again. Said once until it works.
     Failed {
@@ -252,12 +255,19 @@ impl fmt::Display for FollowNote {
                 path.display(),
                 packed.display()
             ),
-            Self::Unread { path } => write!(
+            Self::Unread { path, error: Some(error) } => write!(
                 f,
-                "{path}: written, rotated and compressed while nobody was reading; `portcullis \
-                 replay {path}` reads it",
-                path = path.display()
+                "{}: written and rotated while nobody was reading, and not read: {error}",
+                path.display()
             ),
+            Self::Unread { path, error: None } => {
+                let name = path.display();
+                write!(f, "{name}: written, rotated and compressed while nobody was reading; ")?;
+                match path.extension().and_then(OsStr::to_str) {
+                    Some("gz" | "zst") => write!(f, "`portcullis replay {name}` reads it"),
+                    _ => write!(f, "unpacked, `portcullis replay` reads it"),
+                }
+            }
             Self::Ended { path, .. } => write!(f, "{}: its place is forgotten", path.display()),
             Self::Failed { error, .. } => write!(f, "{error}; trying again"),
             Self::Missing { pattern } => write!(f, "{pattern}: no such file yet, waiting for it"),
@@ -367,11 +377,14 @@ pub(super) fn born(meta: &Metadata) -> Option<u64> {
     nanos(meta.created().ok()?)
 }
 
-/// That a file is settled.
+/// What a mark says of a file beside how far it was given.
 #[derive(Debug, Clone, Copy)]
-struct Settled {
-    nameless: bool,
+struct State {
+    id: FileId,
+    born: Option<u64>,
     written: Option<u64>,
+    settled: bool,
+    nameless: bool,
 }
 
 /// In nanoseconds since 1970.
@@ -402,27 +415,21 @@ impl Given {
     }
 
     /// `head` are the first bytes of the file; those behind the place are not looked at.
-    fn mark(
-        &mut self,
-        (id, born): (FileId, Option<u64>),
-        path: &Path,
-        settled: Option<Settled>,
-        head: &[u8],
-    ) -> Arc<Position> {
+    fn mark(&mut self, of: State, path: &Path, head: &[u8]) -> Arc<Position> {
         let begun = usize::try_from(self.offset).unwrap_or(usize::MAX).min(head.len());
         if self.head.0 != begun || begun == 0 {
             self.head = (begun, Print::of_head(head.get(..begun).unwrap_or_default()));
         }
         Arc::new(Position::File(FilePosition {
             path: path.to_owned(),
-            device: id.device,
-            inode: id.inode,
-            born,
+            device: of.id.device,
+            inode: of.id.inode,
+            born: of.born,
             offset: self.offset,
             inside: self.inside,
-            settled: settled.is_some(),
-            nameless: settled.is_some_and(|settled| settled.nameless),
-            written: settled.and_then(|settled| settled.written),
+            settled: of.settled,
+            nameless: of.nameless,
+            written: of.written,
             head: self.head.1.clone(),
             last: Print::of_last(&self.last),
         }))
@@ -858,10 +865,15 @@ impl Tracked {
     /// The place behind what was given; none once the file has ended.
     fn mark(&mut self) -> Option<Arc<Position>> {
         let written = || nanos(self.handle.as_ref()?.metadata().ok()?.modified().ok()?);
-        let settled = || Settled { nameless: self.name.is_none(), written: written() };
-        let settled = (self.stage == Stage::Settled).then(settled);
-        let id = (self.id, self.born);
-        let mark = || self.given.mark(id, &self.last_name, settled, &self.trace.head);
+        let settled = self.stage == Stage::Settled;
+        let state = State {
+            id: self.id,
+            born: self.born,
+            written: written(),
+            settled,
+            nameless: settled && self.name.is_none(),
+        };
+        let mark = || self.given.mark(state, &self.last_name, &self.trace.head);
         (!self.ended).then(mark)
     }
 
@@ -882,12 +894,6 @@ impl Tracked {
     /// A scan found it under the name `new`, or under none; `replaced`: its old name stands for
     /// another file.
     fn rename(&mut self, new: Option<PathBuf>, replaced: bool, outlet: &mut Outlet<'_>) {
-        if new.is_none() && self.handle.is_none() {
-            // Moved out of sight, but hardly into another folder.
-            let there = resume::in_folder(&self.last_name, self.id).ok().flatten();
-            let same = |file: &File| matches!(self.trace.compare(file), Ok(Likeness::Same));
-            self.handle = there.filter(|file| self.trace.offset > 0 && same(file));
-        }
         let links = self.handle.as_ref().and_then(|file| file.metadata().ok());
         let links = links.map_or(0, |meta| meta.nlink());
         let had_name = self.name.take().is_some();
@@ -1012,8 +1018,26 @@ struct Follower<'a> {
 struct Unreached {
     source: u32,
     position: FilePosition,
+    /// The file that it is or was, if that one is there.
+    id: Option<FileId>,
     /// What was said about it; empty if nothing is wrong.
     error: String,
+}
+
+impl Unreached {
+    /// Whether to look for it again: nothing is seen in its folder as long as that is hidden.
+    fn may_be_there(&self) -> bool {
+        let folder = Some(folder(&self.position.path)).filter(|folder| *folder != Path::new(""));
+        let place = folder.unwrap_or(Path::new("."));
+        match fs::read_dir(place) {
+            _ if self.id.is_some() => true,
+            Ok(mut entries) => {
+                let other = |meta: Metadata| meta.dev() != self.position.device;
+                entries.next().is_some() || !fs::metadata(place).is_ok_and(other)
+            }
+            Err(_) => fs::metadata(&self.position.path).is_ok(),
+        }
+    }
 }
 
 /// Folders in which no file is seen: they cannot be looked into, or they are empty, on this device.
@@ -1095,7 +1119,7 @@ impl<'a> Follower<'a> {
         let positions = if first {
             settings.resume.clone()
         } else {
-            let again = before.into_iter().map(|Unreached { source, position, error }| {
+            let again = before.into_iter().map(|Unreached { source, position, error, .. }| {
                 said.insert(source, error);
                 (source, position)
             });
@@ -1134,8 +1158,6 @@ impl<'a> Follower<'a> {
             |source, position: &FilePosition| holders.get(position.path.as_path()) == Some(&source);
         let mut taken = self.files.iter().map(|file| file.id).collect();
         let findings = resume::find(&stored, &candidates, &mut taken, is_last);
-        let times = candidates.iter().filter_map(|one| nanos(one.meta.modified().ok()?));
-        let newest = times.max().unwrap_or(0);
         let mut moved = Vec::new();
         for ((source, position), finding) in stored.into_iter().zip(findings) {
             let mut time = None;
@@ -1150,33 +1172,34 @@ impl<'a> Follower<'a> {
                     // lastingly. Under a name that fits, its position has that name and no other.
                     if is_last && one.path != position.path && (!position.settled || !one.fits) {
                         let to = Some(one.path.clone());
-                        moved.push(Moved { of: position.clone(), to, time, fitting: true });
+                        moved.push(Moved { from: position.path.clone(), to, time, fitting: true });
                     }
                     if let Err(error) = self.reopen(source, &position, one, anew) {
-                        unreached = Some(InputError::from_io(&one.path, error).to_string());
+                        let error = InputError::from_io(&one.path, error).to_string();
+                        unreached = Some((Some(one.id()), error));
                     }
                 }
                 Finding::Unreadable(index, error) => {
                     let Some(one) = candidates.get(index) else { continue };
-                    unreached = Some(InputError::from_io(&one.path, error).to_string());
+                    let error = InputError::from_io(&one.path, error).to_string();
+                    unreached = Some((Some(one.id()), error));
                 }
                 // Nothing is wrong so far.
                 Finding::Missing if is_hidden(&position, &hidden) => {
-                    unreached = Some(String::new());
+                    unreached = Some((None, String::new()));
                 }
                 Finding::Missing => {
-                    let packed = resume::packed(&position, &candidates);
-                    let behind = self.missing(source, &position, packed, newest);
+                    let behind = self.missing(source, &position, &candidates);
                     moved.extend(behind.filter(|_| is_last));
                 }
             }
             if first {
                 self.past.push((position.path.clone(), time));
             }
-            if let Some(error) = unreached {
+            if let Some((id, error)) = unreached {
                 let said = said.get(&source) == Some(&error) || error.is_empty();
                 let path = position.path.clone();
-                self.unreached.push(Unreached { source, position, error: error.clone() });
+                self.unreached.push(Unreached { source, position, id, error: error.clone() });
                 if !said && self.failures.insert(error.clone()) {
                     self.outlet.note(FollowNote::Failed { path, error });
                 }
@@ -1187,29 +1210,35 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Says of a file that it is found nowhere, or `packed`. Behind it may be others of its name; if it is
-    /// looked for again, those written after `newest`.
+    /// Says of a file that it is found nowhere, or packed. Behind it may be others of its name.
     fn missing(
         &mut self,
         source: u32,
         position: &FilePosition,
-        packed: Option<&Candidate>,
-        newest: u64,
+        candidates: &[Candidate],
     ) -> Option<Moved> {
+        let packed = resume::packed(position, candidates);
         let (path, to) = (position.path.clone(), packed.map(|one| one.path.clone()));
-        let of = position.clone();
-        if position.settled {
-            self.outlet.note(FollowNote::Closed { path, source });
-            let written = Duration::from_nanos(position.written.filter(|_| position.nameless)?);
-            let time = SystemTime::UNIX_EPOCH.checked_add(written);
-            return Some(Moved { of, to, time, fitting: false });
+        // What is there by now is read, or said not to be: it need not be looked for again.
+        let here = candidates.iter().filter(|one| folder(&one.path) == folder(&path));
+        let newest = here.filter_map(|one| nanos(one.meta.modified().ok()?)).max();
+        let nameless = position.nameless || !position.settled;
+        if nameless {
+            let written = newest.max(position.written);
+            let place = FilePosition { settled: true, nameless, written, ..position.clone() };
+            self.lost.push((source, place));
         }
-        let (at, place) = (position.offset, position.clone());
-        self.outlet.note(FollowNote::Missed { path, source, at, packed: to.clone() });
-        let place = FilePosition { settled: true, nameless: true, written: Some(newest), ..place };
-        self.lost.push((source, place));
-        let time = packed?.meta.modified().ok();
-        Some(Moved { of, to, time, fitting: true })
+        let written = position.written.filter(|_| nameless).map(Duration::from_nanos);
+        let time = packed.filter(|_| !position.settled).and_then(|one| one.meta.modified().ok());
+        let time = time.or(SystemTime::UNIX_EPOCH.checked_add(written.unwrap_or_default()));
+        let fitting = !position.settled && to.is_some();
+        let moved = Moved { from: path.clone(), to: to.clone(), time, fitting };
+        self.outlet.note(if position.settled {
+            FollowNote::Closed { path, source }
+        } else {
+            FollowNote::Missed { path, source, at: position.offset, packed: to }
+        });
+        (written.is_some() || fitting).then_some(moved)
     }
 
     /// Opens what had a name while nobody was reading, in order, and the file that has it now.
@@ -1219,7 +1248,7 @@ impl<'a> Follower<'a> {
         candidates: &[Candidate],
         taken: &mut BTreeSet<FileId>,
     ) {
-        let path = &moved.of.path;
+        let path = &moved.from;
         let between = resume::between(moved, candidates, taken);
         // So is the one that has the name: it may lose it before it is looked for.
         let current = candidates.iter().find(|one| one.path == *path && !taken.contains(&one.id()));
@@ -1232,8 +1261,16 @@ impl<'a> Follower<'a> {
                 Ok(true) => {}
                 // Under its own name it is noted by the next scan.
                 Ok(false) if stage == Stage::Current => {}
-                Ok(false) => self.outlet.note(FollowNote::Unread { path: one.path.clone() }),
-                Err(error) => self.fail(&InputError::from_io(&one.path, error), &one.path),
+                Ok(false) => {
+                    let path = one.path.clone();
+                    self.outlet.note(FollowNote::Unread { path, error: None });
+                }
+                // The next scan opens it, and says so if it cannot.
+                Err(_) if stage == Stage::Current => {}
+                Err(error) => {
+                    let (path, error) = (one.path.clone(), Some(error.to_string()));
+                    self.outlet.note(FollowNote::Unread { path, error });
+                }
             }
         }
         taken.extend(self.files.iter().map(|file| file.id));
@@ -1254,13 +1291,16 @@ impl<'a> Follower<'a> {
         let mut hidden = Hidden::new();
         for (folder, originals) in folders {
             let place = if folder == Path::new("") { Path::new(".") } else { folder };
+            let is_seen = fitting.iter().any(|path| self::folder(path) == folder);
             let Ok(entries) = fs::read_dir(place) else {
-                hidden.insert(folder.to_owned(), None);
+                if !is_seen {
+                    hidden.insert(folder.to_owned(), None);
+                }
                 continue;
             };
             let mut paths: Vec<PathBuf> =
                 entries.flatten().map(|entry| folder.join(entry.file_name())).collect();
-            if let (true, Ok(meta)) = (paths.is_empty(), fs::metadata(place)) {
+            if let (true, Ok(meta)) = (paths.is_empty() && !is_seen, fs::metadata(place)) {
                 hidden.insert(folder.to_owned(), Some(meta.dev()));
             }
             paths.sort();
@@ -1290,6 +1330,8 @@ impl<'a> Follower<'a> {
             self.outlet.note(FollowNote::Overwritten { path, source, at });
         }
         let stage = match (position.settled, one.path == position.path && one.fits) {
+            // Back at the name that it had lost.
+            (true, true) if position.nameless => Stage::Current,
             (true, _) => Stage::Settled,
             (false, true) => Stage::Current,
             (false, false) => Stage::Leaving { deleted: false },
@@ -1316,7 +1358,8 @@ impl<'a> Follower<'a> {
         let handle = one.open()?;
         let mut magic = [0; file::MAGIC_LEN];
         let count = read_up_to(&handle, &mut magic, 0)?;
-        if file::packing(magic.get(..count).unwrap_or_default()).is_some() {
+        let packing = file::packing(magic.get(..count).unwrap_or_default());
+        if packing.is_some() || resume::is_packed(&one.path) {
             return Ok(false);
         }
         self.track(New {
@@ -1499,7 +1542,10 @@ impl<'a> Follower<'a> {
 
     /// Finds out which names there are now: follows renames, opens what is new.
     fn scan(&mut self, first: bool) {
-        if !first && !self.unreached.is_empty() {
+        let again = !first && self.unreached.iter().any(Unreached::may_be_there);
+        if again {
+            // Who has a successor is known only behind this scan.
+            self.outlet.looked = false;
             self.resume(false);
         }
         let names = self.names();
@@ -1507,6 +1553,7 @@ impl<'a> Follower<'a> {
             names.iter().map(|(path, meta)| (path.as_path(), FileId::of(meta))).collect();
         let by_id: BTreeMap<FileId, &PathBuf> =
             names.iter().rev().map(|(path, meta)| (FileId::of(meta), path)).collect();
+        self.open_moved(|name| by_name.get(name).copied(), |id| by_id.contains_key(&id));
         for file in &mut self.files {
             let holder = file.name.as_ref().and_then(|name| by_name.get(name.as_path()));
             if holder != Some(&file.id) {
@@ -1518,15 +1565,49 @@ impl<'a> Follower<'a> {
         self.compressed.retain(|id, _| by_id.contains_key(id));
         let mut tracked: BTreeSet<FileId> = self.files.iter().map(|file| file.id).collect();
         for (path, meta) in &names {
+            let waits = |one: &Unreached| match one.id {
+                Some(id) => id == FileId::of(meta),
+                None => folder(&one.position.path) == folder(path),
+            };
             if tracked.insert(FileId::of(meta))
+                && !self.unreached.iter().any(waits)
                 && let Err(error) = self.admit(path, meta, first)
                 && !is_gone(&error)
             {
                 self.fail(&InputError::from_io(path, error), path);
             }
         }
-        if !first {
+        if again {
+            self.outlet.looked();
             self.give_lost();
+        }
+    }
+
+    /// Opens closed files that were moved out of sight, most likely into their own folder: without a
+    /// handle they could not be told from deleted ones.
+    fn open_moved(
+        &mut self,
+        holder: impl Fn(&Path) -> Option<FileId>,
+        is_seen: impl Fn(FileId) -> bool,
+    ) {
+        let open = self.files.iter().filter(|file| file.handle.is_some()).count();
+        let mut free = (2 * OPEN_MAX).saturating_sub(open);
+        let mut folders: BTreeMap<PathBuf, BTreeMap<u64, PathBuf>> = BTreeMap::new();
+        let closed = self.files.iter_mut().filter(|file| file.handle.is_none());
+        for file in closed.filter(|file| file.trace.offset > 0 && !is_seen(file.id)) {
+            let lost = file.name.as_ref().is_some_and(|name| holder(name) != Some(file.id));
+            if !lost || free == 0 {
+                continue;
+            }
+            let folder = folder(&file.last_name).to_owned();
+            let inodes = folders.entry(folder).or_insert_with_key(|folder| resume::inodes(folder));
+            let moved = inodes.get(&file.id.inode).and_then(|path| File::open(path).ok());
+            let same = |open: &File| {
+                open.metadata().is_ok_and(|meta| FileId::of(&meta) == file.id)
+                    && matches!(file.trace.compare(open), Ok(Likeness::Same))
+            };
+            file.handle = moved.filter(same);
+            free -= usize::from(file.handle.is_some());
         }
     }
 
@@ -1787,7 +1868,7 @@ mod tests {
                         FollowNote::Missing { pattern } => {
                             format!("missing {}", name(Path::new(&pattern)))
                         }
-                        FollowNote::Compressed { path, .. } | FollowNote::Unread { path } => {
+                        FollowNote::Compressed { path, .. } | FollowNote::Unread { path, .. } => {
                             format!("compressed {}", name(&path))
                         }
                         FollowNote::Closed { path, .. } => format!("closed {}", name(&path)),
@@ -2396,7 +2477,7 @@ mod tests {
             inside: false,
             settled: false,
             nameless: false,
-            written: None,
+            written: nanos(meta.modified().unwrap()),
             head: print.clone(),
             last: print,
         };
@@ -2566,16 +2647,68 @@ mod tests {
         write("app-20250804.log", "two\n", 3);
         write("app.log.bak", "no\n", 3);
         write("app.log.old.1", "no\n", 3);
+        // Of another process.
+        write("app-1.log", "no\n", 3);
+        write("app.log.4.xz", "no text\n", 3);
         pack(&place.path("app.log.3.gz"), "unread\n");
         write("app.log", "three\n", 4);
         let (lines, notes) = place.run();
         assert_eq!(lines, ["one", "two", "three"]);
         let unread = "app.log.3.gz: written, rotated and compressed while nobody was reading; \
                       `portcullis replay app.log.3.gz` reads it";
-        let told = ["app.log: not followed any more", ROTATED, ROTATED, unread];
+        let other = "app.log.4.xz: written, rotated and compressed while nobody was reading; \
+                     unpacked, `portcullis replay` reads it";
+        let told = ["app.log: not followed any more", ROTATED, ROTATED, unread, other];
         assert_eq!(sorted(&notes), sorted(&told.map(str::to_owned)));
+        assert_eq!(place.kept.losses.len(), 2);
+        assert_eq!(place.run(), (vec![], vec![]));
+    }
+
+    #[test]
+    fn what_came_after_a_lost_file_is_read() {
+        let mut place = Place::new(&["app.log"]);
+        place.append("app.log.9", "older, and not known\n");
+        place.append("app.log", OLD);
+        place.run();
+        fs::remove_file(place.path("app.log")).unwrap();
+        thread::sleep(Duration::from_millis(20));
+        for (name, text) in [("app.log.2", "one\n"), ("app.log.1", "two\n"), ("app.log", "three\n")]
+        {
+            place.append(name, text);
+            thread::sleep(Duration::from_millis(20));
+        }
+        // The inode is not to be used again here.
+        place.kept.marks.get_mut(&0).unwrap().inode = 1;
+        assert_eq!(place.run().0, ["one", "two", "three"]);
         assert_eq!(place.kept.losses.len(), 1);
         assert_eq!(place.run(), (vec![], vec![]));
+    }
+
+    #[test]
+    fn what_is_packed_in_between_is_said_once_whatever_its_name() {
+        let said = |notes: &[String]| notes.iter().filter(|n| n.contains("compressed")).count();
+        // The day is no number that counts.
+        let mut place = Place::new(&["app.log"]);
+        place.append("app.log", OLD);
+        place.run();
+        fs::rename(place.path("app.log"), place.path("app.log.2025-08-04")).unwrap();
+        thread::sleep(Duration::from_millis(20));
+        pack(&place.path("app.log.2025-08-05.gz"), "unread\n");
+        place.append("app.log", "now\n");
+        let (lines, notes) = place.run();
+        assert_eq!((lines, said(&notes)), (vec!["now".to_owned()], 1), "{notes:?}");
+        assert_eq!(place.run(), (vec![], vec![]));
+        // Nor is it said again while nothing has the name.
+        let mut place = two_of_one_name();
+        fs::rename(place.path("app.log"), place.path("app.log.5")).unwrap();
+        place.run();
+        fs::remove_file(place.path("app.log.5")).unwrap();
+        thread::sleep(Duration::from_millis(20));
+        pack(&place.path("app.log.2.gz"), "unread\n");
+        let notes = place.run().1;
+        assert_eq!(said(&notes), 1, "{notes:?}");
+        let notes = place.run().1;
+        assert_eq!(said(&notes), 0, "{notes:?}");
     }
 
     #[test]
@@ -2773,8 +2906,14 @@ mod tests {
         for (source, name, let_go) in acts.iter().copied() {
             match name {
                 Some(name) => {
-                    let id = FileId { device: 1, inode: u64::from(source) };
-                    let mark = Given::default().mark((id, None), Path::new(name), None, b"");
+                    let state = State {
+                        id: FileId { device: 1, inode: u64::from(source) },
+                        born: None,
+                        written: None,
+                        settled: false,
+                        nameless: false,
+                    };
+                    let mark = Given::default().mark(state, Path::new(name), b"");
                     let mark = Some(mark);
                     outlet.give([Batch { source, mark, ..Batch::default() }]);
                 }

@@ -71,11 +71,11 @@ pub struct FilePosition {
     /// is not found again, nothing is missing.
     #[serde(default)]
     pub settled: bool,
-    /// It is settled and had no other name that fits, so that `path` is the one it lost: what got that
-    /// name and was written after `written` is unknown.
+    /// It is settled and had no other name that fits, so that `path` is the one it lost.
     #[serde(default, skip_serializing_if = "is_false")]
     pub nameless: bool,
-    /// Of a settled file: when it was written last, or found to be lost, in nanoseconds since 1970.
+    /// When it was written last, in nanoseconds since 1970; of a file that was found to be lost, when
+    /// any in its folder was. If it is gone, those that got its name and were written later are unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written: Option<u64>,
     /// Its first bytes, none behind `offset` or from a zero byte on.

@@ -7,7 +7,7 @@
 //! files look alike.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -111,8 +111,15 @@ impl Candidate {
     }
 }
 
+/// The files of a folder by their inodes.
+pub(super) fn inodes(folder: &Path) -> BTreeMap<u64, PathBuf> {
+    let place = if folder == Path::new("") { Path::new(".") } else { folder };
+    let entries = place.read_dir().into_iter().flatten().flatten();
+    entries.map(|entry| (entry.ino(), folder.join(entry.file_name()))).collect()
+}
+
 /// Opens the file of this inode, if it is in the folder of `path` under whatever name.
-pub(super) fn in_folder(path: &Path, id: FileId) -> io::Result<Option<File>> {
+fn in_folder(path: &Path, id: FileId) -> io::Result<Option<File>> {
     let folder = path.parent().filter(|folder| *folder != Path::new(""));
     for entry in folder.unwrap_or(Path::new(".")).read_dir()?.flatten() {
         if entry.ino() == id.inode
@@ -127,8 +134,8 @@ pub(super) fn in_folder(path: &Path, id: FileId) -> io::Result<Option<File>> {
 
 /// Whether two looks have found the same files under the same names.
 pub(super) fn is_same(one: &[Candidate], other: &[Candidate]) -> bool {
-    let named = |one: &[Candidate]| -> BTreeSet<(PathBuf, FileId)> {
-        one.iter().map(|one| (one.path.clone(), one.id())).collect()
+    let named = |one: &[Candidate]| -> BTreeSet<(PathBuf, FileId, bool)> {
+        one.iter().map(|one| (one.path.clone(), one.id(), one.fits)).collect()
     };
     named(one) == named(other)
 }
@@ -195,8 +202,8 @@ pub(super) fn find(
 /// A file that lost its name while nobody was reading, or before.
 #[derive(Debug)]
 pub(super) struct Moved {
-    /// Its place.
-    pub(super) of: FilePosition,
+    /// The name it lost.
+    pub(super) from: PathBuf,
     /// The name that it has now; none if it is gone.
     pub(super) to: Option<PathBuf>,
     /// When it was written last.
@@ -207,47 +214,72 @@ pub(super) struct Moved {
 
 /// The files that had the name of a moved one after it and before the one that has it now: those
 /// whose names differ only by digits from the name that it was rotated to, and that were written last
-/// after it. If it is gone, those whose names are the one it had but for digits and what separates
-/// them. In the order in which they were written; of two with the same time the one with the higher
-/// number is the older. `taken` ones are not meant.
+/// after it. If it is gone, those whose names are [rotations](is_rotation) of the one it had. In the
+/// order in which they were written; of two with the same time the one with the higher number is the
+/// older. `taken` ones are not meant.
 pub(super) fn between<'a>(
     moved: &Moved,
     candidates: &'a [Candidate],
     taken: &BTreeSet<FileId>,
 ) -> Vec<&'a Candidate> {
-    let Moved { of, to, time, fitting } = moved;
+    let Moved { from, to, time, fitting } = moved;
     let is_rotated = |path: &Path| match to {
         Some(to) => {
             path.parent() == to.parent()
                 && path != to
                 && without_digits(unpacked(path)) == without_digits(unpacked(to))
         }
-        None => path.parent() == of.path.parent() && letters(unpacked(path)) == letters(&of.path),
+        None => is_rotation(path, from),
     };
     let is_later = |one: &Candidate| {
         let (later, number) = (one.meta.modified().ok(), last_number(&one.path));
         let before = to.as_deref().map(last_number);
         // Who packs a file may give it a new time; a number that counts rotations stays telling.
-        let counts = unpacked(&one.path) != one.path && is_count(number);
+        let counts = is_packed(&one.path) && rows(&one.path) == rows(from) + 1;
+        let counts = counts && number.is_some_and(|number| number < COUNTS_MAX);
         !(counts && before.is_some_and(|before| number > before))
             && (later > *time || later == *time && before.is_some_and(|before| number < before))
     };
     let mut found: Vec<&Candidate> = candidates
         .iter()
-        .filter(|one| (*fitting || !one.fits) && one.path != of.path && is_rotated(&one.path))
+        .filter(|one| (*fitting || !one.fits) && one.path != *from && is_rotated(&one.path))
         .filter(|one| !taken.contains(&one.id()) && is_later(one))
         .collect();
     found.sort_by_key(|one| (one.meta.modified().ok(), Reverse(last_number(&one.path))));
     found
 }
 
+/// Whether a file of this name was rotated from that name, as far as names tell: digits stand behind it,
+/// or a date somewhere in it, and nothing else but what separates them.
+fn is_rotation(path: &Path, from: &Path) -> bool {
+    let name = |path: &Path| unpacked(path).file_name().map(|name| name.as_bytes().to_vec());
+    let (Some(name), Some(from_name)) = (name(path), name(from)) else { return false };
+    let digits = |name: &[u8]| name.iter().filter(|byte| byte.is_ascii_digit()).count();
+    let others = |byte: &u8| !byte.is_ascii_digit() && !b".-_".contains(byte);
+    let letters = |name: &[u8]| name.iter().copied().filter(others).collect::<Vec<u8>>();
+    let more = digits(&name).saturating_sub(digits(&from_name));
+    path.parent() == from.parent()
+        && letters(&name) == letters(&from_name)
+        && (more >= DATE_DIGITS || more > 0 && name.starts_with(&from_name))
+}
+
+/// Digits of a date, at least.
+const DATE_DIGITS: usize = 6;
+/// A number that counts rotations is lower; others are dates.
+const COUNTS_MAX: u64 = 10_000;
+
 /// The path without the ending that says that a file is packed.
 fn unpacked(path: &Path) -> &Path {
-    let ending = path.extension().and_then(|ending| ending.to_str());
-    let packed = ending.is_some_and(|ending| PACKED.contains(&ending));
-    let bare = path.as_os_str().as_bytes();
-    let len = bare.len() - ending.filter(|_| packed).map_or(0, |ending| ending.len() + 1);
-    Path::new(OsStr::from_bytes(bare.get(..len).unwrap_or(bare)))
+    let whole = path.as_os_str().as_bytes();
+    let ending = path.extension().filter(|_| is_packed(path));
+    let len = whole.len() - ending.map_or(0, |ending| ending.len() + 1);
+    Path::new(OsStr::from_bytes(whole.get(..len).unwrap_or(whole)))
+}
+
+/// Whether the name says that a file is packed.
+pub(super) fn is_packed(path: &Path) -> bool {
+    let ending = path.extension().and_then(OsStr::to_str);
+    ending.is_some_and(|ending| PACKED.contains(&ending))
 }
 
 /// Endings of packed files.
@@ -316,15 +348,11 @@ fn without_digits(path: &Path) -> Vec<u8> {
     shape
 }
 
-/// The path without digits, and without what stands between them and the rest.
-fn letters(path: &Path) -> Vec<u8> {
-    let others = |byte: &u8| !byte.is_ascii_digit() && !b".-_".contains(byte);
-    path.as_os_str().as_bytes().iter().copied().filter(others).collect()
-}
-
-/// Whether a number counts rotations; a longer one is a date.
-fn is_count(number: Option<u64>) -> bool {
-    number.is_some_and(|number| number < 10_000)
+/// How many rows of digits the name of a file has, but for the ending of a packed one.
+fn rows(path: &Path) -> usize {
+    let name = unpacked(path).file_name().map(OsStr::as_bytes).unwrap_or_default();
+    let is_end = |pair: &[u8]| matches!(pair, [a, b] if a.is_ascii_digit() && !b.is_ascii_digit());
+    [name, b"."].concat().windows(2).filter(|pair| is_end(pair)).count()
 }
 
 /// The last number in the name of a file, but for the ending of a packed one.

@@ -1,7 +1,7 @@
 //! Looks at every position of a text: which groups of windows may begin there, and how many lines
 //! have begun before.
 //!
-//! Four ways do the same: one position after the other; thirty-two with AVX2, which looks up the
+//! Three ways do the same: one position after the other; thirty-two with AVX2, which looks up the
 //! two halves of a byte and so lets a few more pass; sixty-four with AVX-512 VBMI, which looks up
 //! seven bits at once. The processor decides which.
 
@@ -167,7 +167,11 @@ impl Way {
             }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
-                std::arch::is_x86_feature_detected!("avx512f")
+                // The compiler takes the first three for granted with AVX-512.
+                std::arch::is_x86_feature_detected!("avx2")
+                    && std::arch::is_x86_feature_detected!("fma")
+                    && std::arch::is_x86_feature_detected!("f16c")
+                    && std::arch::is_x86_feature_detected!("avx512f")
                     && std::arch::is_x86_feature_detected!("avx512bw")
                     && std::arch::is_x86_feature_detected!("avx512vbmi")
                     && std::arch::is_x86_feature_detected!("popcnt")
