@@ -864,17 +864,19 @@ impl Tracked {
 
     /// The place behind what was given; none once the file has ended.
     fn mark(&mut self) -> Option<Arc<Position>> {
-        let written = || nanos(self.handle.as_ref()?.metadata().ok()?.modified().ok()?);
+        if self.ended {
+            return None;
+        }
+        let time = self.handle.as_ref().and_then(|file| file.metadata().ok()?.modified().ok());
         let settled = self.stage == Stage::Settled;
         let state = State {
             id: self.id,
             born: self.born,
-            written: written(),
+            written: time.and_then(nanos),
             settled,
             nameless: settled && self.name.is_none(),
         };
-        let mark = || self.given.mark(state, &self.last_name, &self.trace.head);
-        (!self.ended).then(mark)
+        Some(self.given.mark(state, &self.last_name, &self.trace.head))
     }
 
     /// The old content is gone: its unfinished line is handed over, the new is read from the start.
@@ -1008,6 +1010,8 @@ struct Follower<'a> {
     past: Vec<(PathBuf, Option<SystemTime>)>,
     /// Files that cannot be reached yet.
     unreached: Vec<Unreached>,
+    /// A file was seen that may be one of them, or have come after one.
+    seen: bool,
     /// Files of which the loss was said, and what is not yet given of them.
     lost: Vec<(u32, FilePosition)>,
     next_source: u32,
@@ -1025,18 +1029,12 @@ struct Unreached {
 }
 
 impl Unreached {
-    /// Whether to look for it again: nothing is seen in its folder as long as that is hidden.
+    /// Whether to look for it again: nothing is to be seen in its folder as long as that is hidden.
     fn may_be_there(&self) -> bool {
-        let folder = Some(folder(&self.position.path)).filter(|folder| *folder != Path::new(""));
-        let place = folder.unwrap_or(Path::new("."));
-        match fs::read_dir(place) {
-            _ if self.id.is_some() => true,
-            Ok(mut entries) => {
-                let other = |meta: Metadata| meta.dev() != self.position.device;
-                entries.next().is_some() || !fs::metadata(place).is_ok_and(other)
-            }
-            Err(_) => fs::metadata(&self.position.path).is_ok(),
-        }
+        let place = resume::place(folder(&self.position.path));
+        let Ok(mut entries) = fs::read_dir(place) else { return self.id.is_some() };
+        let is_other = |meta: Metadata| meta.dev() != self.position.device;
+        self.id.is_some() || entries.next().is_some() || !fs::metadata(place).is_ok_and(is_other)
     }
 }
 
@@ -1080,6 +1078,7 @@ impl<'a> Follower<'a> {
             failures: BTreeSet::new(),
             past: Vec::new(),
             unreached: Vec::new(),
+            seen: false,
             lost: Vec::new(),
             next_source: 0,
             turns: 0,
@@ -1220,7 +1219,7 @@ impl<'a> Follower<'a> {
         let packed = resume::packed(position, candidates);
         let (path, to) = (position.path.clone(), packed.map(|one| one.path.clone()));
         // What is there by now is read, or said not to be: it need not be looked for again.
-        let here = candidates.iter().filter(|one| folder(&one.path) == folder(&path));
+        let here = candidates.iter().filter(|one| is_relative(&one.path, &path));
         let newest = here.filter_map(|one| nanos(one.meta.modified().ok()?)).max();
         let nameless = position.nameless || !position.settled;
         if nameless {
@@ -1290,7 +1289,7 @@ impl<'a> Follower<'a> {
         }
         let mut hidden = Hidden::new();
         for (folder, originals) in folders {
-            let place = if folder == Path::new("") { Path::new(".") } else { folder };
+            let place = resume::place(folder);
             let is_seen = fitting.iter().any(|path| self::folder(path) == folder);
             let Ok(entries) = fs::read_dir(place) else {
                 if !is_seen {
@@ -1542,7 +1541,8 @@ impl<'a> Follower<'a> {
 
     /// Finds out which names there are now: follows renames, opens what is new.
     fn scan(&mut self, first: bool) {
-        let again = !first && self.unreached.iter().any(Unreached::may_be_there);
+        let seen = std::mem::take(&mut self.seen);
+        let again = !first && (seen || self.unreached.iter().any(Unreached::may_be_there));
         if again {
             // Who has a successor is known only behind this scan.
             self.outlet.looked = false;
@@ -1569,9 +1569,12 @@ impl<'a> Follower<'a> {
                 Some(id) => id == FileId::of(meta),
                 None => folder(&one.position.path) == folder(path),
             };
-            if tracked.insert(FileId::of(meta))
-                && !self.unreached.iter().any(waits)
-                && let Err(error) = self.admit(path, meta, first)
+            if !tracked.insert(FileId::of(meta)) {
+                continue;
+            }
+            if self.unreached.iter().any(waits) {
+                self.seen = true;
+            } else if let Err(error) = self.admit(path, meta, first)
                 && !is_gone(&error)
             {
                 self.fail(&InputError::from_io(path, error), path);
@@ -3045,6 +3048,36 @@ mod tests {
             let lines: Vec<&str> = place.kept.lines[2..].iter().map(|(_, l)| l.as_str()).collect();
             assert_eq!(lines, ["three", "four", "five"], "{notes:?}");
             assert_eq!(place.kept.losses, []);
+        }
+    }
+
+    #[test]
+    fn a_file_that_comes_between_two_looks_is_not_opened_as_a_new_one() {
+        for known in [false, true] {
+            let mut place = Place::new(&["app.log"]);
+            place.append("app.log", OLD);
+            place.run();
+            place.append("app.log", "three\n");
+            let id = FileId::of(&fs::metadata(place.path("app.log")).unwrap());
+            let settings = FollowSettings { resume: place.kept.resume(), ..place.settings.clone() };
+            let mut said = Vec::new();
+            let mut on_batch = |batch| {
+                said.push(Said::Batch(batch));
+                true
+            };
+            let mut on_note = |_| {};
+            let mut follower =
+                Follower::new(&settings, Outlet::new(&settings, &mut on_batch, &mut on_note));
+            // As if it could not be read, or its folder had been hidden, when it was looked for.
+            let (source, position) = settings.resume[0].clone();
+            let (id, error) = (known.then_some(id), String::new());
+            follower.unreached.push(Unreached { source, position, id, error });
+            follower.scan(true);
+            assert!(follower.files.is_empty());
+            drain(&mut follower);
+            drop(follower);
+            said.iter().for_each(|said| place.kept.take(said));
+            assert_eq!(place.kept.lines[2..], [(0, "three".to_owned())]);
         }
     }
 

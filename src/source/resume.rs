@@ -111,17 +111,20 @@ impl Candidate {
     }
 }
 
+/// A folder as it can be opened; the working directory is written as none.
+pub(super) fn place(folder: &Path) -> &Path {
+    if folder == Path::new("") { Path::new(".") } else { folder }
+}
+
 /// The files of a folder by their inodes.
 pub(super) fn inodes(folder: &Path) -> BTreeMap<u64, PathBuf> {
-    let place = if folder == Path::new("") { Path::new(".") } else { folder };
-    let entries = place.read_dir().into_iter().flatten().flatten();
+    let entries = place(folder).read_dir().into_iter().flatten().flatten();
     entries.map(|entry| (entry.ino(), folder.join(entry.file_name()))).collect()
 }
 
 /// Opens the file of this inode, if it is in the folder of `path` under whatever name.
 fn in_folder(path: &Path, id: FileId) -> io::Result<Option<File>> {
-    let folder = path.parent().filter(|folder| *folder != Path::new(""));
-    for entry in folder.unwrap_or(Path::new(".")).read_dir()?.flatten() {
+    for entry in place(path.parent().unwrap_or(path)).read_dir()?.flatten() {
         if entry.ino() == id.inode
             && let Ok(file) = File::open(entry.path())
             && FileId::of(&file.metadata()?) == id
