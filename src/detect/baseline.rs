@@ -185,10 +185,7 @@ fn pack(value: &[u8], out: &mut Vec<u8>) {
     out.clear();
     let (role, text) = value.split_at(value.len().min(1));
     out.extend_from_slice(role);
-    match std::str::from_utf8(text) {
-        Ok(text) => put_text(out, text),
-        Err(_) => put_text(out, &String::from_utf8_lossy(text)),
-    }
+    put_text(out, &String::from_utf8_lossy(text));
 }
 
 /// The value that [`pack`] wrote.

@@ -275,7 +275,7 @@ impl Sieve {
         room.fit(text);
         let progress =
             Progress { blanks: u64::from(is_blank_line(text, 0)), ..Progress::default() };
-        Walk { sieve: self, text, room, progress, step: 0, begin: 0, at: 0, line: 0 }
+        Walk { sieve: self, text, room, progress, step: 0, done: 0, at: 0, line: 0 }
     }
 
     /// The first needle that `wanted` accepts and that really stands where a window of one of
@@ -327,8 +327,8 @@ pub struct Walk<'s> {
     progress: Progress,
     /// The step that is looked at, of those that were passed last.
     step: usize,
-    /// Its positions that were looked at, or that a jump has left out.
-    begin: u64,
+    /// Positions of it that are not to be looked at again.
+    done: u64,
     /// What begins before this is left out.
     at: usize,
     /// Newlines before what was found last.
@@ -345,7 +345,7 @@ impl Walk<'_> {
                 // What lies before the jump.
                 let before = self.at.saturating_sub(step.base);
                 let behind = if before < LANES { u64::MAX << before } else { 0 };
-                let mut begin = step.begin & behind & !self.begin;
+                let mut begin = step.begin & behind & !self.done;
                 while begin != 0 {
                     let lane = begin.trailing_zeros() as usize;
                     begin &= begin - 1;
@@ -353,11 +353,11 @@ impl Walk<'_> {
                     let found = self.sieve.confirmed(self.text, at, groups, &mut wanted);
                     if found.is_some() {
                         self.line = step.newlines_before(lane);
-                        self.begin = !begin;
+                        self.done = !begin;
                         return found;
                     }
                 }
-                self.begin = 0;
+                self.done = 0;
                 self.step += 1;
             }
             if self.progress.base >= self.text.len() {

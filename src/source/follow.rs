@@ -1029,25 +1029,19 @@ struct Unreached {
 }
 
 impl Unreached {
-    /// Whether to look for it again: nothing is to be seen in its folder as long as that is hidden.
+    /// Whether to look for it again.
     fn may_be_there(&self) -> bool {
-        let place = resume::place(folder(&self.position.path));
-        let Ok(mut entries) = fs::read_dir(place) else { return self.id.is_some() };
-        let is_other = |meta: Metadata| meta.dev() != self.position.device;
-        self.id.is_some() || entries.next().is_some() || !fs::metadata(place).is_ok_and(is_other)
+        self.id.is_some() || !is_hidden(&self.position)
     }
 }
 
-/// Folders in which no file is seen: they cannot be looked into, or they are empty, on this device.
-type Hidden = BTreeMap<PathBuf, Option<u64>>;
-
 /// Whether a file may be where nothing is seen: in a folder that cannot be looked into, or in one whose
 /// place an empty one of another file system has, as a mount point is before its mount comes.
-fn is_hidden(position: &FilePosition, hidden: &Hidden) -> bool {
-    match hidden.get(folder(&position.path)) {
-        Some(device) => *device != Some(position.device),
-        None => false,
-    }
+fn is_hidden(position: &FilePosition) -> bool {
+    let place = resume::place(folder(&position.path));
+    let Ok(mut entries) = fs::read_dir(place) else { return true };
+    let is_other = |meta: Metadata| meta.dev() != position.device;
+    entries.next().is_none() && fs::metadata(place).is_ok_and(is_other)
 }
 
 /// A file that is about to be followed.
@@ -1068,6 +1062,7 @@ struct New {
 
 impl<'a> Follower<'a> {
     fn new(settings: &'a FollowSettings, outlet: Outlet<'a>) -> Self {
+        let highest = settings.resume.iter().map(|(source, _)| source.saturating_add(1)).max();
         Self {
             settings,
             outlet,
@@ -1080,7 +1075,7 @@ impl<'a> Follower<'a> {
             unreached: Vec::new(),
             seen: false,
             lost: Vec::new(),
-            next_source: 0,
+            next_source: highest.unwrap_or(0),
             turns: 0,
         }
     }
@@ -1124,8 +1119,6 @@ impl<'a> Follower<'a> {
             });
             again.collect()
         };
-        let highest = settings.resume.iter().map(|(source, _)| source.saturating_add(1)).max();
-        self.next_source = self.next_source.max(highest.unwrap_or(0));
         let mut stored = Vec::new();
         for (source, position) in positions {
             if settings.patterns.iter().any(|pattern| file::may_mean(pattern, &position.path)) {
@@ -1138,14 +1131,17 @@ impl<'a> Follower<'a> {
             return;
         }
         stored.sort_by_key(|(source, _)| *source);
-        let (mut candidates, mut hidden) = self.candidates(&stored);
+        // Before and after names are listed: a mount may come or go meanwhile.
+        let hidden = stored.iter().filter(|(_, position)| is_hidden(position));
+        let hidden: BTreeSet<u32> = hidden.map(|(source, _)| *source).collect();
+        let mut candidates = self.candidates(&stored);
         for _ in 0..LOOKS_MAX {
             // While names move, a look can miss a file that goes from one to the other.
             let again = self.candidates(&stored);
-            if resume::is_same(&candidates, &again.0) {
+            if resume::is_same(&candidates, &again) {
                 break;
             }
-            (candidates, hidden) = again;
+            candidates = again;
         }
         // Of the files that had a name one after the other, only behind the last one is the unknown.
         let mut holders: BTreeMap<&Path, u32> = BTreeMap::new();
@@ -1155,6 +1151,7 @@ impl<'a> Follower<'a> {
         }
         let is_last =
             |source, position: &FilePosition| holders.get(position.path.as_path()) == Some(&source);
+        let is_seen = |place: &Path| candidates.iter().any(|one| folder(&one.path) == place);
         let mut taken = self.files.iter().map(|file| file.id).collect();
         let findings = resume::find(&stored, &candidates, &mut taken, is_last);
         let mut moved = Vec::new();
@@ -1184,7 +1181,10 @@ impl<'a> Follower<'a> {
                     unreached = Some((Some(one.id()), error));
                 }
                 // Nothing is wrong so far.
-                Finding::Missing if is_hidden(&position, &hidden) => {
+                Finding::Missing
+                    if !is_seen(folder(&position.path))
+                        && (hidden.contains(&source) || is_hidden(&position)) =>
+                {
                     unreached = Some((None, String::new()));
                 }
                 Finding::Missing => {
@@ -1276,9 +1276,8 @@ impl<'a> Follower<'a> {
     }
 
     /// The files that may be those of the stored positions: what fits the patterns, and, since a
-    /// log may be rotated to a name that fits none, what is related to one in its folder. Also the
-    /// folders in which there is nothing to see.
-    fn candidates(&mut self, stored: &[(u32, FilePosition)]) -> (Vec<Candidate>, Hidden) {
+    /// log may be rotated to a name that fits none, what is related to one in its folder.
+    fn candidates(&mut self, stored: &[(u32, FilePosition)]) -> Vec<Candidate> {
         let names = self.names();
         let mut candidates: Vec<Candidate> =
             names.into_iter().map(|(path, meta)| Candidate { path, meta, fits: true }).collect();
@@ -1287,21 +1286,10 @@ impl<'a> Follower<'a> {
         for (_, position) in stored {
             folders.entry(folder(&position.path)).or_default().push(&position.path);
         }
-        let mut hidden = Hidden::new();
         for (folder, originals) in folders {
-            let place = resume::place(folder);
-            let is_seen = fitting.iter().any(|path| self::folder(path) == folder);
-            let Ok(entries) = fs::read_dir(place) else {
-                if !is_seen {
-                    hidden.insert(folder.to_owned(), None);
-                }
-                continue;
-            };
+            let Ok(entries) = fs::read_dir(resume::place(folder)) else { continue };
             let mut paths: Vec<PathBuf> =
                 entries.flatten().map(|entry| folder.join(entry.file_name())).collect();
-            if let (true, Ok(meta)) = (paths.is_empty() && !is_seen, fs::metadata(place)) {
-                hidden.insert(folder.to_owned(), Some(meta.dev()));
-            }
             paths.sort();
             for path in paths {
                 let related = originals.iter().any(|original| is_relative(&path, original));
@@ -1311,7 +1299,7 @@ impl<'a> Follower<'a> {
                 }
             }
         }
-        (candidates, hidden)
+        candidates
     }
 
     /// Goes on in a file that was found again; `anew`: its content is another.
@@ -1603,7 +1591,9 @@ impl<'a> Follower<'a> {
                 continue;
             }
             let folder = folder(&file.last_name).to_owned();
-            let inodes = folders.entry(folder).or_insert_with_key(|folder| resume::inodes(folder));
+            let inodes = folders
+                .entry(folder)
+                .or_insert_with_key(|folder| resume::inodes(folder).unwrap_or_default());
             let moved = inodes.get(&file.id.inode).and_then(|path| File::open(path).ok());
             let same = |open: &File| {
                 open.metadata().is_ok_and(|meta| FileId::of(&meta) == file.id)
@@ -1785,7 +1775,7 @@ impl<'a> Follower<'a> {
 }
 
 /// The folder of a file, as its name has it; empty for the working directory.
-fn folder(path: &Path) -> &Path {
+pub(super) fn folder(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new(""))
 }
 
@@ -2803,6 +2793,12 @@ mod tests {
         // (Both successors are made before the inode is free for them.)
         place.append("new", "2025-08-03T22:32:00Z four\n");
         place.append("newer", "2025-08-03T22:33:00Z five\n");
+        // By their times nobody can tell that they came later.
+        let time = fs::metadata(place.path("app.log")).unwrap().modified().unwrap();
+        for name in ["new", "newer"] {
+            let file = OpenOptions::new().append(true).open(place.path(name)).unwrap();
+            file.set_modified(time).unwrap();
+        }
         rename(&place, "new", "app.log");
         let missed = "app.log: rotated or deleted while nobody was reading, and found nowhere; what \
                       was written behind byte 27 is lost";

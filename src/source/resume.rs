@@ -19,7 +19,7 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 
 use super::file;
-use super::follow::{FileId, TRACE_LEN, born, is_relative, read_up_to};
+use super::follow::{FileId, TRACE_LEN, born, folder, is_relative, read_up_to};
 use super::position::{FilePosition, Print};
 
 /// A beginning shorter than this does not prove that a file with another inode is the same.
@@ -103,7 +103,10 @@ impl Candidate {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            if let Some(file) = in_folder(&self.path, self.id())? {
+            let path = inodes(folder(&self.path))?.remove(&self.id().inode);
+            if let Some(file) = path.and_then(|path| File::open(path).ok())
+                && own(&file)?
+            {
                 return Ok(file);
             }
         }
@@ -117,22 +120,9 @@ pub(super) fn place(folder: &Path) -> &Path {
 }
 
 /// The files of a folder by their inodes.
-pub(super) fn inodes(folder: &Path) -> BTreeMap<u64, PathBuf> {
-    let entries = place(folder).read_dir().into_iter().flatten().flatten();
-    entries.map(|entry| (entry.ino(), folder.join(entry.file_name()))).collect()
-}
-
-/// Opens the file of this inode, if it is in the folder of `path` under whatever name.
-fn in_folder(path: &Path, id: FileId) -> io::Result<Option<File>> {
-    for entry in place(path.parent().unwrap_or(path)).read_dir()?.flatten() {
-        if entry.ino() == id.inode
-            && let Ok(file) = File::open(entry.path())
-            && FileId::of(&file.metadata()?) == id
-        {
-            return Ok(Some(file));
-        }
-    }
-    Ok(None)
+pub(super) fn inodes(folder: &Path) -> io::Result<BTreeMap<u64, PathBuf>> {
+    let entries = place(folder).read_dir()?.flatten();
+    Ok(entries.map(|entry| (entry.ino(), folder.join(entry.file_name()))).collect())
 }
 
 /// Whether two looks have found the same files under the same names.
@@ -200,6 +190,33 @@ pub(super) fn find(
         }
     }
     findings
+}
+
+/// Finds those of the positions that are `meant` by their inodes.
+fn by_inode(
+    stored: &[(u32, FilePosition)],
+    candidates: &[Candidate],
+    taken: &mut BTreeSet<FileId>,
+    findings: &mut [Finding],
+    meant: impl Fn(&FilePosition) -> bool,
+) {
+    let findings = findings.iter_mut().zip(stored);
+    for (finding, (_, position)) in findings.filter(|(_, (_, position))| meant(position)) {
+        let own = candidates.iter().enumerate().filter(|(_, one)| one.id() == position.id());
+        let own = own.min_by_key(|(_, one)| (one.path != position.path, !one.fits));
+        let Some((index, one)) = own.filter(|_| !taken.contains(&position.id())) else { continue };
+        // The inode may have been used again. If nothing was read of the file, only the time when it was
+        // made can say so.
+        if !position.is_evident() && position.born.is_some() && position.born != born(&one.meta) {
+            continue;
+        }
+        match one.open().and_then(|file| position.is_in(&file)) {
+            Ok(true) => *finding = Finding::Found(index),
+            Ok(false) => continue,
+            Err(error) => *finding = Finding::Unreadable(index, error),
+        }
+        taken.insert(position.id());
+    }
 }
 
 /// A file that lost its name while nobody was reading, or before.
@@ -287,33 +304,6 @@ pub(super) fn is_packed(path: &Path) -> bool {
 
 /// Endings of packed files.
 const PACKED: [&str; 6] = ["gz", "zst", "bz2", "xz", "lz4", "Z"];
-
-/// Finds those of the positions that are `meant` by their inodes.
-fn by_inode(
-    stored: &[(u32, FilePosition)],
-    candidates: &[Candidate],
-    taken: &mut BTreeSet<FileId>,
-    findings: &mut [Finding],
-    meant: impl Fn(&FilePosition) -> bool,
-) {
-    let findings = findings.iter_mut().zip(stored);
-    for (finding, (_, position)) in findings.filter(|(_, (_, position))| meant(position)) {
-        let own = candidates.iter().enumerate().filter(|(_, one)| one.id() == position.id());
-        let own = own.min_by_key(|(_, one)| (one.path != position.path, !one.fits));
-        let Some((index, one)) = own.filter(|_| !taken.contains(&position.id())) else { continue };
-        // The inode may have been used again. If nothing was read of the file, only the time when it was
-        // made can say so.
-        if !position.is_evident() && position.born.is_some() && position.born != born(&one.meta) {
-            continue;
-        }
-        match one.open().and_then(|file| position.is_in(&file)) {
-            Ok(true) => *finding = Finding::Found(index),
-            Ok(false) => continue,
-            Err(error) => *finding = Finding::Unreadable(index, error),
-        }
-        taken.insert(position.id());
-    }
-}
 
 /// The packed file that begins with what the file of `position` began with.
 pub(super) fn packed<'a>(
