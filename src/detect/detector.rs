@@ -392,6 +392,9 @@ impl Detector {
         }
         logins.sort_unstable();
         logins.dedup();
+        for (name, spec) in planner.names.iter_mut().zip(&planner.specs) {
+            name.retention = spec.retention;
+        }
         let dictionary = Dictionary {
             patterns: Vec::new(),
             counted: counted.to_vec(),

@@ -4,6 +4,7 @@
 //! change of rules, is read with the list of names that it was written with: what has the same name
 //! is the same, what has gone is dropped, and what is new begins with nothing.
 
+use crate::decode::time::Micros;
 use crate::pattern::PatternId;
 use crate::window::store::{Moves, PartMove};
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,10 @@ pub struct PartName {
     pub extras: Vec<String>,
     /// The rules that share it: id and way of counting.
     pub slots: Vec<String>,
+    /// How long it matters, microseconds. What a state says of it is a number too: it means another length
+    /// where the lengths of other parts have changed.
+    #[serde(default)]
+    pub retention: Micros,
 }
 
 /// From the numbers of one dictionary to those of another.

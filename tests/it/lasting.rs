@@ -459,3 +459,40 @@ fn a_rule_that_watches_something_else_is_another_rule() {
     let mut third = restored(&after, &first.core.capture_all(), &names);
     assert_eq!(ours(feed(&mut third, &after, &all[3..])), 0);
 }
+
+/// How long a key lasts is kept as a number too, which must not come to mean another length where the
+/// window of another rule changes.
+#[test]
+fn a_key_lasts_as_long_although_the_window_of_another_rule_changes() {
+    let house = |other: &str| {
+        let slow = "{ id: slow, title: t, on: SUSPICIOUS_ACTIVITY, per: type, when: count >= 3 within 50m, then: alert }";
+        let other = format!(
+            "{{ id: other, title: t, on: SUCCESSFUL_LOGIN, per: ip, when: count > 99 within {other}, then: alert }}"
+        );
+        House::new(&format!("pack: p\nrules:\n  - {slow}\n  - {other}\n"), "")
+    };
+    let (before, after) = (house("50m"), house("2m"));
+    let start = 1_754_260_200_000_000;
+    let login = |n: i64| {
+        let ip = format!("203.0.113.{}", n % 200);
+        crate::service::login(start + n * 2_000_000, &ip, "a")
+    };
+    let suspicious = |n: i64| {
+        let (head, _) =
+            login(n).split_once("FAILED_LOGIN").map(|(a, b)| (a.to_owned(), b.len())).unwrap();
+        format!("{head}SUSPICIOUS_ACTIVITY: type=probe, details={{}}\"}}")
+    };
+    let mut lines: Vec<String> = (0..10).map(login).collect();
+    lines.extend([suspicious(10), suspicious(11)]);
+    let stopped = lines.len();
+    // Half an hour passes.
+    lines.extend((12..1000).map(login));
+    lines.push(suspicious(1000));
+    let all = batches(&lines);
+    let slow =
+        |told: Vec<String>| told.iter().filter(|line| line.contains(r#""rule":"slow""#)).count();
+    let mut first = before.assembly.engine();
+    assert_eq!(slow(feed(&mut first, &before, &all[..stopped])), 0);
+    let mut second = restored(&after, &first.core.capture_all(), &first.core.dictionary());
+    assert_eq!(slow(feed(&mut second, &after, &all[stopped..])), 1);
+}
