@@ -5,6 +5,7 @@
 //! read for sure therefore gives `None`, and the event is keyless for that role. The address ranges
 //! that must never be blocked live here too.
 
+use super::lanes::{LANES, Lanes};
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -62,29 +63,34 @@ pub fn parse_ip_port_last(text: &str) -> Option<IpAddr> {
 
 /// The address, if the text is four decimal numbers and nothing else, as nearly always.
 pub fn plain_v4(text: &str) -> Option<Ipv4Addr> {
+    const DOT: u32 = b'.' as u32;
+    let digit = |at: usize| u32::from(*text.as_bytes().get(at).unwrap_or(&b'.')).wrapping_sub(48);
     let mut octets = [0u8; 4];
-    let mut bytes = text.bytes();
-    for (i, octet) in octets.iter_mut().enumerate() {
-        let mut value: u16 = 0;
-        let mut digits = 0;
-        loop {
-            match bytes.next() {
-                Some(digit @ b'0'..=b'9') => {
-                    // Neither a leading zero nor a fourth digit.
-                    if digits == 3 || (digits > 0 && value == 0) {
-                        return None;
-                    }
-                    value = value * 10 + u16::from(digit - b'0');
-                    digits += 1;
-                }
-                Some(b'.') if i < 3 && digits > 0 => break,
-                None if i == 3 && digits > 0 => break,
-                _ => return None,
-            }
+    let mut at = 0;
+    for octet in &mut octets {
+        let (a, b, c) = (digit(at), digit(at + 1), digit(at + 2));
+        if a > 9 {
+            return None;
         }
+        // No leading zero.
+        let (value, len) = if b > 9 {
+            (a, 1)
+        } else if a == 0 {
+            return None;
+        } else if c > 9 {
+            (a * 10 + b, 2)
+        } else {
+            (a * 100 + b * 10 + c, 3)
+        };
         *octet = u8::try_from(value).ok()?;
+        at += len;
+        // Behind the last there is nothing, which reads as a dot.
+        if digit(at) != DOT.wrapping_sub(48) {
+            return None;
+        }
+        at += 1;
     }
-    Some(Ipv4Addr::from(octets))
+    (at == text.len() + 1).then(|| Ipv4Addr::from(octets))
 }
 
 /// `text` without quotes, prefixes and the punctuation of the sentence around it.
@@ -144,6 +150,9 @@ pub(super) fn trimmed(text: &str) -> &str {
     if graphic(bytes.first()) && graphic(bytes.last()) { text } else { text.trim() }
 }
 
+/// No word for nobody is longer, but for `unix:` and what follows it.
+const NON_VALUE_MAX: usize = 10;
+
 /// Words that programs write where they have no identity to write.
 const NON_VALUES: [&str; 10] = [
     "-",
@@ -163,8 +172,9 @@ const NON_VALUES: [&str; 10] = [
 /// whatever follows it.
 pub fn is_non_value(text: &str) -> bool {
     let text = trimmed(text);
-    // The longest of the words has ten letters.
-    if text.len() > 12 && !text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("unix:")) {
+    if text.len() > NON_VALUE_MAX
+        && !text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("unix:"))
+    {
         return false;
     }
     text.is_empty()
@@ -188,6 +198,9 @@ const USER_READ: usize = 4096;
 /// its own key. What lies beyond the first 4 KiB goes into the hash as it is spelled.
 pub fn normalize_user(text: &str) -> Option<Cow<'_, str>> {
     let text = trimmed(text);
+    if is_own_key(text) {
+        return Some(Cow::Borrowed(text));
+    }
     if is_non_value(text) {
         return None;
     }
@@ -207,6 +220,22 @@ pub fn normalize_user(text: &str) -> Option<Cow<'_, str>> {
         return None;
     }
     Some(Cow::Owned(capped(key.to_owned(), rest)))
+}
+
+/// Whether a trimmed name is its own key, as nearly all are: no word for nobody, not too long, and nothing
+/// in it is changed by lower-casing or composing. `false` says nothing.
+fn is_own_key(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    // The last eight hold what is left of the others.
+    let Some(last) = bytes.last_chunk().map(Lanes::of) else { return false };
+    // No word for nobody has a digit.
+    let no_word = bytes.len() > NON_VALUE_MAX || last.no_digits().count() < LANES as u32;
+    let (eights, _) = bytes.as_chunks();
+    no_word
+        && bytes.len() <= USER_MAX
+        && bytes.get(4) != Some(&b':')
+        && !last.any_changed_by_case()
+        && !eights.iter().any(|eight| Lanes::of(eight).any_changed_by_case())
 }
 
 /// `text`, or, if it is longer than a key may be, a stand-in that no other text is likely to share.

@@ -248,8 +248,8 @@ fn object_record<'r>(
     config: &'r DecodeConfig,
 ) -> Record<'r> {
     let fields = fields::flatten(members);
-    let plays = config.fields.roles(&fields);
-    Record::new(config, "json", fields, plays, OuterOf::Borrowed(outer))
+    let cast = config.fields.roles(&fields);
+    Record::new(config, "json", fields, cast, OuterOf::Borrowed(outer))
 }
 
 fn text_record<'r>(line: &'r str, outer: &'r Outer, config: &'r DecodeConfig) -> Record<'r> {
@@ -285,7 +285,7 @@ fn text_record<'r>(line: &'r str, outer: &'r Outer, config: &'r DecodeConfig) ->
         messages.push(Cow::Borrowed(line));
     }
     messages.dedup();
-    let plays = config.fields.roles(fields.get(..own).unwrap_or_default());
+    let cast = config.fields.roles(fields.get(..own).unwrap_or_default());
     let header = Header {
         when: head.time.and_then(|t| time::parse(t, &config.zone)),
         level: head.level.and_then(Level::parse),
@@ -293,7 +293,7 @@ fn text_record<'r>(line: &'r str, outer: &'r Outer, config: &'r DecodeConfig) ->
         messages,
     };
     let header = Some(Box::new(header));
-    Record { header, ..Record::new(config, head.shape, fields, plays, OuterOf::Borrowed(outer)) }
+    Record { header, ..Record::new(config, head.shape, fields, cast, OuterOf::Borrowed(outer)) }
 }
 
 struct Docker<'v> {

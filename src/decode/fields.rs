@@ -420,16 +420,19 @@ fn normalize_into(name: &str, out: &mut String) {
 }
 
 /// Whether `name` is `normal` once it is [normalised](normalize).
+#[inline]
 fn spells(name: &str, normal: &str) -> bool {
     // Nearly every name is another by its first letter.
-    let first = name.bytes().find(|b| !matches!(b, b'@' | b'_' | b'-'));
-    if let (Some(first), Some(wanted)) = (first, normal.bytes().next())
-        && first.is_ascii()
-        && first.to_ascii_lowercase() != wanted
-        && wanted != b'@'
-    {
-        return false;
+    let (first, wanted) = (name.as_bytes().first(), normal.as_bytes().first());
+    match first {
+        Some(first) if first.is_ascii_alphabetic() => {
+            wanted == Some(&first.to_ascii_lowercase()) && is_spelling(name, normal)
+        }
+        _ => is_spelling(name, normal),
     }
+}
+
+fn is_spelling(name: &str, normal: &str) -> bool {
     if !name.is_ascii() {
         return normalize(name) == normal;
     }
@@ -515,8 +518,8 @@ impl PartialEq for Field<'_> {
 }
 
 impl<'a> Field<'a> {
-    /// A field of a flat record, to be filled.
-    pub const EMPTY: Self = Self {
+    /// What a field of a flat record is made of.
+    const EMPTY: Self = Self {
         shown: Cow::Borrowed(""),
         path: None,
         text: Cow::Borrowed(""),
@@ -527,6 +530,7 @@ impl<'a> Field<'a> {
     };
 
     /// A field of a flat record.
+    #[inline]
     pub fn flat(
         key: impl Into<Cow<'a, str>>,
         text: Cow<'a, str>,
@@ -537,6 +541,7 @@ impl<'a> Field<'a> {
     }
 
     /// Whether its path, normalised, is `path`.
+    #[inline]
     pub fn is(&self, path: &str) -> bool {
         match &self.path {
             Some(own) => **own == *path,
@@ -688,6 +693,44 @@ pub struct Plays {
     pub field: u32,
 }
 
+/// How many roles there are.
+const ROLES: usize = Role::Country as usize + 1;
+
+/// Who plays what in a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cast {
+    /// By role, each role's surest first, repetitions in their order.
+    plays: Box<[Plays]>,
+    /// By role: where its plays begin, and at last where those of all end.
+    starts: [u32; ROLES + 1],
+    /// The roles that are played, a bit each: most are not.
+    played: u16,
+}
+
+impl Cast {
+    fn new(mut plays: Vec<Plays>) -> Self {
+        plays.sort_by_key(|plays| (plays.role, plays.rank));
+        let mut starts = [0; ROLES + 1];
+        for (role, start) in starts.iter_mut().enumerate() {
+            let before = plays.partition_point(|plays| (plays.role as usize) < role);
+            *start = u32::try_from(before).unwrap_or(u32::MAX);
+        }
+        let played = plays.iter().fold(0, |played, plays| played | 1 << plays.role as u16);
+        Self { plays: plays.into(), starts, played }
+    }
+
+    /// The fields that may play a role, the surest first.
+    #[inline]
+    pub fn of(&self, role: Role) -> &[Plays] {
+        if self.played & 1 << role as u16 == 0 {
+            return &[];
+        }
+        let at = |role: usize| self.starts.get(role).map_or(0, |start| *start as usize);
+        let (start, end) = (at(role as usize), at(role as usize + 1));
+        self.plays.get(start..end).unwrap_or_default()
+    }
+}
+
 /// A field that plays a role.
 #[derive(Debug, Clone, Copy)]
 pub struct Hit<'f> {
@@ -769,8 +812,8 @@ impl FieldMap {
         self.names(name).first().map(|(role, _)| *role)
     }
 
-    /// All fields by the role they may play, each role's surest first, repetitions in their order.
-    pub fn roles(&self, fields: &[Field<'_>]) -> Arc<[Plays]> {
+    /// All fields by the role they may play.
+    pub fn roles(&self, fields: &[Field<'_>]) -> Arc<Cast> {
         let mut plays = Vec::with_capacity(fields.len());
         for (index, field) in (0u32..).zip(fields) {
             if field.kind == Kind::Null {
@@ -788,8 +831,7 @@ impl FieldMap {
                 field: index,
             }));
         }
-        plays.sort_by_key(|plays| (plays.role, plays.rank));
-        plays.into()
+        Arc::new(Cast::new(plays))
     }
 }
 
@@ -853,10 +895,10 @@ mod tests {
         let map = FieldMap::new(&[(Role::Ip, vec!["x_client".into()])]);
         let fields =
             fields(r#"{"ip_address":"1.1.1.1","x-client":"2.2.2.2","ip_address":"3.3.3.3"}"#);
-        let hits: Vec<_> = map
-            .roles(&fields)
+        let cast = map.roles(&fields);
+        let hits: Vec<_> = cast
+            .of(Role::Ip)
             .iter()
-            .filter(|plays| plays.role == Role::Ip)
             .map(|plays| fields[plays.field as usize].text.to_string())
             .collect();
         assert_eq!(hits, ["2.2.2.2", "1.1.1.1", "3.3.3.3"]);
@@ -869,7 +911,7 @@ mod tests {
             ["host_ip", "server.ip", "dest_ip", "OriginIP", "EdgeServerIP", "upstreamAddress"]
         {
             let line = format!(r#"{{"{name}":"198.51.100.1"}}"#);
-            assert!(map.roles(&fields(&line)).iter().all(|plays| plays.role != Role::Ip), "{name}");
+            assert!(map.roles(&fields(&line)).of(Role::Ip).is_empty(), "{name}");
         }
     }
 

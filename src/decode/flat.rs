@@ -6,8 +6,8 @@
 //! and confirmed by one comparison.
 
 use super::envelope::{self, BARE};
-use super::fields::{Field, Kind, Known, Plays, normalize};
-use super::lanes::{LANES, Lanes};
+use super::fields::{Cast, Field, Kind, Known, normalize};
+use super::lanes::{LANES, Lanes, WIDE, Wide};
 use super::word::Word;
 use super::{DecodeConfig, OuterOf, Record, json, text};
 use std::borrow::Cow;
@@ -31,26 +31,30 @@ const KINDS_MAX: usize = 4;
 pub struct Keys {
     by_place: Vec<Vec<Key>>,
     /// The roles that the fields of a line play none of which is `null`, by which key stood in
-    /// which place.
-    plays: Vec<(Way, Arc<[Plays]>)>,
+    /// which place; none for a line that carries another.
+    casts: Vec<(Way, Option<Arc<Cast>>)>,
     /// A list that is used again for every line.
     fields: Vec<Field<'static>>,
 }
 
-/// Which of the known keys stood in each place, two bits a place, and how many there were.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Way {
-    kinds: u64,
-    places: u32,
-    /// Some key was not known, or there are too many of them.
-    lost: bool,
+/// Which of the known keys stood in each place, two bits a place, behind a bit that tells how many there
+/// were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Way(u64);
+
+/// So many places a [`Way`] tells.
+const PLACES_MAX: usize = 31;
+
+impl Default for Way {
+    fn default() -> Self {
+        Self(1)
+    }
 }
 
 impl Way {
-    fn go(&mut self, kind: Option<usize>) {
-        self.lost |= kind.is_none() || self.places >= 32;
-        self.kinds = self.kinds << 2 | kind.unwrap_or(0) as u64;
-        self.places += 1;
+    #[inline]
+    fn go(&mut self, kind: usize) {
+        self.0 = self.0 << 2 | kind as u64;
     }
 }
 
@@ -65,26 +69,18 @@ struct Key {
     /// Where in them the key stands.
     start: usize,
     end: usize,
-    meaning: Meaning,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Meaning {
+    /// What it means.
     known: Known,
-    /// Shippers write such a key beside the line they carry.
-    carrier: bool,
-    /// The key belongs to an envelope alone.
-    envelope: bool,
 }
 
-impl Meaning {
-    fn of(key: &str, config: &DecodeConfig) -> Self {
-        let normal = normalize(key);
-        Self {
-            known: config.fields.number(&normal),
-            carrier: envelope::is_carrier_key(&normal),
-            envelope: matches!(key, "log" | "__REALTIME_TIMESTAMP"),
-        }
+impl Key {
+    /// Whether what follows its first bytes follows there.
+    fn goes_on(&self, mut rest: &[u8]) -> bool {
+        self.more.iter().all(|word| {
+            let Some((first, behind)) = rest.split_first_chunk() else { return false };
+            rest = behind;
+            word.begins(u64::from_le_bytes(*first))
+        })
     }
 }
 
@@ -93,77 +89,101 @@ pub fn read<'a>(line: &'a [u8], config: &'a DecodeConfig, keys: &mut Keys) -> Op
     let line = line.trim_ascii();
     let [b'{', .., b'}'] = line else { return None };
     let text = calm(line)?;
-    let mut reader = Reader { text, at: 1 };
+    let bytes = text.as_bytes();
+    let mut at = 1;
     let mut fields: Vec<Field<'a>> = std::mem::take(&mut keys.fields);
-    let (mut carriers, mut nulls, mut way) = (true, false, Way::default());
-    for place in 0.. {
-        let known = keys.by_place.get(place).map_or(&[][..], Vec::as_slice);
-        let found = known.iter().enumerate().find_map(|(kind, key)| {
-            let (found, meaning) = reader.expected(key)?;
-            Some((kind, found, meaning))
-        });
-        way.go(found.map(|(kind, ..)| kind));
-        let (key, meaning) = match found {
-            Some((_, key, meaning)) => (key, meaning),
-            None => {
-                let (lead, start, end) = reader.key()?;
-                let key = lead.get(start..end)?;
-                let meaning = Meaning::of(key, config);
-                keys.learn(place, lead, start, end, meaning);
-                (key, meaning)
-            }
+    let (mut way, mut lost, mut nulls) = (Way::default(), false, false);
+    loop {
+        let learnt = keys.by_place.get(fields.len()).map_or(&[][..], Vec::as_slice);
+        let (key, known) = if let Some((kind, learnt)) = expected(bytes, at, learnt) {
+            way.go(kind);
+            let key = text.get(at + learnt.start..at + learnt.end)?;
+            at += learnt.length;
+            (key, learnt.known)
+        } else {
+            lost = true;
+            let (key, known, behind) = unexpected(text, at, fields.len(), keys, config)?;
+            at = behind;
+            (key, known)
         };
-        if meaning.envelope {
-            return None;
+        if let Some((value, behind)) = plain_text(text, at) {
+            at = behind;
+            fields.push(Field::flat(key, Cow::Borrowed(value), Kind::Text, known));
+        } else {
+            let (value, kind, behind) = odd_value(text, at)?;
+            at = behind;
+            nulls |= kind == Kind::Null;
+            fields.push(Field::flat(key, value, kind, known));
         }
-        carriers &= meaning.carrier;
-        // Filled in its place: a copy of what was just put together piece by piece waits for every piece.
-        fields.push(Field::EMPTY);
-        let field = fields.last_mut()?;
-        (field.shown, field.known) = (Cow::Borrowed(key), meaning.known);
-        reader.value(&mut field.text, &mut field.kind)?;
-        nulls |= field.kind == Kind::Null;
-        if reader.ended()? {
-            break;
+        if bytes.get(at) != Some(&b',') {
+            match ended(bytes, at)? {
+                Some(comma) => at = comma,
+                None => break,
+            }
         }
     }
-    if carriers {
-        return None;
-    }
-    let plays = keys.plays(way, nulls, || config.fields.roles(&fields));
-    Some(Record::new(config, "json", fields, plays, OuterOf::Borrowed(&BARE)))
+    let usable = !lost && !nulls && fields.len() <= PLACES_MAX;
+    let cast = keys.cast(usable.then_some(way), || {
+        // Shippers write only such keys beside the line they carry.
+        let carriers = fields.iter().all(|field| envelope::is_carrier_key(&field.path()));
+        (!carriers).then(|| config.fields.roles(&fields))
+    })?;
+    let mut record = Record::new(config, "json", fields, cast, OuterOf::Borrowed(&BARE));
+    record.calm = true;
+    Some(record)
 }
 
 /// The line as text, if nothing in it is for terminals or otherwise odd.
 fn calm(line: &[u8]) -> Option<&str> {
-    let (control, beyond) = line
+    // Too short for one step: the general path does as well.
+    let last = Wide::of(line.last_chunk()?);
+    let (wides, _) = line.as_chunks();
+    let (lowest, joined) = wides
         .iter()
-        .fold((false, 0), |(control, beyond), byte| (control | (*byte < b' '), beyond | *byte));
-    if control {
+        .map(Wide::of)
+        .fold((last, last), |(lowest, joined), wide| (lowest.min(wide), joined.join(wide)));
+    if lowest.lowest() < b' ' {
         return None;
     }
     let text = std::str::from_utf8(line).ok()?;
-    let plain = beyond < 0x80 || matches!(text::strip_ansi(text), Cow::Borrowed(_));
+    let plain = joined.is_ascii() || matches!(text::strip_ansi(text), Cow::Borrowed(_));
     plain.then_some(text)
 }
 
+/// The text that begins at `at`, if it is one without escapes, and where it ends.
+#[inline]
+fn plain_text(text: &str, at: usize) -> Option<(&str, usize)> {
+    let bytes = text.as_bytes();
+    if bytes.get(at) != Some(&b'"') {
+        return None;
+    }
+    let start = at + 1;
+    let end = start + text_end(bytes.get(start..)?)?;
+    let closed = bytes.get(end) == Some(&b'"');
+    closed.then_some((text.get(start..end)?, end + 1))
+}
+
 /// Where in `bytes` the first quote or backslash stands.
+#[inline]
 fn text_end(bytes: &[u8]) -> Option<usize> {
-    let found = |lanes: Lanes| lanes.first(b'"').or(lanes.first(b'\\'));
     let (mut rest, mut at) = (bytes, 0);
     // A short text is sooner looked through than asked for.
     while at < SHORT
-        && let Some((first, behind)) = rest.split_first_chunk()
-        && let Some((second, behind)) = behind.split_first_chunk()
+        && let Some((wide, behind)) = rest.split_first_chunk()
     {
-        let (first, second) = (found(Lanes::of(first)).at(), found(Lanes::of(second)).at());
-        let end = if first < LANES { first } else { LANES + second };
-        if end < 2 * LANES {
-            return Some(at + end);
+        let wide = Wide::of(wide);
+        let found = wide.equal(b'"') | wide.equal(b'\\');
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize);
         }
-        (rest, at) = (behind, at + 2 * LANES);
+        (rest, at) = (behind, at + WIDE);
     }
-    Some(at + memchr::memchr2(b'"', b'\\', rest)?)
+    let found = if rest.len() < WIDE {
+        rest.iter().position(|byte| matches!(byte, b'"' | b'\\'))
+    } else {
+        memchr::memchr2(b'"', b'\\', rest)
+    };
+    Some(at + found?)
 }
 
 /// How long the word is that begins `bytes`: a number, `true`, `false` or `null`.
@@ -200,7 +220,7 @@ fn is_plain_number(bytes: &[u8], len: usize) -> bool {
 }
 
 impl Keys {
-    fn learn(&mut self, place: usize, lead: &str, start: usize, end: usize, meaning: Meaning) {
+    fn learn(&mut self, place: usize, lead: &str, start: usize, end: usize, known: Known) {
         if place >= KEYS_MAX || lead.len() > LEAD_MAX {
             return;
         }
@@ -217,7 +237,7 @@ impl Keys {
             length: lead.len(),
             start,
             end,
-            meaning,
+            known,
         };
         // Places are filled in their order, or the ones behind wait for a later line.
         if place == self.by_place.len() {
@@ -230,22 +250,22 @@ impl Keys {
         }
     }
 
-    /// The roles of a line's fields, from memory if the same keys stood in the same places before.
-    fn plays(
+    /// The roles of a line's fields, `by_fields` or from memory if the same keys stood in the same places
+    /// before; none if it is a line that carries another.
+    fn cast(
         &mut self,
-        way: Way,
-        nulls: bool,
-        roles: impl FnOnce() -> Arc<[Plays]>,
-    ) -> Arc<[Plays]> {
-        let usable = !way.lost && !nulls;
-        if usable && let Some((_, plays)) = self.plays.iter().find(|(known, _)| *known == way) {
-            return Arc::clone(plays);
+        way: Option<Way>,
+        by_fields: impl FnOnce() -> Option<Arc<Cast>>,
+    ) -> Option<Arc<Cast>> {
+        let Some(way) = way else { return by_fields() };
+        if let Some((_, cast)) = self.casts.iter().find(|(known, _)| *known == way) {
+            return cast.clone();
         }
-        let plays = roles();
-        if usable && self.plays.len() < KEYS_MAX {
-            self.plays.push((way, Arc::clone(&plays)));
+        let cast = by_fields();
+        if self.casts.len() < KEYS_MAX {
+            self.casts.push((way, cast.clone()));
         }
-        plays
+        cast
     }
 
     /// Takes the list of a record that is done with.
@@ -260,121 +280,97 @@ impl Keys {
     }
 }
 
-struct Reader<'a> {
-    text: &'a str,
-    /// At the first key, else behind a value.
-    at: usize,
+/// The key that stands at `at`, if it is one that stood in its place before: which, and what is known of it.
+#[inline]
+fn expected<'k>(bytes: &[u8], at: usize, learnt: &'k [Key]) -> Option<(usize, &'k Key)> {
+    // Near its end, a line is read without help.
+    let (first, rest) = bytes.get(at..)?.split_first_chunk()?;
+    let first = u128::from_le_bytes(*first);
+    let stands = |key: &&Key| {
+        (first ^ key.lead) & key.mask == 0
+            && (key.more.is_empty() || key.goes_on(rest))
+            // Blanks in front of a value belong to what is remembered.
+            && bytes.get(at + key.length) != Some(&b' ')
+    };
+    learnt.iter().enumerate().find(|(_, key)| stands(key))
 }
 
-impl<'a> Reader<'a> {
-    fn peek(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
+/// Where the next byte stands that is no blank.
+fn behind_blanks(bytes: &[u8], mut at: usize) -> usize {
+    while bytes.get(at) == Some(&b' ') {
+        at += 1;
     }
+    at
+}
 
-    fn blanks(&mut self) {
-        while self.peek() == Some(b' ') {
-            self.at += 1;
-        }
+/// The key that stands at `at`, what it means, and where its value begins. It is remembered.
+#[cold]
+fn unexpected<'a>(
+    text: &'a str,
+    at: usize,
+    place: usize,
+    keys: &mut Keys,
+    config: &DecodeConfig,
+) -> Option<(&'a str, Known, usize)> {
+    let bytes = text.as_bytes();
+    let mut start = behind_blanks(bytes, at);
+    if at > 1 {
+        // Behind the comma.
+        start = behind_blanks(bytes, start + 1);
     }
-
-    /// The key, if it is the one that stood in this place before.
-    fn expected(&mut self, key: &Key) -> Option<(&'a str, Meaning)> {
-        // Near its end, a line is read without help.
-        let (first, mut rest) = self.text.as_bytes().get(self.at..)?.split_first_chunk()?;
-        if (u128::from_le_bytes(*first) ^ key.lead) & key.mask != 0 {
-            return None;
-        }
-        for word in &key.more {
-            let (first, behind) = rest.split_first_chunk()?;
-            if !word.begins(u64::from_le_bytes(*first)) {
-                return None;
-            }
-            rest = behind;
-        }
-        // Blanks in front of a value belong to what is remembered.
-        if self.text.as_bytes().get(self.at + key.length) == Some(&b' ') {
-            return None;
-        }
-        let found = self.text.get(self.at + key.start..self.at + key.end)?;
-        self.at += key.length;
-        Some((found, key.meaning))
+    if bytes.get(start) != Some(&b'"') {
+        return None;
     }
-
-    /// The next key: all that stands before its value, and where in it the key is.
-    fn key(&mut self) -> Option<(&'a str, usize, usize)> {
-        let begin = self.at;
-        self.blanks();
-        if begin > 1 {
-            self.at += 1;
-            self.blanks();
-        }
-        if self.peek()? != b'"' {
-            return None;
-        }
-        let start = self.at + 1;
-        let bytes = self.text.as_bytes();
-        let length = memchr::memchr2(b'"', b'\\', bytes.get(start..)?)?;
-        let end = start + length;
-        if bytes.get(end) != Some(&b'"') {
-            return None;
-        }
-        self.at = end + 1;
-        self.blanks();
-        if self.peek()? != b':' {
-            return None;
-        }
-        self.at += 1;
-        self.blanks();
-        Some((self.text.get(begin..self.at)?, start - begin, end - begin))
+    start += 1;
+    let end = start + memchr::memchr2(b'"', b'\\', bytes.get(start..)?)?;
+    if bytes.get(end) != Some(&b'"') {
+        return None;
     }
-
-    /// Reads a value into `text` and `kind`, which say that there is none yet.
-    fn value(&mut self, text: &mut Cow<'a, str>, kind: &mut Kind) -> Option<()> {
-        let bytes = self.text.as_bytes();
-        let start = self.at;
-        if self.peek()? == b'"' {
-            let length = text_end(bytes.get(start + 1..)?)?;
-            let end = start + 1 + length;
-            *kind = Kind::Text;
-            if bytes.get(end) == Some(&b'"') {
-                self.at = end + 1;
-                *text = Cow::Borrowed(self.text.get(start + 1..end)?);
-                return Some(());
-            }
-            (*text, self.at) = json::strict_string(self.text, start)?;
-            return Some(());
-        }
-        let rest = bytes.get(start..)?;
-        let length = word_len(rest)?;
-        self.at = start + length;
-        let word = self.text.get(start..self.at)?;
-        *kind = match word {
-            _ if is_plain_number(rest, length) => Kind::Number,
-            "null" => return Some(()),
-            "true" | "false" => Kind::Bool,
-            _ if json::is_strict_number(word) => Kind::Number,
-            _ => return None,
-        };
-        *text = Cow::Borrowed(word);
-        Some(())
+    let colon = behind_blanks(bytes, end + 1);
+    if bytes.get(colon) != Some(&b':') {
+        return None;
     }
+    let value = behind_blanks(bytes, colon + 1);
+    let (lead, key) = (text.get(at..value)?, text.get(start..end)?);
+    // Such a key belongs to an envelope alone.
+    if matches!(key, "log" | "__REALTIME_TIMESTAMP") {
+        return None;
+    }
+    let known = config.fields.number(&normalize(key));
+    keys.learn(place, lead, start - at, end - at, known);
+    Some((key, known, value))
+}
 
-    /// Whether the object ends behind a value, and with it the line.
-    fn ended(&mut self) -> Option<bool> {
-        match self.peek()? {
-            b',' => Some(false),
-            b' ' => {
-                let before = self.at;
-                self.blanks();
-                let ended = self.ended();
-                if ended == Some(false) {
-                    self.at = before;
-                }
-                ended
-            }
-            b'}' => (self.at + 1 == self.text.len()).then_some(true),
-            _ => None,
-        }
+/// The value at `at`, if it is no [plain text](plain_text), and where it ends.
+#[inline(never)]
+fn odd_value(text: &str, at: usize) -> Option<(Cow<'_, str>, Kind, usize)> {
+    let rest = text.as_bytes().get(at..)?;
+    if rest.first() == Some(&b'"') {
+        let (text, behind) = json::strict_string(text, at)?;
+        return Some((text, Kind::Text, behind));
+    }
+    let length = word_len(rest)?;
+    let behind = at + length;
+    let word = text.get(at..behind)?;
+    let kind = match word {
+        _ if is_plain_number(rest, length) => Kind::Number,
+        "null" => return Some((Cow::Borrowed(""), Kind::Null, behind)),
+        "true" | "false" => Kind::Bool,
+        _ if json::is_strict_number(word) => Kind::Number,
+        _ => return None,
+    };
+    Some((Cow::Borrowed(word), kind, behind))
+}
+
+/// What stands behind a value: a comma, whose place is that of the next key, or the end of the object and
+/// with it of the line.
+fn ended(bytes: &[u8], at: usize) -> Option<Option<usize>> {
+    let behind = behind_blanks(bytes, at);
+    match bytes.get(behind)? {
+        // Blanks in front of it belong to what is remembered.
+        b',' => Some(Some(at)),
+        b'}' if behind + 1 == bytes.len() => Some(None),
+        _ => None,
     }
 }
 

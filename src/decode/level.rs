@@ -53,15 +53,16 @@ const NAMES: [(&str, Level); 29] = [
 impl Level {
     /// Reads a level's name in any case; Go's `WARN+2` counts as `WARN`.
     pub fn parse(text: &str) -> Option<Self> {
-        let text = text.trim();
         // What nearly every line says is found without going through the list.
         match text {
             "INFO" | "info" => return Some(Level::Info),
             "DEBUG" | "debug" => return Some(Level::Debug),
             "WARNING" | "warning" | "WARN" | "warn" => return Some(Level::Warning),
             "ERROR" | "error" => return Some(Level::Error),
+            "CRITICAL" | "critical" => return Some(Level::Critical),
             _ => {}
         }
+        let text = text.trim();
         let name = text.split(['+', '-']).next().unwrap_or(text);
         NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, level)| *level)
     }

@@ -18,7 +18,7 @@ pub mod word;
 
 use addr::{Nets, NeverBlock};
 use envelope::Outer;
-use fields::{Field, FieldMap, FieldName, Hit, Kind, Plays, Role};
+use fields::{Cast, Field, FieldMap, FieldName, Hit, Kind, Role};
 use level::Level;
 use std::borrow::Cow;
 use std::cell::{OnceCell, RefCell};
@@ -175,15 +175,15 @@ pub struct Record<'a> {
     config: &'a DecodeConfig,
     /// Every scalar of its own.
     fields: Vec<Field<'a>>,
-    /// The roles they play, in their order. A field that only stands in a text of pairs plays none.
-    plays: Arc<[Plays]>,
-    /// Which roles those are, a bit each.
-    roles: u16,
+    /// The roles they play. A field that only stands in a text of pairs plays none.
+    cast: Arc<Cast>,
     /// Boxed, because records are handed on and most have none.
     header: Option<Box<Header<'a>>>,
     /// What its envelopes say.
     outer: OuterOf<'a>,
     shape: &'static str,
+    /// Nothing in what its fields borrow is for terminals.
+    calm: bool,
     /// The client's address by the word of the platform's edge.
     edge: Option<IpAddr>,
     identities: OnceCell<Identities>,
@@ -192,7 +192,7 @@ pub struct Record<'a> {
 impl PartialEq for Record<'_> {
     fn eq(&self, other: &Self) -> bool {
         self.fields == other.fields
-            && self.plays == other.plays
+            && self.cast == other.cast
             && self.header == other.header
             && *self.outer == *other.outer
             && self.shape == other.shape
@@ -204,18 +204,17 @@ impl<'a> Record<'a> {
         config: &'a DecodeConfig,
         shape: &'static str,
         fields: Vec<Field<'a>>,
-        plays: Arc<[Plays]>,
+        cast: Arc<Cast>,
         outer: OuterOf<'a>,
     ) -> Self {
-        let roles = plays.iter().fold(0, |roles, plays| roles | role_bit(plays.role));
         Self {
             config,
             fields,
-            plays,
-            roles,
+            cast,
             header: None,
             outer,
             shape,
+            calm: false,
             edge: None,
             identities: OnceCell::new(),
         }
@@ -232,11 +231,11 @@ impl<'a> Record<'a> {
         Record {
             config,
             fields: self.fields.into_iter().map(Field::into_owned).collect(),
-            plays: self.plays,
-            roles: self.roles,
+            cast: self.cast,
             header,
             outer: OuterOf::Owned(Box::new((*self.outer).clone())),
             shape: self.shape,
+            calm: false,
             edge: self.edge,
             identities: self.identities,
         }
@@ -244,9 +243,7 @@ impl<'a> Record<'a> {
 
     /// The fields that may play a role, the surest first, repetitions in their order.
     fn of(&self, role: Role) -> impl Iterator<Item = Hit<'_>> + Clone {
-        let played = self.roles & role_bit(role) != 0;
-        let plays = if played { &*self.plays } else { &[] };
-        plays.iter().filter(move |plays| plays.role == role).filter_map(|plays| {
+        self.cast.of(role).iter().filter_map(|plays| {
             let field = self.fields.get(plays.field as usize)?;
             Some(Hit { field, rank: plays.rank, index: plays.field })
         })
@@ -301,7 +298,7 @@ impl<'a> Record<'a> {
     pub fn message(&self) -> Cow<'_, str> {
         match self.header_messages().first() {
             Some(message) => Cow::Borrowed(message),
-            None => self.message_field().map_or(Cow::Borrowed(""), |field| plain(&field.text)),
+            None => self.message_field().map_or(Cow::Borrowed(""), |field| self.plain(field)),
         }
     }
 
@@ -329,17 +326,25 @@ impl<'a> Record<'a> {
         let Some(first) = texts.next() else { return Messages::Several(Vec::new()) };
         let mut texts = texts.peekable();
         if texts.peek().is_none() {
-            return Messages::One(plain(&first.text));
+            return Messages::One(self.plain(first));
         }
-        let mut messages = vec![plain(&first.text)];
+        let mut messages = vec![self.plain(first)];
         let path = first.path();
         let mut known = HashSet::from([first.text.as_ref()]);
         for field in texts.filter(|field| field.is(&path)) {
             if known.insert(&field.text) {
-                messages.push(plain(&field.text));
+                messages.push(self.plain(field));
             }
         }
         Messages::Several(messages)
+    }
+
+    /// A field's text as patterns read it: without colours and what else a terminal would not show.
+    fn plain<'r>(&self, field: &'r Field<'_>) -> Cow<'r, str> {
+        match &field.text {
+            Cow::Borrowed(text) if self.calm => Cow::Borrowed(text),
+            text => text::strip_ansi(text),
+        }
     }
 
     fn identities(&self) -> &Identities {
@@ -409,6 +414,14 @@ impl<'a> Record<'a> {
     pub fn own_ip(&self) -> Option<IpFact<'_>> {
         let (ip, proven, field) = self.identities().ip?;
         Some(IpFact { ip, proven, from: &self.fields.get(field as usize)?.shown })
+    }
+
+    /// Its [own address](Self::own_ip), if that is what `text` is read as: most lines say it twice.
+    pub fn own_ip_as(&self, text: &str) -> Option<IpAddr> {
+        let (ip, _, field) = self.identities().ip?;
+        // A list is read in another way than a single address.
+        let same = *self.fields.get(field as usize)?.text == *text && !text.contains(',');
+        same.then_some(ip)
     }
 
     /// The account by name.
@@ -524,10 +537,6 @@ impl<'a> Record<'a> {
     }
 }
 
-fn role_bit(role: Role) -> u16 {
-    1 << (role as u16)
-}
-
 /// The texts of a record that patterns read, the first of them its message.
 #[derive(Debug)]
 pub enum Messages<'r> {
@@ -567,11 +576,6 @@ impl<'r> Answers<'r> {
         self.known.borrow_mut().push((path, there));
         there
     }
-}
-
-/// A text as patterns read it: without colours and what else a terminal would not show.
-fn plain(text: &str) -> Cow<'_, str> {
-    text::strip_ansi(text)
 }
 
 /// Decodes one line, without its newline, into records that borrow only from the configuration.
