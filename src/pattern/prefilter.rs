@@ -22,6 +22,10 @@ use std::ops::Range;
 /// Needles shorter than this would stand in nearly every line.
 const NEEDLE_MIN: usize = 3;
 
+/// How nearly every line names its level: a word follows, which is no number.
+const ORDINARY: [&str; 3] = [r#"level": ""#, r#"level":""#, r#"level\": \""#];
+const LEVEL: &str = "level";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Check {
     /// The needle is enough.
@@ -119,7 +123,11 @@ impl Prefilter {
     pub fn new(patterns: &[Pattern]) -> Self {
         let mut needles: Vec<(Needle, Check)> = Vec::new();
         let mut add = |text: &[u8], fold: bool, check: Check| {
-            needles.push((Needle { text: text.to_vec(), fold }, check));
+            let needle = (Needle { text: text.to_vec(), fold }, check);
+            // Each pattern that tests a level asks for the same.
+            if !needles.contains(&needle) {
+                needles.push(needle);
+            }
         };
         for text in [&b"\\u"[..], b"\\x", b"\x1b", b" stdout P", b" stderr P"] {
             add(text, false, Check::Enough);
@@ -165,8 +173,15 @@ impl Prefilter {
                 kept.push(needle.clone());
             }
         }
-        let (needles, checks) = kept.into_iter().unzip();
-        Self { sieve: Some(Sieve::new(needles)), checks }
+        let (needles, checks): (Vec<Needle>, Vec<Check>) = kept.into_iter().unzip();
+        let level = needles.iter().zip(&checks).position(|(needle, check)| {
+            *check == Check::NumberBehind && needle.text == LEVEL.as_bytes()
+        });
+        let mut sieve = Sieve::new(needles);
+        if let Some(level) = level {
+            ORDINARY.iter().for_each(|text| sieve.pass_over(level, text.as_bytes()));
+        }
+        Self { sieve: Some(sieve), checks }
     }
 
     /// Whether a pattern might match `line`; `false` is a proof that none does.
@@ -288,12 +303,6 @@ fn gap(rest: &[u8]) -> usize {
 
 /// Whether a number follows the name of a level.
 fn number_behind(rest: &[u8]) -> bool {
-    // In nearly every line a word does, written like this.
-    if let [b'"', b':', b' ', b'"', first, ..] | [b'"', b':', b'"', first, ..] = rest
-        && first.is_ascii_alphabetic()
-    {
-        return false;
-    }
     let gap = gap(rest);
     gap > 0 && rest.get(gap).is_some_and(|b| b.is_ascii_digit() || matches!(b, b'-' | b'+'))
 }
@@ -343,6 +352,16 @@ mod tests {
         );
         assert_eq!(anchored_prefix("LOGIN"), None);
         assert_eq!(regex_needle("(?i)login"), None);
+    }
+
+    #[test]
+    fn what_is_passed_over_is_no_number() {
+        for text in ORDINARY {
+            let rest = text.strip_prefix(LEVEL).unwrap();
+            for letter in ('a'..='z').chain('A'..='Z') {
+                assert!(!number_behind(format!("{rest}{letter}").as_bytes()), "{text}");
+            }
+        }
     }
 
     #[test]

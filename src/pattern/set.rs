@@ -11,7 +11,6 @@ use crate::decode::fields::{FieldName, Role};
 use crate::decode::word::Word;
 use crate::decode::{IpFact, Messages, Record};
 use std::borrow::Cow;
-use std::cell::OnceCell;
 use std::net::IpAddr;
 
 /// The number of [`super::LOG_INJECTION`].
@@ -44,6 +43,8 @@ pub struct PatternSet {
     prefilter: Prefilter,
     /// By pattern number: the rules that count it, with the tests by which they narrow it.
     rules: Vec<Vec<u16>>,
+    /// By pattern number: whether one of them narrows it.
+    narrowed: Vec<bool>,
     counting: Vec<Counting>,
     counted: Vec<String>,
     /// The same, to be looked up.
@@ -51,7 +52,9 @@ pub struct PatternSet {
     /// By pattern number: those of them that rules on it count.
     slots: Vec<Vec<u16>>,
     /// By pattern: how messages begin that it could read, or that claim to be it.
-    heads: Vec<Heads>,
+    heads: Vec<Option<Heads>>,
+    /// Some pattern reads messages.
+    reads: bool,
     reason: FieldName,
     never: NeverBlock,
     countries: Option<Box<dyn Countries>>,
@@ -63,12 +66,25 @@ impl std::fmt::Debug for PatternSet {
     }
 }
 
-/// How the messages of one pattern begin; none: any message may be for it.
-type Heads = Option<Vec<Word>>;
+/// How the messages of one pattern begin.
+#[derive(Debug)]
+struct Heads {
+    first: Word,
+    more: Box<[Word]>,
+}
 
-fn heads(pattern: &Pattern) -> Heads {
-    let heads: Vec<Word> = pattern.leads().map(|lead| Word::of(lead.as_bytes())).collect();
-    (!heads.is_empty() && heads.len() == pattern.readings.len()).then_some(heads)
+impl Heads {
+    /// None: any message may be for it.
+    fn of(pattern: &Pattern) -> Option<Self> {
+        let mut heads = pattern.leads().map(|lead| Word::of(lead.as_bytes()));
+        let (first, more) = (heads.next()?, heads.collect::<Box<[Word]>>());
+        (more.len() + 1 == pattern.readings.len()).then_some(Self { first, more })
+    }
+
+    #[inline]
+    fn begin(&self, message: u64) -> bool {
+        self.first.begins(message) || self.more.iter().any(|head| head.begins(message))
+    }
 }
 
 /// What a record was.
@@ -157,9 +173,16 @@ impl PatternSet {
                 slots
             })
             .collect();
+        let narrows = |number: &u16| {
+            let rule = counting.get(usize::from(*number));
+            rule.is_some_and(|rule| !rule.filter.is_empty() || !rule.unless.is_empty())
+        };
+        let narrowed = by_pattern.iter().map(|rules| rules.iter().any(narrows)).collect();
         Self {
             slots,
-            heads: patterns.iter().map(heads).collect(),
+            narrowed,
+            heads: patterns.iter().map(Heads::of).collect(),
+            reads: patterns.iter().any(|pattern| !pattern.readings.is_empty()),
             counted_names: counted.iter().map(|name| FieldName::new(name)).collect(),
             reason: FieldName::new("reason"),
             prefilter,
@@ -219,29 +242,24 @@ impl PatternSet {
         let mut read = false;
         let lookup = |name: &FieldName| record.lookup(name);
         // Not every set asks for them.
-        let (messages, begin) = (OnceCell::new(), OnceCell::new());
-        let messages = || -> &Messages<'_> { messages.get_or_init(|| record.messages()) };
-        let may = |heads: &Vec<Word>| {
-            let begins = |message: u64| heads.iter().any(|head| head.begins(message));
-            // Nearly always there is one message.
-            let begin = begin.get_or_init(|| match messages() {
-                Messages::One(message) => Some(Word::of(message.as_bytes()).bytes),
-                Messages::Several(_) => None,
-            });
-            match begin {
-                Some(begin) => begins(*begin),
-                None => messages().all().iter().any(|m| begins(Word::of(m.as_bytes()).bytes)),
-            }
+        let messages = self.reads.then(|| record.messages());
+        let messages = messages.as_ref().map_or(&[][..], Messages::all);
+        let begin = |message: &Cow<'_, str>| Word::of(message.as_bytes()).bytes;
+        // Nearly always there is one message.
+        let (first_message, more) =
+            messages.split_first().map_or((0, &[][..]), |(first, more)| (begin(first), more));
+        let may = |heads: &Heads| {
+            heads.begin(first_message) || more.iter().any(|message| heads.begin(begin(message)))
         };
         for (index, (pattern, heads)) in self.patterns.iter().zip(&self.heads).enumerate() {
-            if !heads.as_ref().is_none_or(may) {
+            if heads.as_ref().is_some_and(|heads| !may(heads)) {
                 continue;
             }
             let id = PatternId::try_from(index + BUILT_IN.len()).unwrap_or(PatternId::MAX);
             let captures = match captures(pattern, messages) {
                 Some(captures) => captures,
                 None => {
-                    if claims(pattern, messages()) {
+                    if claims(pattern, messages) {
                         out.near_misses.push(id);
                     }
                     continue;
@@ -277,7 +295,7 @@ impl PatternSet {
     /// How `pattern` meets a record, for people.
     pub fn verdict(&self, pattern: &Pattern, record: &Record<'_>) -> Verdict {
         let messages = record.messages();
-        if let Some(captures) = captures(pattern, || &messages) {
+        if let Some(captures) = captures(pattern, messages.all()) {
             return match pattern.filter.first_failing(&|name| record.lookup(name)) {
                 Some(field) => Verdict::FieldDiffers(field),
                 None => Verdict::Matches(
@@ -335,7 +353,8 @@ impl PatternSet {
             captured(Role::UserId).and_then(|text| addr::canonical_id(text, false)),
             doubts.user_id,
         );
-        let text_ip = captured(Role::Ip).and_then(addr::parse_ip);
+        let text_ip = captured(Role::Ip)
+            .and_then(|text| record.own_ip_as(text).or_else(|| addr::parse_ip(text)));
         // What the edge says nobody else can, so that no doubt about the rest concerns it. Where it saw a
         // proxy, it does not say who is behind.
         let edge = record.edge().filter(|ip| self.never.covers(*ip).is_none());
@@ -420,7 +439,10 @@ impl PatternSet {
             reason: reason.as_deref().and_then(|reason| texts.put(&addr::bounded(reason))),
             request_id: request_id.as_deref().and_then(|id| texts.put(&addr::bounded(id))),
             values: texts.put_values(values),
-            rules: texts.put_rules(self.narrowed(id, &lookup)),
+            rules: match (self.narrowed.get(usize::from(id)), self.rules.get(usize::from(id))) {
+                (Some(false), Some(rules)) => texts.put_rules(rules.iter().copied()),
+                _ => texts.put_rules(self.narrowed(id, &lookup)),
+            },
         };
         out.list.push(event);
     }
@@ -475,15 +497,12 @@ impl PatternSet {
 }
 
 /// The captures of the first reading that fits one of a record's messages.
-fn captures<'t, 'r: 't>(
-    pattern: &'t Pattern,
-    messages: impl FnOnce() -> &'t Messages<'r>,
-) -> Option<Vec<Capture<'t>>> {
+fn captures<'t>(pattern: &'t Pattern, messages: &'t [Cow<'_, str>]) -> Option<Vec<Capture<'t>>> {
     if pattern.readings.is_empty() {
         return Some(Vec::new());
     }
     let readings = &pattern.readings;
-    messages().all().iter().find_map(|text| readings.iter().find_map(|way| read_one(way, text)))
+    messages.iter().find_map(|text| readings.iter().find_map(|way| read_one(way, text)))
 }
 
 fn read_one<'t>(reading: &'t Reading, message: &'t str) -> Option<Vec<Capture<'t>>> {
@@ -541,9 +560,8 @@ pub fn is_role(name: &str) -> bool {
 }
 
 /// Whether a message begins like `pattern`.
-fn claims(pattern: &Pattern, messages: &Messages<'_>) -> bool {
-    let message = messages.all().first();
-    message.is_some_and(|message| pattern.leads().any(|lead| message.starts_with(lead)))
+fn claims(pattern: &Pattern, messages: &[Cow<'_, str>]) -> bool {
+    messages.first().is_some_and(|message| pattern.leads().any(|lead| message.starts_with(lead)))
 }
 
 /// The scalars inside a captured document, by `name.path`.

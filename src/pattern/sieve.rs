@@ -54,6 +54,28 @@ pub struct Sieve {
     tables: Tables,
     way: Way,
     groups: [Vec<Member>; GROUPS],
+    ordinary: Vec<Ordinary>,
+}
+
+/// A text that stands in nearly every line from where the window of a needle begins, and does not matter
+/// with a letter behind it.
+#[derive(Debug, Clone)]
+struct Ordinary {
+    begin: Word,
+    rest: Box<[u8]>,
+}
+
+impl Ordinary {
+    /// Whether this is what stands at `at`.
+    #[inline]
+    fn stands(&self, text: &[u8], at: usize) -> bool {
+        let Some((first, behind)) = text.get(at..).and_then(|rest| rest.split_first_chunk()) else {
+            return false;
+        };
+        self.begin.begins(u64::from_le_bytes(*first))
+            && behind.starts_with(&self.rest)
+            && behind.get(self.rest.len()).is_some_and(u8::is_ascii_alphabetic)
+    }
 }
 
 /// A needle in a group.
@@ -267,7 +289,22 @@ impl Sieve {
             );
         }
         let way = Way::all().next().unwrap_or(Way::Single);
-        Self { needles, tables: Tables::new(tables), way, groups }
+        Self { needles, tables: Tables::new(tables), way, groups, ordinary: Vec::new() }
+    }
+
+    /// Passes over a needle where what stands there is `text`, which begins with it, and a letter. It is a
+    /// matter of speed: whoever is asked about such a place must say no.
+    pub fn pass_over(&mut self, needle: usize, text: &[u8]) {
+        let members = || self.groups.iter().flatten();
+        let Some(own) = members().find(|member| member.needle == needle) else { return };
+        let from = text.get(own.offset..).unwrap_or_default();
+        let Some((first, rest)) = from.split_first_chunk::<8>() else { return };
+        let begin = Word::of(first);
+        // No other needle may have its window in the same place.
+        let window = begin.bytes as u32;
+        if members().all(|one| one.needle == needle || window & one.telling != one.window) {
+            self.ordinary.push(Ordinary { begin, rest: rest.into() });
+        }
     }
 
     /// Goes through `text`, which must be shorter than 4 GiB; `room` is used for nothing else.
@@ -350,6 +387,9 @@ impl Walk<'_> {
                     let lane = begin.trailing_zeros() as usize;
                     begin &= begin - 1;
                     let (at, groups) = (step.base + lane, step.groups(lane));
+                    if self.sieve.ordinary.iter().any(|text| text.stands(self.text, at)) {
+                        continue;
+                    }
                     let found = self.sieve.confirmed(self.text, at, groups, &mut wanted);
                     if found.is_some() {
                         self.line = step.newlines_before(lane);
@@ -459,6 +499,45 @@ mod tests {
             let mut used = sieve.walk(b"\n\nlevel", Room::default());
             used.next(|_| false);
             with(way, sieve.walk(text, used.into_room()));
+        }
+    }
+
+    #[test]
+    fn what_is_ordinary_hides_no_other_needle() {
+        let ordinary = br#"level": ""#;
+        for (text, hidden) in
+            [(&br#"level": "x"#[..], true), (br#"level": "1"#, false), (br#"LEVEL": "x"#, false)]
+        {
+            // One of them may lie in the same place, or begin inside.
+            for other in ["le", "level\"", "eve", "vel\": \"x", "el\": ", "xyz"] {
+                let needle = |text: &str, fold| Needle { text: text.into(), fold };
+                let needles = vec![needle("level", true), needle(other, true)];
+                let mut sieve = Sieve::new(needles);
+                sieve.pass_over(0, ordinary);
+                let sieve = &mut sieve;
+                walks(
+                    sieve,
+                    |way, mut walk| {
+                        let mut found = [false; 2];
+                        walk.next(|one| {
+                            found[one.needle] = true;
+                            false
+                        });
+                        let text = text.to_ascii_lowercase();
+                        let stands = memchr::memmem::find(&text, other.as_bytes()).is_some();
+                        assert_eq!(found[1], stands, "{other} {way:?}");
+                        assert!(found[0] || hidden, "{other} {way:?}");
+                    },
+                    text,
+                );
+            }
+            let mut alone = Sieve::new(vec![Needle { text: b"level".to_vec(), fold: true }]);
+            alone.pass_over(0, ordinary);
+            walks(
+                &mut alone,
+                |_, mut walk| assert_eq!(walk.next(|_| true).is_none(), hidden),
+                text,
+            );
         }
     }
 

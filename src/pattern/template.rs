@@ -10,6 +10,7 @@
 use crate::decode::addr;
 use crate::decode::fields::{Role, well_known};
 use crate::decode::json;
+use crate::decode::lanes::{WIDE, Wide};
 use memchr::memmem;
 use std::ops::Range;
 
@@ -256,7 +257,7 @@ impl Template {
     /// so in nearly every message that nobody tampered with.
     fn only_way(&self, text: &str, budget: &mut usize) -> Only {
         let last = self.literals.len() - 1;
-        let mut ranges = Vec::new();
+        let mut ranges = Vec::with_capacity(last);
         let mut start = 0;
         for (i, (literal, finder)) in self.literals.iter().zip(&self.finders).enumerate() {
             let at = if i == 0 && !self.open_start {
@@ -273,22 +274,24 @@ impl Template {
                 }
                 text.len() - literal.len()
             } else {
-                let bytes = text.as_bytes();
-                let Some(at) = finder.find(bytes) else { return Only::None };
-                let again = bytes.get(at + 1..).is_some_and(|rest| finder.find(rest).is_some());
-                if again || literal.is_empty() {
-                    return Only::Unsure;
+                match once(text.as_bytes(), literal.as_bytes(), finder) {
+                    Once::At(at) => at,
+                    Once::Nowhere => return Only::None,
+                    Once::Again => return Only::Unsure,
                 }
-                at
             };
             if i > 0 {
                 let Some(spec) = self.captures.get(i - 1) else { return Only::Unsure };
-                if ends(text, start, spec.kind, &[at], false, budget).is_none() {
+                let fits = match (spec.kind, text.get(start..at)) {
+                    (CaptureKind::Text, taken) => taken.is_some(),
+                    // As addresses nearly always are.
+                    (CaptureKind::Ip, Some(taken)) if addr::plain_v4(taken).is_some() => true,
+                    _ => ends(text, start, spec.kind, &[at], false, budget).is_some(),
+                };
+                if !fits {
                     return Only::None;
                 }
                 ranges.push(start..at);
-            } else {
-                ranges.reserve(last);
             }
             start = at + literal.len();
         }
@@ -422,6 +425,56 @@ fn capture(inner: &str) -> Result<CaptureSpec, String> {
         return Err(format!("`{name}` is no name for a capture: letters, digits and _ only"));
     }
     Ok(CaptureSpec { name: name.to_owned(), kind, role: well_known(name) })
+}
+
+/// How often a literal stands in a text.
+#[derive(Debug, PartialEq, Eq)]
+enum Once {
+    Nowhere,
+    At(usize),
+    /// More than once, or the literal is empty.
+    Again,
+}
+
+/// Longest text that is looked through without the finder, which takes longer to begin.
+const BRIEF: usize = 256;
+
+/// Whether a literal stands in a text once.
+fn once(text: &[u8], literal: &[u8], finder: &memmem::Finder<'_>) -> Once {
+    let [first, second, ..] = literal else { return once_by(finder, text) };
+    let Some(last) = text.len().checked_sub(WIDE + 1).filter(|_| text.len() <= BRIEF) else {
+        return once_by(finder, text);
+    };
+    let (mut found, mut from) = (Once::Nowhere, 0);
+    loop {
+        // The last step begins earlier, so that it ends with the text.
+        let start = from.min(last);
+        let rest = text.get(start..).unwrap_or_default();
+        let wide = |at: usize| rest.get(at..).and_then(<[u8]>::first_chunk).map(Wide::of);
+        let (Some(wide), Some(next)) = (wide(0), wide(1)) else { return once_by(finder, text) };
+        // Where the first two bytes stand.
+        let mut marks = wide.equal(*first) & next.equal(*second) & u32::MAX << (from - start);
+        while marks != 0 {
+            let at = marks.trailing_zeros() as usize;
+            marks &= marks - 1;
+            if rest.get(at..).is_some_and(|rest| rest.starts_with(literal)) {
+                if found != Once::Nowhere {
+                    return Once::Again;
+                }
+                found = Once::At(start + at);
+            }
+        }
+        if start == last {
+            return found;
+        }
+        from += WIDE;
+    }
+}
+
+fn once_by(finder: &memmem::Finder<'_>, text: &[u8]) -> Once {
+    let Some(at) = finder.find(text) else { return Once::Nowhere };
+    let again = text.get(at + 1..).is_some_and(|rest| finder.find(rest).is_some());
+    if again || finder.needle().is_empty() { Once::Again } else { Once::At(at) }
 }
 
 /// All places of `needle`, overlapping ones too. An empty needle stands at the end only: it is
@@ -787,6 +840,22 @@ mod tests {
             let found = template.matches(&text);
             prop_assert_eq!(found.as_ref().map(|m| &m.earliest), ways.first());
             prop_assert_eq!(found.as_ref().map(Match::latest), ways.last().map(Vec::as_slice));
+        }
+
+        #[test]
+        fn a_literal_is_found_once_or_not(
+            text in prop_oneof!["[ab]{0,40}", "[abc]{0,9}[c-e]{0,300}[abc]{0,9}"],
+            literal in "[abc]{0,6}",
+        ) {
+            let finder = memmem::Finder::new(&literal);
+            let all = occurrences(&text, &literal);
+            let naive = match all.as_slice() {
+                _ if literal.is_empty() => Once::Again,
+                [] => Once::Nowhere,
+                [at] => Once::At(*at),
+                _ => Once::Again,
+            };
+            prop_assert_eq!(once(text.as_bytes(), literal.as_bytes(), &finder), naive);
         }
 
         #[test]
