@@ -1,20 +1,21 @@
 //! The detector: one event in, firings out. A single writer that sees events in canonical order.
 
-use super::baseline::{Addresses, FORGET, Hours, Known, Seen};
+use super::baseline::{Addresses, FORGET, Hours, Known, Packing, Seen};
 use super::condition::Condition;
 use super::dictionary::{Dictionary, PartName, Translation};
 use super::rule::{KeyPart, Rule};
 use crate::decode::addr;
 use crate::decode::time::Micros;
 use crate::pattern::{EventView, PatternId, Standing};
-use crate::window::codec::{Evidence, Reader, number, put_number};
-use crate::window::key::{Key, KeyKind, OwnKey, put_net, put_part};
+use crate::window::codec::{Evidence, Parts, Reader, number, put_number};
+use crate::window::key::{Key, KeyKind, OwnKey, put_net, put_part, put_v4};
 use crate::window::marks::Fired;
 use crate::window::ring::{Crossing, RULES_MAX, ValueOf, bit};
 use crate::window::store::{Kind, Limits, Spec, Store};
 use crate::window::table::{Aim, Place, Table};
 use crate::window::told::Told;
 use crate::window::{Fresh, Group, Need, Span, Tally, What};
+use std::cell::OnceCell;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -202,6 +203,10 @@ struct Scratch {
     steps: Vec<usize>,
     inserted: Vec<Inserted>,
     aims: Vec<Aim>,
+    parts: Parts,
+    packing: Packing,
+    hashes: Vec<u64>,
+    written: Vec<u8>,
 }
 
 /// Counts events and fires rules.
@@ -362,6 +367,7 @@ impl Detector {
             .collect();
         key_names.sort();
         key_names.dedup();
+        let packing = Packing::default();
         let mut planner = Planner::default();
         let marks = planner.part("marks".to_owned(), Kind::Marks, 0, false);
         let mut pers: Vec<Vec<Part>> = Vec::new();
@@ -385,7 +391,7 @@ impl Detector {
             let mut plan = plan(rule, per, counted, &mut planner, &id, config.ipv6_prefix);
             if matches!(rule.condition, Condition::New { .. }) {
                 plan.known = Some(known.len());
-                known.push(Known::default());
+                known.push(Known::new(packing.seed()));
                 known_names.push(own_name("known", rule));
             }
             plans.push(plan);
@@ -407,8 +413,10 @@ impl Detector {
         Self {
             rules: rules.iter().cloned().map(Arc::new).collect(),
             plans,
+            addresses: Addresses::new(packing.seed()),
             scratch: Some(Box::new(Scratch {
                 located: vec![Located::default(); pers.len()],
+                packing,
                 ..Scratch::default()
             })),
             pers,
@@ -418,7 +426,6 @@ impl Detector {
             known_share: config.memory_limit / 4 / known.len().max(1),
             known,
             known_given_up: 0,
-            addresses: Addresses::default(),
             logins,
             key_names,
             dictionary,
@@ -476,14 +483,15 @@ impl Detector {
     pub fn restore(&mut self, from: &mut Reader<'_>, by: Option<&Translation>) -> Option<()> {
         self.store.restore(from)?;
         self.known_given_up = from.number()?;
+        let scratch = self.scratch.as_deref_mut()?;
         for old in 0..from.narrow()? {
-            let read = Known::restore(from)?;
+            let read = Known::restore(from, &mut scratch.packing)?;
             let new = by.map_or(Some(old), |by| by.known.get(old).copied().flatten());
             if let Some(known) = new.and_then(|new| self.known.get_mut(new)) {
                 *known = read;
             }
         }
-        self.addresses = Addresses::restore(from)?;
+        self.addresses = Addresses::restore(from, &mut scratch.packing)?;
         Some(())
     }
 
@@ -539,9 +547,18 @@ impl Detector {
 
     /// Brings the states of events near that will be observed soon.
     pub fn foresee<'e>(&mut self, events: impl Iterator<Item = EventView<'e>>) {
-        let Some(Scratch { keys, aims, .. }) = self.scratch.as_deref_mut() else { return };
+        let Some(scratch) = self.scratch.as_deref_mut() else { return };
+        let Scratch { keys, value, aims, packing, hashes, .. } = scratch;
         aims.clear();
+        hashes.clear();
+        packing.begin();
         for event in events {
+            if self.logins.contains(&event.pattern) {
+                value.clear();
+                if put_value(Field::User, event, self.config.ipv6_prefix, value) {
+                    hashes.extend(packing.foresee(value));
+                }
+            }
             let mut pers: u64 = 0;
             for plan in event.rules().iter().filter_map(|n| self.plans.get(usize::from(*n))) {
                 let bit = 1u64 << (plan.per % 64);
@@ -557,6 +574,11 @@ impl Detector {
             }
         }
         self.store.touch_ahead(aims);
+        let touch = |sum: usize, hash: &u64| {
+            let known = self.known.iter().map(|known| known.touch(*hash));
+            sum ^ self.addresses.touch(*hash) ^ known.sum::<usize>()
+        };
+        std::hint::black_box(hashes.iter().fold(0, touch));
     }
 
     /// Bits of an IPv6 address that make a key.
@@ -605,16 +627,17 @@ impl Detector {
         self.prepare(event, time, quiet, &mut scratch);
         self.locate(&mut scratch);
         scratch.inserted.clear();
+        let evidence = OnceCell::new();
         for step in 0..scratch.steps.len() {
             let Some(number) = scratch.steps.get(step).copied() else { break };
-            self.apply(number, event, time, stream, quiet, &mut scratch, decide);
+            self.apply(number, event, &evidence, time, stream, quiet, &mut scratch, decide);
         }
         if self.logins.contains(&event.pattern)
             && let Some(ip) = event.ip
         {
             scratch.value.clear();
             if put_value(Field::User, event, self.config.ipv6_prefix, &mut scratch.value) {
-                self.addresses.learn(&scratch.value, ip.ip);
+                self.addresses.learn(scratch.packing.of(&scratch.value), ip.ip);
             }
         }
         self.scratch = Some(scratch);
@@ -636,6 +659,7 @@ impl Detector {
     fn prepare(&mut self, event: EventView<'_>, time: Micros, quiet: bool, scratch: &mut Scratch) {
         let prefix = self.config.ipv6_prefix;
         scratch.keys.clear();
+        scratch.parts.clear();
         scratch.steps.clear();
         scratch.located.fill(Located::Unknown);
         for number in event.rules().iter().map(|n| usize::from(*n)) {
@@ -666,7 +690,7 @@ impl Detector {
                 if let Some(known) = plan.known.and_then(|at| self.known.get_mut(at)) {
                     // `new` means new to the stream, so an event that lacks the key teaches its
                     // value too.
-                    if !known.learn(&scratch.value, time) || quiet {
+                    if !known.learn(scratch.packing.of(&scratch.value), time) || quiet {
                         continue;
                     }
                 }
@@ -706,10 +730,11 @@ impl Detector {
     }
 
     #[expect(clippy::too_many_arguments, reason = "one step of `observe`, not an interface")]
-    fn apply(
+    fn apply<'e>(
         &mut self,
         number: usize,
-        event: EventView<'_>,
+        event: EventView<'e>,
+        shown: &OnceCell<Evidence<'e>>,
         time: Micros,
         stream: StreamTime,
         quiet: bool,
@@ -720,6 +745,15 @@ impl Detector {
         let (Some(rule), Some(plan)) = (self.rules.get(number), self.plans.get(number)) else {
             return;
         };
+        let completes = plan.completes == Some(event.pattern);
+        let known = scratch.inserted.iter().find(|one| one.tag == plan.tag);
+        let known = known.copied().filter(|_| !completes);
+        // Most events of a list that rules share are not enough for them.
+        if let Some(inserted) = known
+            && inserted.mask & bit(plan.slot) == 0
+        {
+            return;
+        }
         let Some(Located::Placed(kind, range, place)) = scratch.located.get(plan.per).cloned()
         else {
             return;
@@ -757,14 +791,18 @@ impl Detector {
             | Condition::Distinct { .. }
             | Condition::New { .. }
             | Condition::Sequence { .. } => {
-                let completes = plan.completes == Some(event.pattern);
-                let known = scratch.inserted.iter().find(|one| one.tag == plan.tag);
                 let inserted = match known {
-                    Some(inserted) if !completes => *inserted,
-                    _ => {
+                    Some(inserted) => inserted,
+                    None => {
                         let extras = self.extras.get(usize::from(plan.tag));
                         let extras = extras.map(Vec::as_slice).unwrap_or_default();
-                        let inserted = step.insert(extras, stream.clock, completes);
+                        let inserted = step.insert(
+                            shown.get_or_init(|| evidence(event)),
+                            extras,
+                            &mut scratch.parts,
+                            stream.clock,
+                            completes,
+                        );
                         if !completes {
                             scratch.inserted.push(inserted);
                         }
@@ -792,7 +830,9 @@ impl Detector {
             Condition::Unusual => {
                 let mut hours = Hours::read(step.store.read(place, plan.tag));
                 let fires = hours.learn(time, &rule.unusual);
-                step.learnt(&hours.write());
+                scratch.written.clear();
+                hours.write(&mut scratch.written);
+                step.learnt(&scratch.written);
                 if fires && !quiet {
                     let hour = time.div_euclid(3_600_000_000).rem_euclid(24);
                     step.fire(None, Some(&format!("{hour:02}")), decide);
@@ -871,10 +911,17 @@ struct Step<'s> {
 
 impl<'s> Step<'s> {
     /// Puts the event into the rule's window.
-    fn insert(&mut self, extras: &[Field], clock: Option<Micros>, completes: bool) -> Inserted {
+    fn insert(
+        &mut self,
+        shown: &Evidence<'_>,
+        extras: &[Field],
+        parts: &mut Parts,
+        clock: Option<Micros>,
+        completes: bool,
+    ) -> Inserted {
         let Self { plan, event, time, .. } = *self;
         let values: Vec<Option<&str>> = extras.iter().map(|field| text(*field, event)).collect();
-        let evidence = Evidence { extras: &values, ..evidence(event) };
+        let evidence = Evidence { extras: &values, ..*shown };
         let weight = match self.rule.condition {
             // Every new value counts once, however heavy its line.
             Condition::New { .. } => 1,
@@ -887,7 +934,8 @@ impl<'s> Step<'s> {
         };
         let completes = completes.then_some(plan.slot);
         let fresh = Fresh { time, weight, used: self.used, completes, shown: &[] };
-        let mask = self.store.insert(self.place, plan.tag, fresh, &evidence, clock, estimate);
+        let mask =
+            self.store.insert(self.place, plan.tag, fresh, (&evidence, parts), clock, estimate);
         Inserted { tag: plan.tag, mask, estimate }
     }
 
@@ -1052,7 +1100,12 @@ fn put_key(per: &[Part], event: EventView<'_>, prefix: u8, out: &mut Vec<u8>) ->
 
 fn put_one(part: Part, event: EventView<'_>, prefix: u8, out: &mut Vec<u8>) -> Option<KeyKind> {
     let (kind, text) = match part {
-        Part::Ip => return event.ip.map(|ip| put_net(out, &addr::target(ip.ip, prefix).1)),
+        Part::Ip => {
+            return Some(match event.ip?.ip {
+                IpAddr::V4(ip) => put_v4(out, ip),
+                ip => put_net(out, &addr::target(ip, prefix).1),
+            });
+        }
         Part::User => match (event.user(), event.user_id()) {
             (Some(user), _) => (KeyKind::User, user),
             (None, id) => (KeyKind::UserId, id?),

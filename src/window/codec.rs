@@ -179,29 +179,52 @@ fn digit(byte: u8) -> u8 {
     DIGITS.get(usize::from(byte)).copied().unwrap_or(NO_DIGIT)
 }
 
-/// Packs an even number of lower-case hex digits behind what `out` holds; `false`, with `out` as it was, if
-/// there is anything else.
+/// Packs an even number of lower-case hex digits behind what `out` holds; `false`, with something behind it,
+/// if there is anything else.
 fn put_hex(out: &mut Vec<u8>, digits: &[u8]) -> bool {
-    let before = out.len();
-    // Room first: a list that grows byte by byte is asked for room with each.
-    out.resize(before + digits.len() / 2, 0);
-    let mut all = 0;
-    let (pairs, _) = digits.as_chunks::<2>();
-    for (to, [high, low]) in out.iter_mut().skip(before).zip(pairs) {
+    let (eights, rest) = digits.as_chunks();
+    for eight in eights {
+        let Some(packed) = packed(*eight) else { return false };
+        out.extend_from_slice(&packed);
+    }
+    let (pairs, _) = rest.as_chunks();
+    for [high, low] in pairs {
         let (high, low) = (digit(*high), digit(*low));
-        all |= high | low;
-        *to = high << 4 | low & 15;
+        if (high | low) > 15 {
+            return false;
+        }
+        out.push(high << 4 | low);
     }
-    let are_digits = all <= 15;
-    if !are_digits {
-        out.truncate(before);
+    true
+}
+
+/// Eight lower-case hex digits as four bytes, all at once.
+fn packed(digits: [u8; 8]) -> Option<[u8; 4]> {
+    const ALL: u64 = u64::from_ne_bytes([1; 8]);
+    let text = u64::from_le_bytes(digits);
+    // Letters, and what else has this bit, are nine more than their lowest four bits say.
+    let letters = text >> 6 & ALL;
+    let values = (text & (ALL * 15)) + letters * 9;
+    let beyond_nine = (values + ALL * 6) >> 4 & ALL;
+    // What was no digit is another text when it is written again, or more than fifteen.
+    let written = values + ALL * u64::from(b'0') + beyond_nine * u64::from(b'a' - b'9' - 1);
+    if written != text || values & (ALL * 0xf0) != 0 {
+        return None;
     }
-    are_digits
+    // The first of a pair is the higher half of a byte.
+    let pairs = (values << 4 | values >> 8) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs | pairs >> 8) & 0x0000_ffff_0000_ffff;
+    let [a, b, _, _, c, d, _, _] = fours.to_le_bytes();
+    Some([a, b, c, d])
 }
 
 /// Writes a text. Equal texts give equal bytes, and only they do.
 pub fn put_text(out: &mut Vec<u8>, text: &str) {
-    let bytes = text.as_bytes();
+    put_text_of(out, text.as_bytes());
+}
+
+/// Writes a text that is at hand as its bytes.
+pub fn put_text_of(out: &mut Vec<u8>, bytes: &[u8]) {
     let before = out.len();
     let may_be_hex = bytes.first().is_some_and(|first| digit(*first) != NO_DIGIT);
     if may_be_hex
@@ -470,9 +493,34 @@ const HAS_REQUEST: u8 = 32;
 /// Where the two bits of the standing lie.
 const STANDING: u32 = 6;
 
+/// What is the same wherever an event is written, each part once it was asked for; empty before.
+#[derive(Debug, Default)]
+pub struct Parts {
+    account: Vec<u8>,
+    reason: Vec<u8>,
+    request: Vec<u8>,
+}
+
+impl Parts {
+    /// Makes them those of another event.
+    pub fn clear(&mut self) {
+        self.account.clear();
+        self.reason.clear();
+        self.request.clear();
+    }
+}
+
+/// Writes a part, which is worked out by `put` if it was not before.
+fn put_once(out: &mut Vec<u8>, part: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
+    if part.is_empty() {
+        put(part);
+    }
+    out.extend_from_slice(part);
+}
+
 impl Evidence<'_> {
-    /// Writes it.
-    pub fn put(&self, out: &mut Vec<u8>, kept: &mut Kept) {
+    /// Writes it; `parts` are those of its event.
+    pub fn put(&self, out: &mut Vec<u8>, kept: &mut Kept, parts: &mut Parts) {
         let mut flags = match self.standing {
             Standing::Good => 0,
             Standing::Unproven => 1,
@@ -490,7 +538,7 @@ impl Evidence<'_> {
         };
         out.push(flags);
         if let Some(user) = self.user {
-            put_account(out, user, kept);
+            put_once(out, &mut parts.account, |part| put_account(part, user, kept));
         }
         match self.ip {
             Some(IpAddr::V4(ip)) => out.extend_from_slice(&ip.octets()),
@@ -498,16 +546,16 @@ impl Evidence<'_> {
             None => {}
         }
         if let Some(reason) = self.reason {
-            match kept.reason(reason) {
-                Some(n) => put_number(out, number(n) + 1),
+            put_once(out, &mut parts.reason, |part| match kept.reason(reason) {
+                Some(n) => put_number(part, number(n) + 1),
                 None => {
-                    put_number(out, 0);
-                    put_text(out, reason);
+                    put_number(part, 0);
+                    put_text(part, reason);
                 }
-            }
+            });
         }
         if let Some(id) = self.request_id {
-            put_text(out, id);
+            put_once(out, &mut parts.request, |part| put_text(part, id));
         }
         for extra in self.extras {
             out.push(u8::from(extra.is_some()));
@@ -693,7 +741,7 @@ mod tests {
                 extras: &[None, Some("DE")],
             };
             let mut out = Vec::new();
-            evidence.put(&mut out, &mut kept);
+            evidence.put(&mut out, &mut kept, &mut Parts::default());
             let lists = kept.lists();
             let shown = Shown::read(&out);
             assert_eq!((shown.ip, shown.user_is_id), (evidence.ip, true));

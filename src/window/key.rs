@@ -2,7 +2,7 @@
 
 use super::codec::{length, number, put_number, take, take_number};
 use ipnet::IpNet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 /// What a key names; equal values of different kinds never share a window.
@@ -154,20 +154,40 @@ impl<'k> Key<'k> {
             (product >> 64) as u64 ^ product as u64
         };
         let mut hash = fold(0x243f_6a88_85a3_08d3, u64::from(self.kind.code()));
-        for chunk in self.value.chunks(8) {
-            let mut word = [0; 8];
-            for (to, from) in word.iter_mut().zip(chunk) {
-                *to = *from;
-            }
-            hash = fold(hash.rotate_left(23), u64::from_le_bytes(word));
+        let (eights, rest) = self.value.as_chunks();
+        for eight in eights {
+            hash = fold(hash.rotate_left(23), u64::from_le_bytes(*eight));
+        }
+        if !rest.is_empty() {
+            hash = fold(hash.rotate_left(23), few(rest));
         }
         fold(hash, number(self.value.len()) ^ 0x1319_8a2e_0370_7344)
     }
 }
 
+/// Up to eight bytes as a number, the first one lowest.
+fn few(bytes: &[u8]) -> u64 {
+    let at = |at: usize| u64::from(bytes.get(at).copied().unwrap_or(0)) << (8 * at);
+    match (bytes.first_chunk(), bytes.last_chunk()) {
+        // Two halves that may overlap, where they say the same.
+        (Some(first), Some(last)) => {
+            let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
+            u64::from(first) | u64::from(last) << (8 * (bytes.len() - size_of::<u32>()))
+        }
+        _ => at(0) | at(1) | at(2),
+    }
+}
+
+/// Writes the value of an IPv4 address's key; its kind.
+pub fn put_v4(out: &mut Vec<u8>, ip: Ipv4Addr) -> KeyKind {
+    out.extend_from_slice(&ip.octets());
+    KeyKind::Host
+}
+
 /// Writes the value of an address's key, given as the target it is; its kind.
 pub fn put_net(out: &mut Vec<u8>, net: &IpNet) -> KeyKind {
     match net.addr() {
+        IpAddr::V4(ip) if net.prefix_len() == net.max_prefix_len() => return put_v4(out, ip),
         IpAddr::V4(ip) => out.extend_from_slice(&ip.octets()),
         IpAddr::V6(ip) => out.extend_from_slice(&ip.octets()),
     }
@@ -188,6 +208,16 @@ pub fn put_part(out: &mut Vec<u8>, part: Key<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_few_bytes_are_one_number(bytes in prop::collection::vec(any::<u8>(), 0..9)) {
+            let mut eight = [0; 8];
+            eight[..bytes.len()].copy_from_slice(&bytes);
+            prop_assert_eq!(few(&bytes), u64::from_le_bytes(eight));
+        }
+    }
 
     #[test]
     fn keys_say_what_they_are() {

@@ -16,6 +16,7 @@ pub mod key;
 pub mod large;
 pub mod marks;
 pub mod ring;
+pub mod seed;
 pub mod sketch;
 pub mod small;
 pub mod store;
@@ -73,6 +74,8 @@ pub struct Group {
     pub longest: Micros,
     /// The smallest threshold.
     pub least: u64,
+    /// Some rule compares values.
+    pub compares: bool,
     /// Accounts are compared, so they are kept even where no action shows them.
     pub compares_users: bool,
     /// Addresses are compared, so they are kept even where no action shows them.
@@ -87,6 +90,7 @@ impl Group {
         self.longest = self.longest.max(need.within);
         self.least =
             if self.needs.is_empty() { need.at_least } else { self.least.min(need.at_least) };
+        self.compares |= matches!(need.what, What::Distinct(_));
         match need.what {
             What::Distinct(ValueOf::User) => self.compares_users = true,
             What::Distinct(ValueOf::Ip(_)) => self.compares_ips = true,
@@ -99,6 +103,9 @@ impl Group {
     /// The bits of the rules that do not count an event because it lacks the value that they
     /// compare.
     pub fn blind(&self, event: &Evidence<'_>) -> u32 {
+        if !self.compares {
+            return 0;
+        }
         let lacks = |need: &Need| match need.what {
             What::Distinct(ValueOf::User) => event.user.is_none(),
             What::Distinct(ValueOf::Ip(_)) => event.ip.is_none(),

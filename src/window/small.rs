@@ -33,16 +33,15 @@ const COMPLETING: u64 = 4;
 
 /// The block of a key without parts.
 pub fn fresh(key: &[u8]) -> Box<[u8]> {
-    let mut start = vec![0, 0];
-    put_number(&mut start, number(key.len()));
-    start.extend_from_slice(key);
     // With room for the first event, so that the block need not move for it.
-    let mut block = vec![0; chunk(start.len() + FIRST)].into_boxed_slice();
-    if let Some(to) = block.get_mut(..start.len()) {
-        to.copy_from_slice(&start);
-    }
-    set_two(&mut block, 0, start.len());
-    block
+    let mut block = Vec::with_capacity(chunk(key.len() + 3 + FIRST));
+    block.extend_from_slice(&[0, 0]);
+    put_number(&mut block, number(key.len()));
+    block.extend_from_slice(key);
+    let used = block.len();
+    block.resize(chunk(used + FIRST), 0);
+    set_two(&mut block, 0, used);
+    block.into_boxed_slice()
 }
 
 /// The block of a key with parts [as they were written](written_parts), `len` bytes long.
@@ -351,8 +350,16 @@ pub fn insert(
             return (candidates(content, group, fresh.completes, estimate), change);
         }
         (None, _) => {
+            put_number(room, u64::from(tag));
+            let head = room.len() + 2;
+            room.extend_from_slice(&[0, 0]);
             write(&[new], room);
-            put(block, tag, room);
+            let len = room.len() - head;
+            set_two(room, head - 2, len);
+            let end = used(block);
+            splice(block, end..end, room);
+            let content = room.get(head..).unwrap_or_default();
+            return (candidates(content, group, fresh.completes, estimate), change);
         }
         (Some(place), _) => {
             let content = block.get(place).unwrap_or_default();
@@ -374,14 +381,20 @@ pub fn insert(
 }
 
 /// The rules that may have enough: what they have not used up, together with `estimate`, would do.
+#[inline]
 fn candidates(content: &[u8], group: &Group, completes: Option<usize>, estimate: u64) -> u32 {
-    let Some(mut reader) = Reader::of(content) else { return 0 };
-    let total = reader.total;
-    if u64::from(total & TOTAL_MAX).saturating_add(estimate) < group.least
-        && total & TOTAL_MAX < TOTAL_MAX
-    {
+    // Most have less in all than any rule needs.
+    let total = u64::try_from(two(content, size_of::<Micros>())).unwrap_or(u64::MAX);
+    let total = total & u64::from(TOTAL_MAX);
+    if total.saturating_add(estimate) < group.least && total < u64::from(TOTAL_MAX) {
         return 0;
     }
+    counted(content, group, completes, estimate)
+}
+
+fn counted(content: &[u8], group: &Group, completes: Option<usize>, estimate: u64) -> u32 {
+    let Some(mut reader) = Reader::of(content) else { return 0 };
+    let total = reader.total;
     let mut unused = [0u64; super::ring::RULES_MAX];
     for event in reader.by_ref().filter(|event| event.completes.is_none()) {
         for (slot, sum) in unused.iter_mut().enumerate().take(group.needs.len()) {

@@ -11,7 +11,7 @@ mod capture;
 
 pub use capture::{Moves, PartMove};
 
-use super::codec::{Evidence, Kept, Shown};
+use super::codec::{Evidence, Kept, Parts, Shown};
 use super::key::{Key, KeyKind};
 use super::large::{Large, Once, Part, Window};
 use super::marks::{self, Fired, Marks};
@@ -66,6 +66,22 @@ const AGES: usize = 4096;
 /// The longest time in which all shards are swept, and the shortest, microseconds.
 const SWEEP: (Micros, Micros) = (60_000_000, 3_600_000_000);
 
+/// When a shard must be looked through for what has expired; most times nothing can have.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    /// Keys that had no event yet, or none after 1970: at most so many.
+    timeless: usize,
+    /// No other key expires before this.
+    first: Micros,
+}
+
+impl Default for Due {
+    fn default() -> Self {
+        // What is not known is looked at.
+        Self { timeless: 0, first: Micros::MIN }
+    }
+}
+
 /// All keys with their states.
 #[derive(Debug)]
 pub struct Store {
@@ -83,6 +99,8 @@ pub struct Store {
     sketches: Vec<(Micros, Sketch)>,
     sweep_every: Micros,
     swept: Option<Micros>,
+    /// By shard.
+    due: Vec<Due>,
     /// The clock as it was last.
     clock: Option<Micros>,
     next_shard: usize,
@@ -132,6 +150,7 @@ impl Store {
             limits,
             sketches,
             swept: None,
+            due: vec![Due::default(); SHARDS],
             clock: None,
             next_shard: 0,
             written: Vec::new(),
@@ -150,6 +169,9 @@ impl Store {
         let (place, new) = self.table.place(key);
         if new && let Some(slot) = self.table.get(place) {
             self.bytes += slot.state.bytes();
+            if let Some(due) = self.due.get_mut(place.shard()) {
+                due.timeless += 1;
+            }
         }
         (place, new)
     }
@@ -180,10 +202,9 @@ impl Store {
     /// Notes that a key had an event at `time` that a part is about.
     pub fn touch(&mut self, place: Place, tag: u16, time: Micros) {
         let keep = self.keeps.get(usize::from(tag)).copied().unwrap_or(0);
-        if let Some(slot) = self.table.get_mut(place) {
-            slot.newest = slot.newest.max(seconds(time));
-            let length = (slot.keep & !LEARNT).max(keep & !LEARNT);
-            slot.keep = length | (slot.keep | keep) & LEARNT;
+        let due = self.due.get_mut(place.shard());
+        if let (Some(slot), Some(due)) = (self.table.get_mut(place), due) {
+            slot.touch(keep, time, &self.lengths, due);
         }
     }
 
@@ -194,7 +215,7 @@ impl Store {
         place: Place,
         tag: u16,
         event: Fresh<'_>,
-        evidence: &Evidence<'_>,
+        (evidence, parts): (&Evidence<'_>, &mut Parts),
         clock: Option<Micros>,
         estimate: u64,
     ) -> u32 {
@@ -208,7 +229,7 @@ impl Store {
             ip: evidence.ip.filter(|_| shows.1),
             ..*evidence
         };
-        evidence.put(&mut self.written, &mut self.kept);
+        evidence.put(&mut self.written, &mut self.kept, parts);
         let event = Fresh { used, shown: &self.written, ..event };
         let horizon = clock.map(|clock| clock.saturating_sub(self.limits.lateness));
         let firsts = horizon.map(|horizon| horizon.saturating_sub(group.longest));
@@ -242,7 +263,10 @@ impl Store {
             }
         };
         self.bytes = self.bytes - before + slot.state.bytes();
-        self.touch(place, tag, event.time);
+        if let Some(due) = self.due.get_mut(place.shard()) {
+            let keep = self.keeps.get(usize::from(tag)).copied().unwrap_or(0);
+            slot.touch(keep, event.time, &self.lengths, due);
+        }
         mask
     }
 
@@ -343,7 +367,7 @@ impl Store {
     pub fn alone(&self, time: Micros, evidence: &Evidence<'_>) -> Span {
         let mut written = Vec::new();
         let mut kept = Kept::default();
-        evidence.put(&mut written, &mut kept);
+        evidence.put(&mut written, &mut kept, &mut Parts::default());
         summarize(time, kept.lists(), std::iter::once((time, 1, Shown::read(&written))))
     }
 
@@ -524,6 +548,7 @@ impl Store {
         if let Some(before) = before.filter(|before| clock < *before) {
             let horizon = before.saturating_sub(self.limits.lateness);
             for shard in 0..SHARDS {
+                self.capture_before(shard);
                 self.sweep_shard(shard, before);
                 for slot in self.table.shard_mut(shard) {
                     let had = slot.state.bytes();
@@ -551,26 +576,29 @@ impl Store {
     }
 
     fn sweep_shard(&mut self, shard: usize, clock: Micros) {
-        self.capture_before(shard);
         let horizon = clock.saturating_sub(self.limits.lateness);
-        let lengths = &self.lengths;
-        let expired = |slot: &Slot| {
-            let length = lengths.get(usize::from(slot.keep & !LEARNT)).copied().unwrap_or(0);
-            if slot.newest == 0 {
-                // Nothing ever came of it.
-                return slot.events == 0;
-            }
-            // A time beyond what a slot can hold is not known.
-            slot.newest < u32::MAX
-                && (i64::from(slot.newest) + 1).saturating_mul(1_000_000)
-                    <= horizon.saturating_sub(length)
-        };
-        if !self.table.shard(shard).any(expired) {
+        let Some(due) = self.due.get_mut(shard) else { return };
+        if due.timeless == 0 && horizon < due.first {
             return;
         }
-        let bytes = &mut self.bytes;
-        self.table.retain(shard, |slot| {
-            let keep = !expired(slot);
+        *due = Due { timeless: 0, first: Micros::MAX };
+        let mut any = false;
+        for slot in self.table.shard(shard) {
+            let expires = slot.expires(&self.lengths);
+            if expires <= horizon {
+                any = true;
+            } else {
+                due.first = due.first.min(expires);
+                due.timeless += usize::from(slot.newest == 0);
+            }
+        }
+        if !any {
+            return;
+        }
+        self.capture_before(shard);
+        let Self { table, bytes, lengths, .. } = self;
+        table.retain(shard, |slot| {
+            let keep = slot.expires(lengths) > horizon;
             if !keep {
                 *bytes -= slot.state.bytes();
             }
@@ -707,6 +735,31 @@ impl GivingUp {
 }
 
 impl Slot {
+    /// Before what horizon it does not expire; `lengths` are the store's.
+    fn expires(&self, lengths: &[Micros]) -> Micros {
+        let length = lengths.get(usize::from(self.keep & !LEARNT)).copied().unwrap_or(0);
+        match self.newest {
+            // Nothing ever came of it.
+            0 if self.events == 0 => Micros::MIN,
+            // A time beyond what a slot can hold is not known.
+            0 | u32::MAX => Micros::MAX,
+            newest => (i64::from(newest) + 1).saturating_mul(1_000_000).saturating_add(length),
+        }
+    }
+
+    /// Notes an event that a part with this [`Slot::keep`] is about.
+    fn touch(&mut self, keep: u8, time: Micros, lengths: &[Micros], due: &mut Due) {
+        let had_time = self.newest != 0;
+        self.newest = self.newest.max(seconds(time));
+        let length = (self.keep & !LEARNT).max(keep & !LEARNT);
+        self.keep = length | (self.keep | keep) & LEARNT;
+        // Later events can only make it last longer.
+        if !had_time && self.newest != 0 {
+            due.timeless = due.timeless.saturating_sub(1);
+            due.first = due.first.min(self.expires(lengths));
+        }
+    }
+
     /// Brings the state into the form for many events.
     fn enlarge(&mut self, specs: &[Spec]) {
         if let State::Small(block) = &self.state {
@@ -955,14 +1008,14 @@ mod tests {
                     let mut found = Vec::new();
                     let mut mask = 0;
                     if event.is_some() {
-                        mask = store.insert(place, TAG, fresh(None), &evidence, clock, 0);
+                        mask = store.insert(place, TAG, fresh(None), (&evidence, &mut Parts::default()), clock, 0);
                     }
                     for (rule, need) in needs.iter().enumerate() {
                         if event.is_none() {
                             if need.what != What::Sequence {
                                 continue;
                             }
-                            mask = store.insert(place, TAG, fresh(Some(rule)), &evidence, clock, 0);
+                            mask = store.insert(place, TAG, fresh(Some(rule)), (&evidence, &mut Parts::default()), clock, 0);
                         }
                         let crossing = store.crossing(place, TAG, rule, time, event.is_some());
                         if mask & bit(rule) == 0 {
@@ -1010,7 +1063,14 @@ mod tests {
             ..Evidence::default()
         };
         let fresh = Fresh { time, weight: 1, used: 0, completes: None, shown: &[] };
-        let mask = store.insert(place, TAG, fresh, &evidence, Some(time), estimate);
+        let mask = store.insert(
+            place,
+            TAG,
+            fresh,
+            (&evidence, &mut Parts::default()),
+            Some(time),
+            estimate,
+        );
         store.enforce_ceiling(Some(time), 0);
         mask
     }
@@ -1022,6 +1082,63 @@ mod tests {
             arrive(&mut store, ip, HOUR + i64::from(ip));
         }
         assert!(store.bytes() / store.keys() <= 120, "{}", store.bytes() / store.keys());
+    }
+
+    proptest! {
+        /// That a shard is not looked through before something in it can have expired changes nothing.
+        #[test]
+        fn keys_expire_as_if_all_were_looked_at_each_time(
+            steps in prop::collection::vec((0u32..200, 0i64..9, -9i64..2, 0u8..8), 1..400),
+        ) {
+            let needs = [count(10, 100_000_000)];
+            let (mut lazy, mut eager) = (store(&needs, 1 << 30, 5), store(&needs, 1 << 30, 5));
+            let mut clock = HOUR;
+            for (ip, ahead, back, how) in steps {
+                // Now and then it is set back.
+                clock += if how == 7 { -ahead } else { ahead } * 1_000_000;
+                // Some are of times before the first second.
+                let time = if how == 6 { back } else { clock + back * 1_000_000 };
+                for store in [&mut lazy, &mut eager] {
+                    store.note_clock(clock);
+                    if how == 5 {
+                        // A key of which nothing comes.
+                        let value = ip.to_be_bytes();
+                        store.place(Key { kind: KeyKind::Host, value: &value });
+                    } else {
+                        arrive(store, ip, time);
+                    }
+                }
+                eager.due.fill(Due::default());
+                for shard in 0..SHARDS {
+                    lazy.sweep_shard(shard, clock);
+                    eager.sweep_shard(shard, clock);
+                }
+                prop_assert_eq!((lazy.keys(), lazy.bytes()), (eager.keys(), eager.bytes()));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_captured_is_as_it_was_although_the_clock_is_set_back() {
+        let mut store = store(&[count(10, 100_000_000)], 1 << 30, 0);
+        for ip in 0..500 {
+            arrive(&mut store, ip, HOUR + 1);
+        }
+        // What matters for longer keeps the keys.
+        for ip in 0..500u32 {
+            let (place, _) = store.place(Key { kind: KeyKind::Host, value: &ip.to_be_bytes() });
+            store.touch(place, 2, HOUR);
+        }
+        let captured = |store: &mut Store| {
+            (0..SHARDS).for_each(|_| store.capture_next());
+            store.take_captured()
+        };
+        store.note_clock(2 * HOUR);
+        store.begin_capture(Vec::new());
+        let before = captured(&mut store);
+        store.begin_capture(Vec::new());
+        store.note_clock(HOUR);
+        assert_eq!(captured(&mut store), before);
     }
 
     #[test]
