@@ -63,34 +63,29 @@ pub fn parse_ip_port_last(text: &str) -> Option<IpAddr> {
 
 /// The address, if the text is four decimal numbers and nothing else, as nearly always.
 pub fn plain_v4(text: &str) -> Option<Ipv4Addr> {
-    const DOT: u32 = b'.' as u32;
-    let digit = |at: usize| u32::from(*text.as_bytes().get(at).unwrap_or(&b'.')).wrapping_sub(48);
     let mut octets = [0u8; 4];
-    let mut at = 0;
-    for octet in &mut octets {
-        let (a, b, c) = (digit(at), digit(at + 1), digit(at + 2));
-        if a > 9 {
-            return None;
+    let mut bytes = text.bytes();
+    for (i, octet) in octets.iter_mut().enumerate() {
+        let mut value: u16 = 0;
+        let mut digits = 0;
+        loop {
+            match bytes.next() {
+                Some(digit @ b'0'..=b'9') => {
+                    // Neither a leading zero nor a fourth digit.
+                    if digits == 3 || (digits > 0 && value == 0) {
+                        return None;
+                    }
+                    value = value * 10 + u16::from(digit - b'0');
+                    digits += 1;
+                }
+                Some(b'.') if i < 3 && digits > 0 => break,
+                None if i == 3 && digits > 0 => break,
+                _ => return None,
+            }
         }
-        // No leading zero.
-        let (value, len) = if b > 9 {
-            (a, 1)
-        } else if a == 0 {
-            return None;
-        } else if c > 9 {
-            (a * 10 + b, 2)
-        } else {
-            (a * 100 + b * 10 + c, 3)
-        };
         *octet = u8::try_from(value).ok()?;
-        at += len;
-        // Behind the last there is nothing, which reads as a dot.
-        if digit(at) != DOT.wrapping_sub(48) {
-            return None;
-        }
-        at += 1;
     }
-    (at == text.len() + 1).then(|| Ipv4Addr::from(octets))
+    Some(Ipv4Addr::from(octets))
 }
 
 /// `text` without quotes, prefixes and the punctuation of the sentence around it.

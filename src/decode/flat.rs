@@ -288,7 +288,7 @@ fn expected<'k>(bytes: &[u8], at: usize, learnt: &'k [Key]) -> Option<(usize, &'
     let first = u128::from_le_bytes(*first);
     let stands = |key: &&Key| {
         (first ^ key.lead) & key.mask == 0
-            && (key.more.is_empty() || key.goes_on(rest))
+            && key.goes_on(rest)
             // Blanks in front of a value belong to what is remembered.
             && bytes.get(at + key.length) != Some(&b' ')
     };

@@ -70,7 +70,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_what_it_was_made_of(all in prop::collection::vec(prop::collection::vec(0u8..3, 0..40), 0..20)) {
+        fn it_is_what_it_was_made_of(all in prop::collection::vec(prop::collection::vec(0u8..3, 0..40), 0..60)) {
             for bytes in &all {
                 let short = Short::from(bytes.as_slice());
                 prop_assert_eq!(&*short, bytes.as_slice());

@@ -263,10 +263,8 @@ impl Store {
             }
         };
         self.bytes = self.bytes - before + slot.state.bytes();
-        if let Some(due) = self.due.get_mut(place.shard()) {
-            let keep = self.keeps.get(usize::from(tag)).copied().unwrap_or(0);
-            slot.touch(keep, event.time, &self.lengths, due);
-        }
+        let time = event.time;
+        self.touch(place, tag, time);
         mask
     }
 

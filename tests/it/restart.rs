@@ -298,8 +298,7 @@ fn of_standard_input_what_lasted_is_not_lost() {
         next = if dice.percent(50) { next + taken } else { sent };
     }
     println!("{} of {} lines lasted", lasted.len(), lines.len());
-    // A busy machine is killed sooner than it has taken much in.
-    assert!(lasted.len() > lines.len() / 5);
+    assert!(lasted.len() > lines.len() / 2);
     service.verify();
     let want = replayed(&service, &lasted);
     assert_same(&service.lines(ACTIONS), &want, "the file");
