@@ -441,6 +441,44 @@ fn is_spelling(name: &str, normal: &str) -> bool {
     name.eq(normal.bytes())
 }
 
+/// Some names, as few bits: whether one is among them is only certain if it is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Names(u64);
+
+impl Names {
+    /// Any.
+    pub const ANY: Self = Self(u64::MAX);
+
+    /// Those of fields.
+    pub fn of(fields: &[Field<'_>]) -> Self {
+        Self(
+            fields
+                .iter()
+                .fold(0, |all, field| all | bit(field.path.as_deref().unwrap_or(&field.shown))),
+        )
+    }
+
+    /// Whether a field with this [normalised](normalize) path may be among them.
+    #[inline]
+    pub fn may_hold(self, path: &str) -> bool {
+        self.0 & bit(path) != 0
+    }
+}
+
+/// A bit for a name that is the same however it is spelt: by its first and last letter. All bits for a
+/// name that is not ASCII.
+#[inline]
+fn bit(name: &str) -> u64 {
+    if !name.is_ascii() {
+        return u64::MAX;
+    }
+    let name = name.strip_prefix('@').unwrap_or(name).as_bytes();
+    let told = |b: &&u8| !matches!(b, b'_' | b'-');
+    let first = name.iter().find(told).map_or(0, u8::to_ascii_lowercase);
+    let last = name.iter().rev().find(told).map_or(0, u8::to_ascii_lowercase);
+    1 << (first.wrapping_mul(5).wrapping_add(last) % 64)
+}
+
 /// A name by which patterns and rules ask for a field, prepared to be asked for often.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldName {
@@ -705,10 +743,12 @@ pub struct Cast {
     starts: [u32; ROLES + 1],
     /// The roles that are played, a bit each: most are not.
     played: u16,
+    /// The names of the fields among which they were found.
+    pub names: Names,
 }
 
 impl Cast {
-    fn new(mut plays: Vec<Plays>) -> Self {
+    fn new(mut plays: Vec<Plays>, names: Names) -> Self {
         plays.sort_by_key(|plays| (plays.role, plays.rank));
         let mut starts = [0; ROLES + 1];
         for (role, start) in starts.iter_mut().enumerate() {
@@ -716,7 +756,7 @@ impl Cast {
             *start = u32::try_from(before).unwrap_or(u32::MAX);
         }
         let played = plays.iter().fold(0, |played, plays| played | 1 << plays.role as u16);
-        Self { plays: plays.into(), starts, played }
+        Self { plays: plays.into(), starts, played, names }
     }
 
     /// The fields that may play a role, the surest first.
@@ -831,7 +871,7 @@ impl FieldMap {
                 field: index,
             }));
         }
-        Arc::new(Cast::new(plays))
+        Arc::new(Cast::new(plays, Names::of(fields)))
     }
 }
 

@@ -128,8 +128,9 @@ pub fn read<'a>(line: &'a [u8], config: &'a DecodeConfig, keys: &mut Keys) -> Op
         let carriers = fields.iter().all(|field| envelope::is_carrier_key(&field.path()));
         (!carriers).then(|| config.fields.roles(&fields))
     })?;
+    let names = cast.names;
     let mut record = Record::new(config, "json", fields, cast, OuterOf::Borrowed(&BARE));
-    record.calm = true;
+    (record.names, record.calm) = (names, true);
     Some(record)
 }
 

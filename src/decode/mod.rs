@@ -18,7 +18,7 @@ pub mod word;
 
 use addr::{Nets, NeverBlock};
 use envelope::Outer;
-use fields::{Cast, Field, FieldMap, FieldName, Hit, Kind, Role};
+use fields::{Cast, Field, FieldMap, FieldName, Hit, Kind, Names, Role};
 use level::Level;
 use std::borrow::Cow;
 use std::cell::{OnceCell, RefCell};
@@ -182,6 +182,8 @@ pub struct Record<'a> {
     /// What its envelopes say.
     outer: OuterOf<'a>,
     shape: &'static str,
+    /// The names of its fields, as far as they are known.
+    names: Names,
     /// Nothing in what its fields borrow is for terminals.
     calm: bool,
     /// The client's address by the word of the platform's edge.
@@ -214,6 +216,7 @@ impl<'a> Record<'a> {
             header: None,
             outer,
             shape,
+            names: Names::ANY,
             calm: false,
             edge: None,
             identities: OnceCell::new(),
@@ -235,6 +238,7 @@ impl<'a> Record<'a> {
             header,
             outer: OuterOf::Owned(Box::new((*self.outer).clone())),
             shape: self.shape,
+            names: self.names,
             calm: false,
             edge: self.edge,
             identities: self.identities,
@@ -528,12 +532,17 @@ impl<'a> Record<'a> {
 
     /// A field by its normalised path.
     pub fn raw(&self, path: &str) -> Option<&Field<'_>> {
-        self.all_fields().find(|field| field.is(path) && field.kind != Kind::Null)
+        let own = if self.names.may_hold(path) { self.fields.as_slice() } else { &[] };
+        self.with_outer(own).find(|field| field.is(path) && field.kind != Kind::Null)
     }
 
     /// Its own fields, then those of its envelopes, outermost first.
     fn all_fields(&self) -> impl Iterator<Item = &Field<'_>> {
-        self.fields.iter().chain(self.outer.fields.iter().flat_map(|fields| fields.iter()))
+        self.with_outer(&self.fields)
+    }
+
+    fn with_outer<'r>(&'r self, own: &'r [Field<'a>]) -> impl Iterator<Item = &'r Field<'r>> {
+        own.iter().chain(self.outer.fields.iter().flat_map(|fields| fields.iter()))
     }
 }
 

@@ -25,6 +25,11 @@ impl Word {
     pub fn begins(self, bytes: u64) -> bool {
         (bytes ^ self.bytes) & self.mask == 0
     }
+
+    /// Whether bytes may begin with those that are there, by their first.
+    pub fn may_begin(self, first: u8) -> bool {
+        (u64::from(first) ^ self.bytes) & self.mask & 0xff == 0
+    }
 }
 
 #[cfg(test)]
@@ -37,7 +42,9 @@ mod tests {
         fn a_word_begins_what_its_text_begins(a in "[ab]{0,10}", b in "[ab]{0,10}") {
             let first = a.get(..8).unwrap_or(&a);
             let word = Word::of(a.as_bytes());
-            prop_assert_eq!(word.begins(Word::of(b.as_bytes()).bytes), b.starts_with(first));
+            let begins = word.begins(Word::of(b.as_bytes()).bytes);
+            prop_assert_eq!(begins, b.starts_with(first));
+            prop_assert!(!begins || word.may_begin(b.bytes().next().unwrap_or(0)));
         }
     }
 }

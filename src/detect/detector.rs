@@ -12,7 +12,7 @@ use crate::window::key::{Key, KeyKind, OwnKey, put_net, put_part, put_v4};
 use crate::window::marks::Fired;
 use crate::window::ring::{Crossing, RULES_MAX, ValueOf, bit};
 use crate::window::store::{Kind, Limits, Spec, Store};
-use crate::window::table::{Aim, Place, Table};
+use crate::window::table::{Place, Table};
 use crate::window::told::Told;
 use crate::window::{Fresh, Group, Need, Span, Tally, What};
 use std::cell::OnceCell;
@@ -202,7 +202,6 @@ struct Scratch {
     located: Vec<Located>,
     steps: Vec<usize>,
     inserted: Vec<Inserted>,
-    aims: Vec<Aim>,
     parts: Parts,
     packing: Packing,
     hashes: Vec<u64>,
@@ -548,32 +547,33 @@ impl Detector {
     /// Brings the states of events near that will be observed soon.
     pub fn foresee<'e>(&mut self, events: impl Iterator<Item = EventView<'e>>) {
         let Some(scratch) = self.scratch.as_deref_mut() else { return };
-        let Scratch { keys, value, aims, packing, hashes, .. } = scratch;
-        aims.clear();
+        let Scratch { keys, value, packing, hashes, .. } = scratch;
+        let prefix = self.config.ipv6_prefix;
         hashes.clear();
         packing.begin();
-        for event in events {
-            if self.logins.contains(&event.pattern) {
-                value.clear();
-                if put_value(Field::User, event, self.config.ipv6_prefix, value) {
-                    hashes.extend(packing.foresee(value));
+        self.store.foresee(|foresee| {
+            for event in events {
+                if self.logins.contains(&event.pattern) {
+                    value.clear();
+                    if put_value(Field::User, event, prefix, value) {
+                        hashes.extend(packing.foresee(value));
+                    }
+                }
+                let mut pers: u64 = 0;
+                for plan in event.rules().iter().filter_map(|n| self.plans.get(usize::from(*n))) {
+                    let bit = 1u64 << (plan.per % 64);
+                    let per = self.pers.get(plan.per).map_or(&[][..], Vec::as_slice);
+                    if pers & bit != 0 || per.is_empty() {
+                        continue;
+                    }
+                    pers |= bit;
+                    keys.clear();
+                    if let Some(kind) = put_key(per, event, prefix, keys) {
+                        foresee(Key { kind, value: keys });
+                    }
                 }
             }
-            let mut pers: u64 = 0;
-            for plan in event.rules().iter().filter_map(|n| self.plans.get(usize::from(*n))) {
-                let bit = 1u64 << (plan.per % 64);
-                let per = self.pers.get(plan.per).map_or(&[][..], Vec::as_slice);
-                if pers & bit != 0 || per.is_empty() {
-                    continue;
-                }
-                pers |= bit;
-                keys.clear();
-                if let Some(kind) = put_key(per, event, self.config.ipv6_prefix, keys) {
-                    aims.push(self.store.aim(Key { kind, value: keys }));
-                }
-            }
-        }
-        self.store.touch_ahead(aims);
+        });
         let touch = |sum: usize, hash: &u64| {
             let known = self.known.iter().map(|known| known.touch(*hash));
             sum ^ self.addresses.touch(*hash) ^ known.sum::<usize>()

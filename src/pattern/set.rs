@@ -8,6 +8,7 @@ use super::template::{CaptureKind, Stop};
 use super::{BUILT_IN, Event, EventIp, Events, PatternId, Standing, WEIGHT_MAX};
 use crate::decode::addr::{self, NeverBlock};
 use crate::decode::fields::{FieldName, Role};
+use crate::decode::level::Level;
 use crate::decode::word::Word;
 use crate::decode::{IpFact, Messages, Record};
 use std::borrow::Cow;
@@ -53,6 +54,11 @@ pub struct PatternSet {
     slots: Vec<Vec<u16>>,
     /// By pattern: how messages begin that it could read, or that claim to be it.
     heads: Vec<Option<Heads>>,
+    /// By the first byte of a message: the patterns that it may be for; and those that any may be for.
+    by_first: Vec<Vec<usize>>,
+    every: Vec<usize>,
+    /// By pattern: the levels of which a record must have one, if it reads nothing.
+    levels: Vec<Option<Levels>>,
     /// Some pattern reads messages.
     reads: bool,
     reason: FieldName,
@@ -84,6 +90,27 @@ impl Heads {
     #[inline]
     fn begin(&self, message: u64) -> bool {
         self.first.begins(message) || self.more.iter().any(|head| head.begins(message))
+    }
+
+    /// Whether a message may begin so, by its first byte.
+    fn may_begin(&self, first: u8) -> bool {
+        self.first.may_begin(first) || self.more.iter().any(|head| head.may_begin(first))
+    }
+}
+
+/// Some of the levels, a bit each.
+#[derive(Debug, Clone, Copy)]
+struct Levels(u8);
+
+impl Levels {
+    /// None: it does not only depend on the level whether there is something to be said of a record.
+    fn of(pattern: &Pattern) -> Option<Self> {
+        let levels = pattern.filter.levels().filter(|_| pattern.readings.is_empty())?;
+        Some(Self(levels.into_iter().fold(0, |all, level| all | 1 << level as u8)))
+    }
+
+    fn hold(self, level: Option<Level>) -> bool {
+        level.is_some_and(|level| self.0 & 1 << level as u8 != 0)
     }
 }
 
@@ -178,10 +205,20 @@ impl PatternSet {
             rule.is_some_and(|rule| !rule.filter.is_empty() || !rule.unless.is_empty())
         };
         let narrowed = by_pattern.iter().map(|rules| rules.iter().any(narrows)).collect();
+        let heads: Vec<Option<Heads>> = patterns.iter().map(Heads::of).collect();
+        let by_first = (0..=u8::MAX).map(|first| {
+            let may = |(_, heads): &(usize, &Option<Heads>)| {
+                heads.as_ref().is_none_or(|heads| heads.may_begin(first))
+            };
+            heads.iter().enumerate().filter(may).map(|(index, _)| index).collect()
+        });
         Self {
+            by_first: by_first.collect(),
+            every: (0..patterns.len()).collect(),
+            levels: patterns.iter().map(Levels::of).collect(),
             slots,
             narrowed,
-            heads: patterns.iter().map(Heads::of).collect(),
+            heads,
             reads: patterns.iter().any(|pattern| !pattern.readings.is_empty()),
             counted_names: counted.iter().map(|name| FieldName::new(name)).collect(),
             reason: FieldName::new("reason"),
@@ -251,8 +288,19 @@ impl PatternSet {
         let may = |heads: &Heads| {
             heads.begin(first_message) || more.iter().any(|message| heads.begin(begin(message)))
         };
-        for (index, (pattern, heads)) in self.patterns.iter().zip(&self.heads).enumerate() {
-            if heads.as_ref().is_some_and(|heads| !may(heads)) {
+        let [first_byte, ..] = first_message.to_le_bytes();
+        let of_first = self.by_first.get(usize::from(first_byte)).filter(|_| more.is_empty());
+        let mut level = None;
+        for index in of_first.unwrap_or(&self.every).iter().copied() {
+            let Some(pattern) = self.patterns.get(index) else { continue };
+            if let Some(Some(heads)) = self.heads.get(index)
+                && !may(heads)
+            {
+                continue;
+            }
+            if let Some(Some(levels)) = self.levels.get(index)
+                && !levels.hold(*level.get_or_insert_with(|| record.level()))
+            {
                 continue;
             }
             let id = PatternId::try_from(index + BUILT_IN.len()).unwrap_or(PatternId::MAX);

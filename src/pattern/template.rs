@@ -11,6 +11,7 @@ use crate::decode::addr;
 use crate::decode::fields::{Role, well_known};
 use crate::decode::json;
 use crate::decode::lanes::{WIDE, Wide};
+use crate::decode::word::Word;
 use memchr::memmem;
 use std::ops::Range;
 
@@ -65,8 +66,8 @@ pub struct CaptureSpec {
 pub struct Template {
     /// One more than there are captures: what stands before, between and behind them.
     literals: Vec<String>,
-    /// What finds each of them.
-    finders: Vec<memmem::Finder<'static>>,
+    /// The same, to be looked for.
+    sought: Vec<Sought>,
     captures: Vec<CaptureSpec>,
     open_start: bool,
     open_end: bool,
@@ -215,9 +216,8 @@ impl Template {
                 None,
             ));
         }
-        let finders =
-            literals.iter().map(|literal| memmem::Finder::new(literal).into_owned()).collect();
-        Ok(Self { literals, finders, captures, open_start, open_end })
+        let sought = literals.iter().map(|literal| Sought::new(literal.as_bytes())).collect();
+        Ok(Self { literals, sought, captures, open_start, open_end })
     }
 
     /// Its captures, in their order.
@@ -259,7 +259,7 @@ impl Template {
         let last = self.literals.len() - 1;
         let mut ranges = Vec::with_capacity(last);
         let mut start = 0;
-        for (i, (literal, finder)) in self.literals.iter().zip(&self.finders).enumerate() {
+        for (i, (literal, sought)) in self.literals.iter().zip(&self.sought).enumerate() {
             let at = if i == 0 && !self.open_start {
                 if !text.starts_with(literal.as_str()) {
                     return Only::None;
@@ -274,7 +274,7 @@ impl Template {
                 }
                 text.len() - literal.len()
             } else {
-                match once(text.as_bytes(), literal.as_bytes(), finder) {
+                match sought.once(text.as_bytes(), start) {
                     Once::At(at) => at,
                     Once::Nowhere => return Only::None,
                     Once::Again => return Only::Unsure,
@@ -439,42 +439,73 @@ enum Once {
 /// Longest text that is looked through without the finder, which takes longer to begin.
 const BRIEF: usize = 256;
 
-/// Whether a literal stands in a text once.
-fn once(text: &[u8], literal: &[u8], finder: &memmem::Finder<'_>) -> Once {
-    let [first, second, ..] = literal else { return once_by(finder, text) };
-    let Some(last) = text.len().checked_sub(WIDE + 1).filter(|_| text.len() <= BRIEF) else {
-        return once_by(finder, text);
-    };
-    let (mut found, mut from) = (Once::Nowhere, 0);
-    loop {
-        // The last step begins earlier, so that it ends with the text.
-        let start = from.min(last);
-        let rest = text.get(start..).unwrap_or_default();
-        let wide = |at: usize| rest.get(at..).and_then(<[u8]>::first_chunk).map(Wide::of);
-        let (Some(wide), Some(next)) = (wide(0), wide(1)) else { return once_by(finder, text) };
-        // Where the first two bytes stand.
-        let mut marks = wide.equal(*first) & next.equal(*second) & u32::MAX << (from - start);
-        while marks != 0 {
-            let at = marks.trailing_zeros() as usize;
-            marks &= marks - 1;
-            if rest.get(at..).is_some_and(|rest| rest.starts_with(literal)) {
-                if found != Once::Nowhere {
-                    return Once::Again;
-                }
-                found = Once::At(start + at);
-            }
-        }
-        if start == last {
-            return found;
-        }
-        from += WIDE;
-    }
+/// A literal that is looked for.
+#[derive(Debug, Clone)]
+struct Sought {
+    begin: Word,
+    finder: memmem::Finder<'static>,
 }
 
-fn once_by(finder: &memmem::Finder<'_>, text: &[u8]) -> Once {
-    let Some(at) = finder.find(text) else { return Once::Nowhere };
-    let again = text.get(at + 1..).is_some_and(|rest| finder.find(rest).is_some());
-    if again || finder.needle().is_empty() { Once::Again } else { Once::At(at) }
+impl Sought {
+    fn new(literal: &[u8]) -> Self {
+        let finder = memmem::Finder::new(literal).into_owned();
+        Self { begin: Word::of(literal), finder }
+    }
+
+    /// Whether it stands in a text once, from a place on.
+    fn once(&self, text: &[u8], from: usize) -> Once {
+        let [first, second, ..] = self.finder.needle() else { return self.once_found(text, from) };
+        let last = text.len().checked_sub(WIDE + 1);
+        let Some(last) = last.filter(|_| text.len() <= BRIEF && from <= text.len()) else {
+            return self.once_found(text, from);
+        };
+        let (mut found, mut step) = (Once::Nowhere, from);
+        loop {
+            // The last step begins earlier, so that it ends with the text.
+            let start = step.min(last);
+            let rest = text.get(start..).unwrap_or_default();
+            let wide = |at: usize| rest.get(at..).and_then(<[u8]>::first_chunk).map(Wide::of);
+            let (Some(wide), Some(next)) = (wide(0), wide(1)) else {
+                return self.once_found(text, from);
+            };
+            // Where the first two bytes stand.
+            let mut marks = wide.equal(*first) & next.equal(*second) & u32::MAX << (step - start);
+            while marks != 0 {
+                let at = marks.trailing_zeros() as usize;
+                marks &= marks - 1;
+                if self.begins(rest.get(at..).unwrap_or_default()) {
+                    if found != Once::Nowhere {
+                        return Once::Again;
+                    }
+                    found = Once::At(start + at);
+                }
+            }
+            if start == last {
+                return found;
+            }
+            step += WIDE;
+        }
+    }
+
+    #[inline]
+    fn begins(&self, text: &[u8]) -> bool {
+        let literal = self.finder.needle();
+        match text.first_chunk() {
+            Some(first) if !self.begin.begins(u64::from_le_bytes(*first)) => false,
+            Some(_) if literal.len() <= size_of::<u64>() => true,
+            _ => text.starts_with(literal),
+        }
+    }
+
+    fn once_found(&self, text: &[u8], from: usize) -> Once {
+        let find = |from: usize| Some(from + self.finder.find(text.get(from..)?)?);
+        let Some(at) = find(from) else { return Once::Nowhere };
+        if find(at + 1).is_some() || self.finder.needle().is_empty() {
+            Once::Again
+        } else {
+            Once::At(at)
+        }
+    }
 }
 
 /// All places of `needle`, overlapping ones too. An empty needle stands at the end only: it is
@@ -845,17 +876,20 @@ mod tests {
         #[test]
         fn a_literal_is_found_once_or_not(
             text in prop_oneof!["[ab]{0,40}", "[abc]{0,9}[c-e]{0,300}[abc]{0,9}"],
-            literal in "[abc]{0,6}",
+            literal in "[abc]{0,6}|[ab]{7,12}",
+            from in 0..60_usize,
         ) {
-            let finder = memmem::Finder::new(&literal);
-            let all = occurrences(&text, &literal);
+            let from = from.min(text.len());
+            let mut all = occurrences(&text, &literal);
+            all.retain(|at| *at >= from);
             let naive = match all.as_slice() {
                 _ if literal.is_empty() => Once::Again,
                 [] => Once::Nowhere,
                 [at] => Once::At(*at),
                 _ => Once::Again,
             };
-            prop_assert_eq!(once(text.as_bytes(), literal.as_bytes(), &finder), naive);
+            let sought = Sought::new(literal.as_bytes());
+            prop_assert_eq!(sought.once(text.as_bytes(), from), naive);
         }
 
         #[test]

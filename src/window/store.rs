@@ -18,7 +18,7 @@ use super::marks::{self, Fired, Marks};
 use super::ring::{self, Crossing, Timeline, ValueOf};
 use super::sketch::Sketch;
 use super::small;
-use super::table::{Aim, LEARNT, Place, SHARDS, Slot, State, Table, seconds, shard_of};
+use super::table::{LEARNT, Place, SHARDS, Slot, State, Table, seconds, shard_of};
 use super::told::{Told, sum_up};
 use super::{Cut, Fresh, Group, Span, What, summarize};
 use crate::decode::time::Micros;
@@ -181,18 +181,11 @@ impl Store {
         self.table.find(key)
     }
 
-    /// Where a key is looked for.
-    pub fn aim(&self, key: Key<'_>) -> Aim {
-        self.table.aim(key)
-    }
-
-    /// Brings keys near that will be asked for soon. The memory of a table with very many keys is far
-    /// away, and ways to it that do not depend on one another are gone together.
-    pub fn touch_ahead(&self, aims: &[Aim]) {
-        let slots = aims.iter().fold(0, |sum: u32, aim| sum ^ self.table.touch_slot(*aim));
-        std::hint::black_box(slots);
-        let states = aims.iter().fold(0, |sum: u8, aim| sum ^ self.table.touch_state(*aim));
-        std::hint::black_box(states);
+    /// Brings the keys near that will be asked for soon, in this order, as `keys` says them.
+    pub fn foresee(&mut self, keys: impl FnOnce(&mut dyn FnMut(Key<'_>))) {
+        self.table.forget_foreseen();
+        keys(&mut |key| self.table.foresee(key));
+        self.table.touch_foreseen();
     }
 
     fn group(&self, tag: u16) -> Option<&Group> {

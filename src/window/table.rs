@@ -117,13 +117,53 @@ impl Slot {
 
 /// Where a key is looked for; good for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Aim {
+struct Aim {
     shard: usize,
     hash: u32,
 }
 
 /// Slots that are looked through for a key that is only to be touched.
 const RUN_MAX: usize = 16;
+/// So many of the keys that are foreseen are compared with one that is asked for.
+const SKIPPED_MAX: usize = 4;
+
+/// Keys that will be asked for soon, in their order.
+#[derive(Debug, Default)]
+struct Foreseen {
+    values: Vec<u8>,
+    /// Each with where its value ends.
+    keys: Vec<(KeyKind, usize, Aim)>,
+    /// Those that are behind: how many, and where the value of the last of them ends.
+    passed: usize,
+    end: usize,
+}
+
+impl Foreseen {
+    fn clear(&mut self) {
+        self.values.clear();
+        self.keys.clear();
+        (self.passed, self.end) = (0, 0);
+    }
+
+    fn push(&mut self, key: Key<'_>, aim: Aim) {
+        self.values.extend_from_slice(key.value);
+        self.keys.push((key.kind, self.values.len(), aim));
+    }
+
+    /// Where `key` is looked for, if it is among those that come next.
+    fn aim(&mut self, key: Key<'_>) -> Option<Aim> {
+        let mut start = self.end;
+        let ahead = self.keys.get(self.passed..)?.iter().take(SKIPPED_MAX);
+        for (skipped, (kind, end, aim)) in ahead.enumerate() {
+            if *kind == key.kind && self.values.get(start..*end) == Some(key.value) {
+                (self.passed, self.end) = (self.passed + skipped + 1, *end);
+                return Some(*aim);
+            }
+            start = *end;
+        }
+        None
+    }
+}
 
 /// Where a key is: shard and slot. Good until a key is added or removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,12 +285,20 @@ pub struct Table {
     bytes: usize,
     /// Where the one key is that nearly every event has, and the moves of its shard before which it was.
     global: Option<(Place, u64)>,
+    foreseen: Foreseen,
 }
 
 impl Default for Table {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| Shard::default()).collect();
-        Self { shards, seed: Seed::default(), len: 0, bytes: 0, global: None }
+        Self {
+            shards,
+            seed: Seed::default(),
+            len: 0,
+            bytes: 0,
+            global: None,
+            foreseen: Foreseen::default(),
+        }
     }
 }
 
@@ -285,7 +333,7 @@ impl Table {
             KeyKind::Host => <[u8; 4]>::try_from(key.value).ok(),
             _ => None,
         };
-        let (hash, shard) = (self.hash(key), shard_of(key));
+        let Aim { shard, hash } = self.foreseen.aim(key).unwrap_or_else(|| self.aim(key));
         let Some(own) = self.shards.get_mut(shard) else {
             return (Place { shard: 0, slot: 0 }, false);
         };
@@ -321,26 +369,42 @@ impl Table {
             KeyKind::Host => <[u8; 4]>::try_from(key.value).ok(),
             _ => None,
         };
-        let (hash, shard) = (self.hash(key), shard_of(key));
+        let Aim { shard, hash } = self.aim(key);
         let slot = self.shards.get(shard)?.find(hash, key, ip).ok()?;
         Some(Place { shard, slot })
     }
 
-    /// Where a key is looked for.
-    pub fn aim(&self, key: Key<'_>) -> Aim {
+    fn aim(&self, key: Key<'_>) -> Aim {
         Aim { shard: shard_of(key), hash: self.hash(key) }
     }
 
-    /// Reads where a key is looked for, so that it is at hand later; what is read means nothing.
-    pub fn touch_slot(&self, aim: Aim) -> u32 {
+    /// Forgets what was foreseen.
+    pub fn forget_foreseen(&mut self) {
+        self.foreseen.clear();
+    }
+
+    /// Foresees that a key will be asked for, behind the others.
+    pub fn foresee(&mut self, key: Key<'_>) {
+        let aim = self.aim(key);
+        self.foreseen.push(key, aim);
+    }
+
+    /// Brings what was foreseen near. The memory of a table with very many keys is far away, and ways
+    /// to it that do not depend on one another are gone together.
+    pub fn touch_foreseen(&self) {
+        let aims = || self.foreseen.keys.iter().map(|(_, _, aim)| *aim);
+        // What is read means nothing.
+        std::hint::black_box(aims().fold(0, |sum, aim| sum ^ self.touch_slot(aim)));
+        std::hint::black_box(aims().fold(0, |sum, aim| sum ^ self.touch_state(aim)));
+    }
+
+    fn touch_slot(&self, aim: Aim) -> u32 {
         let shard = self.shards.get(aim.shard);
         let slot = shard.and_then(|own| own.slots.get(home(aim.hash, own.capacity)));
         slot.map_or(0, |slot| slot.hash)
     }
 
-    /// Reads the state of a key if it has one, so that it is at hand later; what is read means
-    /// nothing.
-    pub fn touch_state(&self, aim: Aim) -> u8 {
+    fn touch_state(&self, aim: Aim) -> u8 {
         let Some(own) = self.shards.get(aim.shard) else { return 0 };
         let from = home(aim.hash, own.capacity);
         let run = own.slots.get(from..).unwrap_or_default().iter().take(RUN_MAX);
@@ -448,15 +512,30 @@ mod tests {
         #[test]
         fn it_holds_what_was_put_in_and_nothing_else(
             steps in prop::collection::vec((any::<u16>(), 0u8..4), 1..1500),
+            foreseen in 0usize..12,
+            asked in prop::collection::vec(any::<bool>(), 1..20),
         ) {
             let mut table = Table::default();
             let mut naive = HashSet::new();
-            for (n, form) in steps {
-                let (kind, value) = match form {
-                    0 => (KeyKind::Global, Vec::new()),
-                    1 => (KeyKind::User, n.to_string().into_bytes()),
-                    _ => (KeyKind::Host, u32::from(n).to_be_bytes().to_vec()),
-                };
+            let key_of = |(n, form): (u16, u8)| match form {
+                0 => (KeyKind::Global, Vec::new()),
+                1 => (KeyKind::User, n.to_string().into_bytes()),
+                _ => (KeyKind::Host, u32::from(n).to_be_bytes().to_vec()),
+            };
+            for (at, step) in steps.iter().enumerate() {
+                // Some of what was foreseen is never asked for.
+                if at % 8 == 0 {
+                    table.forget_foreseen();
+                    for step in steps.iter().skip(at).take(foreseen) {
+                        let (kind, value) = key_of(*step);
+                        table.foresee(Key { kind, value: &value });
+                    }
+                    table.touch_foreseen();
+                }
+                if asked.get(at % asked.len()) == Some(&false) {
+                    continue;
+                }
+                let (n, (kind, value)) = (step.0, key_of(*step));
                 let key = Key { kind, value: &value };
                 if n % 7 == 0 {
                     let gone = |key: Key<'_>| key.value.first().is_none_or(|b| b % 3 == 1);
