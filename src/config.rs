@@ -858,6 +858,10 @@ fn allow(checker: &mut Checker<'_>, node: &Node) -> Option<Allow> {
     let mut comment = String::new();
     let mut until = None;
     let members = checker.map(node, "an allow entry", &["ip", "user", "comment", "until"]);
+    if let (Some(_), Some(user)) = (node.get("ip"), node.get("user")) {
+        let help = "write two entries: each holds for whoever it names".to_owned();
+        checker.node(user, "an allow entry names an `ip` or a `user`, not both", Some(help));
+    }
     for (key, value) in members {
         let Some(text) = checker.text(value, &format!("`{}`", key.name)) else { continue };
         match key.name.as_str() {

@@ -117,7 +117,8 @@ impl Explainer<'_> {
             let doubt = if ip.proven {
                 ""
             } else {
-                "; a client could have written it, so it never blocks: set trusted_proxies"
+                "; a client could have written it, so it blocks only if the message says the same: \
+                 set trusted_proxies"
             };
             field("ip", format!("{}  (field {}{doubt})", ip.ip, escape(ip.from)));
         }

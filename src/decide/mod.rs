@@ -221,11 +221,16 @@ impl Decider {
         let base = firing.rule.duration(&then);
         match self.ledger.get(key) {
             Some(active) if active.until > at => {
-                // Only a person may go on against the guards.
-                let forbidden = active.forced
-                    && self.guard.forbids(key.target, Standing::Good, then.action, at).is_some();
-                if !forbidden {
-                    self.repeat(told, then, key, base);
+                // Only a person may go on against the guards. Nobody is kept out longer for what could
+                // not have kept him out.
+                let (forced, blocks) = (active.forced, then.action == ActionKind::Block);
+                let standing =
+                    if blocks && !forced { told.telling().told.standing() } else { Standing::Good };
+                let forbids = || self.guard.forbids(key.target, standing, then.action, at);
+                match if forced || blocks { forbids() } else { None } {
+                    None => self.repeat(told, then, key, base),
+                    Some(_) if forced => {}
+                    Some(guard) => self.withheld(told, then, key, guard),
                 }
                 return Verdict::Stands;
             }
@@ -242,10 +247,7 @@ impl Decider {
                 Held::For(guard) => guard,
                 Held::Braked { .. } => "brake",
             };
-            let guard = Some(guard);
-            let says = Says { op: Op::Withheld, mode: key.mode, lasting: base, until: None, guard };
-            let line = self.about(told, then.action, says, None);
-            self.out.push(Due::Line(Box::new(line)));
+            self.withheld(told, then, key, guard);
             let Held::Braked { first } = held else { return Verdict::Stands };
             if first {
                 let reason = self.guard.brake_reason(then.action);
@@ -276,6 +278,14 @@ impl Decider {
         };
         self.ledger.start(key, at, active, recurs);
         Verdict::Stands
+    }
+
+    fn withheld(&mut self, told: &Told<'_>, then: Then, key: Asked<'_>, guard: &'static str) {
+        let lasting = told.firing.rule.duration(&then);
+        let (op, guard) = (Op::Withheld, Some(guard));
+        let says = Says { op, mode: key.mode, lasting, until: None, guard };
+        let line = self.about(told, then.action, says, None);
+        self.out.push(Due::Line(Box::new(line)));
     }
 
     fn repeat(&mut self, told: &Told<'_>, then: Then, key: Asked<'_>, base: Micros) {

@@ -34,20 +34,32 @@ pub struct Outer {
     pub(super) bent: bool,
     /// The text is a message already: no header is looked for in it.
     message_only: bool,
+    /// The line went on.
+    cut: bool,
 }
 
 /// A line that travels in no envelope.
-pub(super) static BARE: Outer = Outer {
-    when: None,
-    level: None,
-    logger: None,
-    fields: Vec::new(),
-    layers: Vec::new(),
-    bent: false,
-    message_only: false,
-};
+pub(super) static BARE: Outer = Outer::bare(false);
+/// The beginning of one that was too long.
+static BARE_AND_CUT: Outer = Outer::bare(true);
+/// Put behind a text that was cut, so that its last word is none that somebody is known by: of
+/// `203.0.113.77` there may be `203.0.113.7` left.
+const CUT: char = '…';
 
 impl Outer {
+    const fn bare(cut: bool) -> Self {
+        Self {
+            when: None,
+            level: None,
+            logger: None,
+            fields: Vec::new(),
+            layers: Vec::new(),
+            bent: false,
+            message_only: false,
+            cut,
+        }
+    }
+
     fn inside(&self, layer: &'static str) -> Self {
         let mut inner = self.clone();
         inner.layers.push(layer);
@@ -100,20 +112,21 @@ pub fn fragment(line: &[u8], config: &DecodeConfig) -> Option<Fragment> {
     })
 }
 
-/// Decodes pieces that were joined; `first` is the first of them.
+/// Decodes pieces that were joined; `first` is the first of them. `cut`: more of them were not kept.
 pub fn joined(
     first: &Fragment,
     content: &str,
+    cut: bool,
     config: &DecodeConfig,
     out: &mut dyn FnMut(Record<'_>),
 ) -> Shape {
-    let outer = Outer { when: first.when, layers: vec![first.carrier], ..BARE.clone() };
+    let outer = Outer { when: first.when, layers: vec![first.carrier], ..Outer::bare(cut) };
     payload(content, &outer, config, out)
 }
 
-/// Decodes a whole line.
-pub(super) fn unwrap_line(line: &str, config: &DecodeConfig, out: Out<'_>) -> Shape {
-    payload(line, &BARE, config, out)
+/// Decodes a whole line, or what was kept of one.
+pub(super) fn unwrap_line(line: &str, cut: bool, config: &DecodeConfig, out: Out<'_>) -> Shape {
+    payload(line, if cut { &BARE_AND_CUT } else { &BARE }, config, out)
 }
 
 /// A text without what transports leave around and in it: CR, LF, NUL, a byte order mark, colours.
@@ -147,9 +160,16 @@ fn payload(text: &str, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> Sh
         return payload(cri.content, &inner, config, out);
     }
     if !looks_like_json(&text) {
-        out(text_record(&text, outer, config));
+        if outer.cut {
+            out(text_record(&format!("{text}{CUT}"), outer, config));
+        } else {
+            out(text_record(&text, outer, config));
+        }
         return Shape::Records;
     }
+    // Of JSON, what is not complete is left out, and so every text in it is complete.
+    let complete = outer.cut.then(|| Outer { cut: false, ..outer.clone() });
+    let outer = complete.as_ref().unwrap_or(outer);
     let document = match json::read(&text) {
         Err(error) => {
             let why = if error.truncated() { Unread::Truncated } else { Unread::Syntax };

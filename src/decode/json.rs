@@ -167,7 +167,7 @@ impl<'a> Reader<'a> {
                     self.fail("the text ends inside a string")
                 }
             },
-            Some(_) => self.token(),
+            Some(_) => self.token(depth > 0),
             None => self.fail("the text ends where a value is due"),
         }
     }
@@ -263,8 +263,9 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A number, a literal, or a bare word that somebody forgot to quote.
-    fn token(&mut self) -> Result<Value<'a>, Unreadable> {
+    /// A number, a literal, or a bare word that somebody forgot to quote; `inside` an object or a list,
+    /// it goes on unless something else follows.
+    fn token(&mut self, inside: bool) -> Result<Value<'a>, Unreadable> {
         let start = self.at;
         self.skip_word();
         let word = &self.text[start..self.at];
@@ -277,6 +278,10 @@ impl<'a> Reader<'a> {
                     Some(_) => self.fail("a value is due"),
                     None => self.fail("the text ends where a value is due"),
                 };
+            }
+            // Of 123 there may be 12 left.
+            _ if inside && self.at >= self.bytes.len() => {
+                return self.fail("the text ends inside a value");
             }
             "null" => Value::Null,
             "true" => Value::Bool(true),

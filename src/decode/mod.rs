@@ -319,7 +319,8 @@ impl<'a> Record<'a> {
         self.texts(Role::Message).next()
     }
 
-    /// The message, and further ones if its key was repeated; for plain text, the whole line last.
+    /// The message, and further ones if its key was repeated or it stands there under two names; for
+    /// plain text, the whole line last.
     pub fn messages(&self) -> Messages<'_> {
         let all = self.header_messages();
         if !all.is_empty() {
@@ -335,7 +336,13 @@ impl<'a> Record<'a> {
         let mut messages = vec![self.plain(first)];
         let path = first.path();
         let mut known = HashSet::from([first.text.as_ref()]);
-        for field in texts.filter(|field| field.is(&path)) {
+        let (message, msg) = RIVALS[0];
+        let rival = (path == message).then_some(msg);
+        let repeats = |field: &&Field<'_>| {
+            field.is(&path)
+                || field.object == first.object && rival.is_some_and(|rival| field.is(rival))
+        };
+        for field in texts.filter(repeats) {
             if known.insert(&field.text) {
                 messages.push(self.plain(field));
             }
@@ -354,7 +361,8 @@ impl<'a> Record<'a> {
     fn identities(&self) -> &Identities {
         self.identities.get_or_init(|| {
             let core = [Role::Message, Role::Time, Role::Logger];
-            let core = core.into_iter().any(|role| repeated(self.of(role)));
+            let core = core.into_iter().any(|role| repeated(self.of(role)))
+                || [Role::Message, Role::Logger].into_iter().any(|role| rivals(self.of(role)));
             let (mut ip, ip_doubt) = settle(
                 self.of(Role::Ip),
                 |hit| read_ip(hit.field, self.config),
@@ -590,7 +598,7 @@ impl<'r> Answers<'r> {
 /// Decodes one line, without its newline, into records that borrow only from the configuration.
 pub fn decode<'c>(line: &[u8], config: &'c DecodeConfig) -> Decoded<'c> {
     let mut records = Vec::new();
-    let shape = each(line, config, &mut |record| records.push(record.into_owned(config)));
+    let shape = each(line, false, config, &mut |record| records.push(record.into_owned(config)));
     match shape {
         Shape::Empty => Decoded::Empty,
         Shape::Unread(why, error) => Decoded::Unread(why, error),
@@ -599,9 +607,15 @@ pub fn decode<'c>(line: &[u8], config: &'c DecodeConfig) -> Decoded<'c> {
     }
 }
 
-/// Decodes one line, without its newline, and hands each of its records over.
-pub fn each(line: &[u8], config: &DecodeConfig, out: &mut dyn FnMut(Record<'_>)) -> Shape {
-    envelope::unwrap_line(&String::from_utf8_lossy(line), config, out)
+/// Decodes one line, without its newline, and hands each of its records over. `cut`: it went on, but
+/// that was not kept.
+pub fn each(
+    line: &[u8],
+    cut: bool,
+    config: &DecodeConfig,
+    out: &mut dyn FnMut(Record<'_>),
+) -> Shape {
+    envelope::unwrap_line(&String::from_utf8_lossy(line), cut, config, out)
 }
 
 /// Whether one of the names stands there twice with different values.
@@ -614,6 +628,29 @@ fn repeated<'r>(mut hits: impl Iterator<Item = Hit<'r>> + Clone) -> bool {
     all.filter(|hit| !hit.field.listed).any(|hit| {
         let text = hit.field.text.as_ref();
         *seen.entry(hit.field.path()).or_insert(text) != text
+    })
+}
+
+/// Names under which loggers of different kinds write the same. One logger writes one of them; where
+/// both stand side by side, the other came with something that was logged, perhaps a request's body.
+const RIVALS: [(&str, &str); 2] = [("message", "msg"), ("logger", "loggername")];
+
+/// Whether two such names stand in one object with different texts.
+fn rivals<'r>(mut hits: impl Iterator<Item = Hit<'r>> + Clone) -> bool {
+    let all = hits.clone();
+    if hits.nth(1).is_none() {
+        return false;
+    }
+    let named = |name: &'static str| {
+        all.clone().filter(move |hit| hit.field.kind == Kind::Text && hit.field.is(name))
+    };
+    RIVALS.iter().any(|(one, other)| {
+        named(one).any(|one| {
+            let differs = |other: Hit<'_>| {
+                other.field.object == one.field.object && other.field.text != one.field.text
+            };
+            named(other).any(differs)
+        })
     })
 }
 

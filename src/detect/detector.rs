@@ -620,10 +620,8 @@ impl Detector {
             self.store.note_clock(clock);
         }
         let Some(mut scratch) = self.scratch.take() else { return };
-        let quiet = match stream.start {
-            Some(start) => time < start.saturating_add(self.config.learn),
-            None => self.config.learn > 0,
-        };
+        let learning = |start: Micros| time < start.saturating_add(self.config.learn);
+        let quiet = self.config.learn > 0 && stream.start.is_none_or(learning);
         self.prepare(event, time, quiet, &mut scratch);
         self.locate(&mut scratch);
         scratch.inserted.clear();
@@ -818,24 +816,22 @@ impl Detector {
                 let field = plan.value.unwrap_or(Field::None);
                 put_value(field, event, prefix, &mut scratch.value);
                 let mut seen = Seen::read(step.store.read(place, plan.tag));
-                let fires = seen.learn(&scratch.value, time);
+                let fires = seen.learn(&scratch.value, time) && !quiet;
                 let written = seen.write();
-                step.learnt(&written);
-                if fires && !quiet {
-                    let text = scratch.value.get(1..).unwrap_or_default();
-                    let text = String::from_utf8_lossy(text).into_owned();
-                    step.fire(None, Some(&text), decide);
+                let text = scratch.value.get(1..).unwrap_or_default();
+                // What a brake holds is not learnt, so that the value is new the next time too.
+                if !fires || step.fire(None, Some(&String::from_utf8_lossy(text)), decide) {
+                    step.learnt(&written);
                 }
             }
             Condition::Unusual => {
                 let mut hours = Hours::read(step.store.read(place, plan.tag));
-                let fires = hours.learn(time, &rule.unusual);
+                let fires = hours.learn(time, &rule.unusual) && !quiet;
                 scratch.written.clear();
                 hours.write(&mut scratch.written);
-                step.learnt(&scratch.written);
-                if fires && !quiet {
-                    let hour = time.div_euclid(3_600_000_000).rem_euclid(24);
-                    step.fire(None, Some(&format!("{hour:02}")), decide);
+                let hour = || time.div_euclid(3_600_000_000).rem_euclid(24);
+                if !fires || step.fire(None, Some(&format!("{:02}", hour())), decide) {
+                    step.learnt(&scratch.written);
                 }
             }
         }
@@ -949,7 +945,9 @@ impl<'s> Step<'s> {
         let Self { plan, place, time, .. } = *self;
         let crossing = self.store.crossing(place, plan.tag, plan.slot, time, !completes);
         match crossing {
-            Some(crossing) => self.fire(Some(&crossing), None, decide),
+            Some(crossing) => {
+                self.fire(Some(&crossing), None, decide);
+            }
             // A sequence is completed by its last event only: before, nothing has happened.
             None if inserted.estimate > 0 && (completes || plan.completes.is_none()) => {
                 self.fire_approx(inserted.estimate, decide);
@@ -958,18 +956,18 @@ impl<'s> Step<'s> {
         }
     }
 
-    /// Fires for a crossing, or for the event alone.
+    /// Fires for a crossing, or for the event alone; whether that stands, or is to be tried again.
     fn fire(
         &mut self,
         crossing: Option<&Crossing>,
         value: Option<&str>,
         decide: &mut dyn FnMut(Firing<'_>) -> Verdict,
-    ) {
+    ) -> bool {
         let at = crossing.map_or(self.time, |crossing| crossing.time);
         let minute = at.div_euclid(60_000_000);
         let Self { number: rule, place, marks, horizon, .. } = *self;
         if self.store.braked(place, marks, rule).is_some_and(|braked| minute <= braked) {
-            return;
+            return false;
         }
         let ordinal = self.store.fired(place, marks, rule, at);
         let tell = || {
@@ -990,6 +988,7 @@ impl<'s> Step<'s> {
         }
         let braked = (verdict == Verdict::Braked).then_some(minute);
         self.store.fire(place, marks, Fired { rule, at, braked, horizon });
+        verdict == Verdict::Stands
     }
 
     /// Fires if what is held has enough together with what may have been given up. Nothing is used

@@ -123,6 +123,17 @@ pub enum KeyPart {
     Field(String),
 }
 
+impl KeyPart {
+    /// As rules write it.
+    pub fn name(&self) -> &str {
+        match self {
+            KeyPart::Ip => "ip",
+            KeyPart::User => "user",
+            KeyPart::Field(name) => name,
+        }
+    }
+}
+
 /// What a rule counts per; empty is global.
 pub type Per = Vec<KeyPart>;
 
@@ -333,6 +344,11 @@ pub fn apply(checker: &mut Checker<'_>, rule: &mut Rule, key: &str, value: &Node
             }
         }
         "then" => {
+            if value.as_list().is_empty() {
+                let help = "for example  then: alert; a rule of a pack is switched off with  \
+                            rules: { its-id: off }";
+                checker.node(value, "`then` names no action", Some(help.to_owned()));
+            }
             rule.then = value
                 .as_list()
                 .into_iter()
@@ -345,7 +361,16 @@ pub fn apply(checker: &mut Checker<'_>, rule: &mut Rule, key: &str, value: &Node
         }
         "where" => rule.filter = Filter::parse(checker, value),
         "unless" => rule.unless = Filter::parse(checker, value),
-        "once_per" => rule.once_per = checker.text(value, "`once_per`"),
+        "once_per" => {
+            rule.once_per = checker.text(value, "`once_per`");
+            if rule.once_per.as_deref().is_some_and(|name| name.trim().is_empty()) {
+                checker.node(
+                    value,
+                    "`once_per` names no field",
+                    Some("for example request_id".into()),
+                );
+            }
+        }
         "notify" => rule.notify = checker.texts(value, "`notify`"),
         "level" => {
             let words = [Urgency::Critical, Urgency::Warning, Urgency::Info].map(|u| (u.name(), u));
@@ -432,8 +457,19 @@ fn rule_id(checker: &mut Checker<'_>, value: &Node) -> String {
 fn per(checker: &mut Checker<'_>, value: &Node) -> Per {
     let mut parts = Vec::new();
     let names = checker.texts(value, "`per`");
-    for name in &names {
+    if value.as_list().is_empty() {
+        checker.node(value, "`per` names nothing to count per", Some("write `per: global`".into()));
+    }
+    for (at, name) in names.iter().enumerate() {
+        let meant = ["ip", "user", "global"].into_iter().find(|key| name.eq_ignore_ascii_case(key));
         match name.as_str() {
+            _ if names.iter().take(at).any(|before| before == name) => {
+                checker.node(value, format!("`per` names `{name}` twice"), None);
+            }
+            other if meant.is_some_and(|meant| meant != other) => {
+                let help = format!("did you mean `{}`?", meant.unwrap_or_default());
+                checker.node(value, format!("`per`: `{name}` is no key"), Some(help));
+            }
             "global" if names.len() == 1 => {}
             "global" => checker.node(value, "`global` cannot be joined with other keys", None),
             "ip" => parts.push(KeyPart::Ip),
@@ -467,6 +503,31 @@ pub fn check_fit(checker: &mut Checker<'_>, node: &Node, rule: &mut Rule) {
         if let Some(problem) = problem {
             checker.node(at("then"), problem, None);
         }
+    }
+    for (place, then) in rule.then.iter().enumerate() {
+        if rule.then.iter().take(place).any(|before| before.action == then.action) {
+            let problem = format!("`then` asks for {} twice", then.action.name());
+            checker.node(at("then"), problem, None);
+        }
+    }
+    let unusual = matches!(rule.condition, Condition::Unusual);
+    for key in ["min_events", "min_days", "rarity"] {
+        if let Some(value) = node.get(key).filter(|_| !unusual) {
+            checker.node(value, format!("`{key}` belongs to `unusual(hour)`"), None);
+        }
+    }
+    if let Some(value) = node.get("max_locks_per_user")
+        && rule.max_locks.is_some()
+        && !rule.then.iter().any(|then| then.action == ActionKind::Lock)
+    {
+        checker.node(value, "`max_locks_per_user` belongs to a rule that locks", None);
+    }
+    if let Condition::FirstSeen { field } | Condition::Distinct { field, at_least: 2.., .. } =
+        &rule.condition
+        && rule.per.iter().any(|part| part.name() == field)
+    {
+        let problem = format!("a key of `per: {field}` has only one {field}: this never fires");
+        checker.node(at("when"), problem, None);
     }
     match &rule.condition {
         Condition::Sequence { first, then, .. } => {

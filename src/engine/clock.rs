@@ -126,6 +126,8 @@ impl Clock {
             return false;
         }
         self.now = lower_median(self.late_run.iter().copied());
+        // A beginning that lies ahead was none, and nothing would be learnt enough before it.
+        self.start = self.start.min(self.now);
         self.recent = self.late_run.iter().rev().take(WITNESSES).rev().copied().collect();
         self.late_run.clear();
         true

@@ -427,23 +427,24 @@ impl Engine {
                     && let Some(pieces) = state.pieces.remove(&other)
                 {
                     // More streams than a container has: one is read as far as it is.
-                    self.joined(source, &pieces, line, place, arrival);
+                    self.joined(source, &pieces, true, (line, place), arrival);
                 }
                 return;
             }
         }
         if last && let Some(pieces) = state.pieces.remove(&stream) {
-            self.joined(source, &pieces, line, place, arrival);
+            self.joined(source, &pieces, pieces.full, (line, place), arrival);
         }
     }
 
     /// Applies a line that was put together. Its pieces are counted as lines; its records are new.
+    /// `cut`: it went on.
     fn joined(
         &mut self,
         source: u32,
         pieces: &Pieces,
-        line: u64,
-        place: Option<u64>,
+        cut: bool,
+        (line, place): (u64, Option<u64>),
         arrival: Option<Micros>,
     ) {
         if pieces.full {
@@ -451,7 +452,7 @@ impl Engine {
             self.oversized(source, line);
         }
         let mut findings = Findings::default();
-        match self.scanner.clone().joined(&pieces.first, &pieces.content, &mut findings) {
+        match self.scanner.clone().joined(&pieces.first, &pieces.content, cut, &mut findings) {
             Some(What::Records(records)) => {
                 self.core.begin_line();
                 for (found, index) in records.of(&findings.records).iter().zip(0..) {
@@ -672,7 +673,7 @@ impl Engine {
                 .map(|s| std::mem::take(&mut s.pieces))
                 .unwrap_or_default();
             for pieces in pieces.into_values() {
-                self.joined(source, &pieces, 0, None, None);
+                self.joined(source, &pieces, true, (0, None), None);
             }
         }
         self.core.finish();

@@ -199,7 +199,7 @@ impl Scanner {
                 keys.take_back(record);
                 Some(What::Records(Run::between(first, out.records.len())))
             }
-            None => self.line(line, edge, out),
+            None => self.kept(line, scanned.batch.oversized, edge, out),
         };
         let Some(what) = what else {
             scanned.empty += 1;
@@ -220,18 +220,35 @@ impl Scanner {
 
     /// Decodes and matches one line; `None` if it turns out to hold no text.
     pub fn line(&self, line: &[u8], edge: Option<IpAddr>, out: &mut Findings) -> Option<What> {
+        self.kept(line, false, edge, out)
+    }
+
+    /// Decodes and matches a line, or its beginning if it was cut.
+    fn kept(
+        &self,
+        line: &[u8],
+        cut: bool,
+        edge: Option<IpAddr>,
+        out: &mut Findings,
+    ) -> Option<What> {
         let first = out.records.len();
-        let shape = each(line, &self.decode, &mut |record| {
+        let shape = each(line, cut, &self.decode, &mut |record| {
             self.found(&record.with_edge(edge), first, out);
         });
         what(shape, first, out)
     }
 
-    /// Matches pieces that were joined.
-    pub fn joined(&self, first: &Fragment, content: &str, out: &mut Findings) -> Option<What> {
+    /// Matches pieces that were joined. `cut`: more of them were not kept.
+    pub fn joined(
+        &self,
+        first: &Fragment,
+        content: &str,
+        cut: bool,
+        out: &mut Findings,
+    ) -> Option<What> {
         let start = out.records.len();
         let found = &mut |record: Record<'_>| self.found(&record, start, out);
-        let shape = envelope::joined(first, content, &self.decode, found);
+        let shape = envelope::joined(first, content, cut, &self.decode, found);
         what(shape, start, out)
     }
 

@@ -174,6 +174,31 @@ fn what_a_rule_does_must_fit_what_it_counts() {
     ] {
         refused(&folder, &["check", &rule(per, then)], &[said]);
     }
+    // What would do nothing, or never.
+    for (keys, said) in [
+        ("per: ip, when: count > 5 within 1m, then: []", "`then` names no action"),
+        ("per: ip, when: count > 5 within 1m, then: [alert, alert for 2m]", "asks for alert twice"),
+        ("per: [], when: count > 5 within 1m, then: alert", "write `per: global`"),
+        ("per: [ip, ip], when: count > 5 within 1m, then: alert", "`per` names `ip` twice"),
+        ("per: Ip, when: count > 5 within 1m, then: alert", "did you mean `ip`?"),
+        ("per: ip, when: first_seen(ip), then: alert", "this never fires"),
+        ("per: [ip, user], when: distinct(ip) >= 2 within 1m, then: alert", "this never fires"),
+        ("per: ip, when: count > 5 within 1m, then: alert, min_events: 3", "`min_events` belongs"),
+        (
+            "per: ip, when: count > 5 within 1m, then: block, max_locks_per_user: 2 per 1h",
+            "`max_locks_per_user` belongs to a rule that locks",
+        ),
+        (
+            "per: ip, when: count > 5 within 1m, then: alert, once_per: ''",
+            "`once_per` names no field",
+        ),
+    ] {
+        let text =
+            format!("pack: p\nrules:\n  - {{ id: r, title: t, on: FAILED_LOGIN, {keys} }}\n");
+        refused(&folder, &["check", &write(&folder, "p.yaml", text)], &[said]);
+    }
+    let config = write(&folder, "c.yaml", "allow: [{ ip: 203.0.113.7, user: a }]\n");
+    refused(&folder, &["run", "--config", &config], &["names an `ip` or a `user`, not both"]);
     let config = write(&folder, "c.yaml", "brakes: { max_under_attack_per_minute: 0 }\n");
     let said = ["`brakes.max_under_attack_per_minute` must lie between", "takes the brake away"];
     refused(&folder, &["run", "--config", &config], &said);

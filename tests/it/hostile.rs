@@ -613,6 +613,117 @@ fn monsters_cost_no_more_than_their_length() {
     assert!(slow.is_empty(), "{slow:#?}");
 }
 
+/// Who fills a line up to where it is cut would choose which part of an address is left of it.
+#[test]
+fn of_a_line_that_was_cut_nobody_is_named_by_what_is_left_of_a_name() {
+    const MAX: usize = 300;
+    let folder = tempfile::tempdir().unwrap();
+    let pack = "pack: p\npatterns:\n  X:\n    title: t\n    read: ['X by {user} from {ip}', 'X from {ip} by {user}']\n    tests: [{ line: 'X by u from 203.0.113.7' }]\n  Y:\n    title: t\n    where: { kind: y }\n    tests: [{ line: '{\"kind\":\"y\"}' }]\nrules:\n  - { id: block, title: t, on: [X, Y], per: ip, when: count >= 1 within 1m, then: block }\n  - { id: lock, title: t, on: [X, Y], per: user, when: count >= 1 within 1m, then: lock }\n";
+    std::fs::write(folder.path().join("p.yaml"), pack).unwrap();
+    std::fs::write(folder.path().join("c.yaml"), format!("max_line: {MAX}\n")).unwrap();
+    let named = |text: &str| {
+        let args = [
+            "replay",
+            "-",
+            "--config",
+            "c.yaml",
+            "--patterns",
+            "p.yaml",
+            "--summary",
+            "json",
+            "--quiet",
+        ];
+        let output = crate::support::run_in(folder.path(), &args, text.as_bytes());
+        let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+        let summary: Value =
+            serde_json::from_str(&stderr).unwrap_or_else(|e| panic!("{e}: {stderr}"));
+        let lines: Vec<Value> = stdout(&output).lines().map(|l| l.parse().unwrap()).collect();
+        let starts = lines.iter().filter(|line| line["op"] == "start");
+        let mut named: Vec<String> =
+            starts.map(|l| l["target"]["value"].as_str().unwrap().to_owned()).collect();
+        named.sort();
+        (named.join(" "), summary["lines"]["oversized"].as_u64().unwrap())
+    };
+    // As long as it has to be for the cut to fall behind `kept`.
+    let filled = |before: &str, behind: &str, kept: &str| {
+        let before = before.replace('~', &"p".repeat(MAX + 1 - before.len() - kept.len()));
+        let text = format!("{before}{behind}");
+        assert!(text[..MAX].ends_with(kept), "{}", &text[..MAX]);
+        text + "\n"
+    };
+    let ip = "203.0.113.77";
+    let plain = "2025-08-03T22:30:00Z X by ~ from ";
+    assert_eq!(named(&filled(plain, &format!("{ip} port 22"), "203.0.113.7")), (String::new(), 1));
+    assert_eq!(named(&filled(plain, ip, "203.0.113.7")), (String::new(), 1));
+    // What stands before the cut with something behind it is complete; whose name was cut is nobody.
+    let user = format!("2025-08-03T22:30:00Z X from {ip} by ~ ");
+    let text = filled(&user, "smith", "smi");
+    let (cut, whole) = (named(&text), named(&text[..MAX]));
+    assert!(cut.0.starts_with(&format!("{ip} ppp")) && cut.0 != whole.0, "{cut:?} {whole:?}");
+    assert_eq!((cut.1, whole.1), (1, 0));
+    // Pairs, and a number and a text in JSON.
+    let pairs = "time=2025-08-03T22:30:00Z level=info msg=\"X\" kind=y pad=~ ip=";
+    assert_eq!(named(&filled(pairs, &format!("{ip} z=1"), "203.0.113.7")), (String::new(), 1));
+    let json = r#"{"time":"2025-08-03T22:30:00Z","message":"m","kind":"y","pad":"~","user_id":"#;
+    assert_eq!(named(&filled(json, "1234}", "123")), (String::new(), 1));
+    let json = r#"{"time":"2025-08-03T22:30:00Z","message":"m","kind":"y","pad":"~","ip":""#;
+    assert_eq!(named(&filled(json, &format!("{ip}\"}}"), "203.0.113.7")), (String::new(), 1));
+    // Pieces that are longer together.
+    let piece = "2025-08-03T22:30:00.1Z stdout P X by ";
+    let fill = "p".repeat(MAX - "X by  from 203.0.113.7".len());
+    let last = format!("2025-08-03T22:30:00.1Z stdout F from {ip} port\n");
+    let half = fill.len() / 2;
+    let more = "2025-08-03T22:30:00.1Z stdout P ";
+    let text = format!("{piece}{}\n{more}{} \n{last}", &fill[..half], &fill[half..]);
+    assert_eq!(named(&text), (String::new(), 1));
+    // Whole, each of them names somebody.
+    for whole in [
+        format!("2025-08-03T22:30:00Z X by p from {ip}\n"),
+        format!("time=2025-08-03T22:30:00Z level=info msg=\"X\" kind=y ip={ip}\n"),
+        format!(
+            "{{\"time\":\"2025-08-03T22:30:00Z\",\"message\":\"m\",\"kind\":\"y\",\"ip\":\"{ip}\"}}\n"
+        ),
+    ] {
+        assert!(named(&whole).0.contains(ip), "{whole}");
+    }
+}
+
+/// A logger writes its text under one name: a second one came with what was logged.
+#[test]
+fn a_body_beside_the_loggers_own_text_chooses_nobody() {
+    let failed = "FAILED_LOGIN: email=v@example.org, ip=9.9.9.9, reason=x";
+    let lines = |fields: &str| -> String {
+        (0..25)
+            .map(|i| {
+                format!(
+                    "{{\"level\":30,\"time\":{},\"pid\":1,\"hostname\":\"h\",{fields}}}\n",
+                    1_754_258_400_000_i64 + i
+                )
+            })
+            .collect()
+    };
+    let told = |fields: &str| {
+        stdout(&run(&["replay", "-", "--summary", "none"], lines(fields).as_bytes()))
+    };
+    for fields in [
+        format!(r#""message":"{failed}","msg":"signup""#),
+        format!(r#""message":"hello","msg":"{failed}""#),
+        format!(r#""logger_name":"signup","logger":"security","msg":"{failed}""#),
+    ] {
+        let told = told(&fields);
+        assert!(!told.contains("9.9.9.9") && !told.contains("v@example.org"), "{told}");
+        assert!(told.contains("LOG_INJECTION"), "{fields}: {told}");
+    }
+    // The same text twice is no contradiction.
+    for fields in [
+        format!(r#""msg":"{failed}""#),
+        format!(r#""message":"{failed}","msg":"{failed}""#),
+        format!(r#""msg":"{failed}","err":{{"message":"else"}}"#),
+    ] {
+        assert!(told(&fields).contains(r#""value":"9.9.9.9""#), "{fields}");
+    }
+}
+
 /// A flood from one address with one account costs the same for its last event as for its first.
 #[test]
 fn a_flood_from_one_sender_is_linear() {

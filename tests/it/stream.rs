@@ -823,6 +823,48 @@ fn a_brake_withholds_uses_nothing_up_and_is_tried_again_in_a_later_minute() {
 }
 
 #[test]
+fn what_a_brake_holds_is_not_learnt() {
+    let brake = "brakes: { max_2fa_per_minute: 1 }";
+    // The second value of a minute is held without a line, and is as new later.
+    Story::of("LOGIN", "user", "first_seen(country)", "require_2fa for 1m", "")
+        .config(brake)
+        .gives(
+            "0s LOGIN user=a country=DE
+             1s LOGIN user=b country=DE
+             2s LOGIN user=a country=BR
+             3s LOGIN user=b country=BR
+             4s LOGIN user=b country=FR
+             5s LOGIN user=b country=DE
+             64s LOGIN user=b country=BR
+             130s LOGIN user=b country=FR
+             184s LOGIN user=b country=BR
+             185s LOGIN user=b country=FR",
+            "2s start require_2fa a until 62s x1
+             3s withheld require_2fa b x1 by brake
+             3s note brake P0
+             64s start require_2fa b until 124s x1
+             124s end require_2fa b crossings 1
+             130s start require_2fa b until 190s x1
+             62s end require_2fa a crossings 1",
+        );
+    let also = "min_events: 2, min_days: 1, rarity: 0.4";
+    Story::of("LOGIN", "user", "unusual(hour)", "require_2fa for 1m", also).config(brake).gives(
+        "0s LOGIN user=a
+         1s LOGIN user=a
+         2s LOGIN user=b
+         3s LOGIN user=b
+         clock 5h
+         18000s LOGIN user=a
+         18001s LOGIN user=b
+         18065s LOGIN user=b",
+        "18000s start require_2fa a until 18060s x1
+         18001s withheld require_2fa b x1 by brake
+         18001s note brake P0
+         18065s start require_2fa b until 18125s x1",
+    );
+}
+
+#[test]
 fn an_extension_and_an_alert_need_no_brake() {
     Story::of("FAIL", "ip", "count >= 1 within 5m", "[alert, block for 1h]", "")
         .config("brakes: { max_blocks_per_minute: 1 }")
@@ -906,6 +948,43 @@ fn what_is_never_blocked() {
         "0s FAIL ip=2001:db8:1:2::1",
         "0s withheld block 2001:db8:1:2::/64 x1 by never_block",
     );
+}
+
+#[test]
+fn nobody_is_kept_out_longer_for_what_could_not_have_kept_him_out() {
+    let story = Story::of("FAIL", "ip", "count >= 1 within 10s", "block for 1m", "");
+    let record = |at: u32, ip: &str| {
+        format!(
+            r#"{{"timestamp":"2025-08-03T22:30:{at:02}Z","message":"FAIL","x_forwarded_for":"{ip}"}}"#
+        )
+    };
+    let lines = [
+        record(0, "203.0.113.8"),
+        record(30, "203.0.113.9, 203.0.113.8"),
+        record(40, "203.0.113.8"),
+    ];
+    let told = story.tell(&lines.join("\n"));
+    let told: Vec<String> =
+        told.actions.iter().map(|a| format!("{:?} {:?}", a.op, a.guard)).collect();
+    assert_eq!(told, ["Start None", "Withheld Some(\"trusted_proxies\")", "Extend None"]);
+}
+
+#[test]
+fn a_beginning_that_lay_ahead_silences_nothing() {
+    let mut lines = String::new();
+    for ahead in 0..3 {
+        lines.push_str(&format!("{}s TICK\n", 365 * 86_400 + ahead));
+    }
+    for late in 0..50 {
+        lines.push_str(&format!("{late}s TICK\n"));
+    }
+    for hour in 1..30 {
+        lines.push_str(&format!("{}s LOGIN user=a country=DE\n", hour * 3_600));
+    }
+    lines.push_str("108000s LOGIN user=a country=BR\n");
+    let story = Story::of("LOGIN", "user", "first_seen(country)", "alert for 1h", "");
+    let starts = |told: Told| told.actions.iter().filter(|a| a.op == Op::Start).count();
+    assert_eq!(starts(story.config("learn: 1d").tell(&lines)), 1);
 }
 
 #[test]
