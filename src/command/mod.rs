@@ -57,7 +57,7 @@ fn refuse(problems: &[Problem]) -> anyhow::Error {
         n => format!("{n} mistakes"),
     };
     anyhow!(
-        "{}\n\nportcullis: could not start: {count} in the configuration or the patterns",
+        "{}\n\nportcullis: nothing was started or changed: {count} in the configuration or the patterns",
         shown.join("\n\n")
     )
 }
@@ -149,6 +149,12 @@ pub fn assemble(settings: &Settings, live: bool) -> Result<Assembly> {
     };
     let assembly = Assembly::new(settings, &own).map_err(|problems| refuse(&problems))?;
     let patterns = assembly.scanner.set.patterns().len();
+    if patterns == 0 {
+        bail!(
+            "error: no pattern is loaded, so nothing would be recognised: leave `patterns` out for the built-in packs, or \
+             name packs and files"
+        );
+    }
     info!(
         "{} patterns and {} rules from {}",
         patterns,
@@ -282,10 +288,7 @@ pub fn listen_for_reload() -> Result<Arc<AtomicBool>> {
 }
 
 /// Writes the summary and gives the exit code of a stream.
-///
-/// # Errors
-/// When the summary's file cannot be written.
-pub fn conclude(common: &Common, ended: &Ended) -> Result<ExitCode> {
+pub fn conclude(common: &Common, ended: &Ended) -> ExitCode {
     let summary = &ended.summary;
     let quiet = common.quiet || ended.closed;
     let form = common.summary.unwrap_or(match (&common.summary_file, quiet) {
@@ -298,20 +301,26 @@ pub fn conclude(common: &Common, ended: &Ended) -> Result<ExitCode> {
         SummaryForm::Text => Some(summary.text().trim_end().to_owned()),
         SummaryForm::None => None,
     };
+    let mut told = true;
     if let Some(text) = text {
         match &common.summary_file {
-            Some(path) => std::fs::write(path, format!("{text}\n"))
-                .with_context(|| format!("error: cannot write the summary to {path}"))?,
+            // The work is done all the same.
+            Some(path) => {
+                if let Err(error) = std::fs::write(path, format!("{text}\n")) {
+                    say(&format!("error: cannot write the summary to {}", why(path, &error)));
+                    told = false;
+                }
+            }
             None => say(&text),
         }
     }
     let code = match ended.signal {
         Some(signal) => u8::try_from(128 + signal).unwrap_or(1),
         // Whoever read the actions has seen enough.
-        None if ended.closed => 0,
-        None => u8::from(!summary.clean()),
+        None if ended.closed => u8::from(!told),
+        None => u8::from(!summary.clean() || !told),
     };
-    Ok(ExitCode::from(code))
+    ExitCode::from(code)
 }
 
 /// The signal's number, for messages.

@@ -31,7 +31,7 @@ pub fn replay(common: &Common, replay: &Replay) -> Result<ExitCode> {
         if let Some(why) = &ended.unstarted {
             bail!("error: {why}");
         }
-        return conclude(common, &ended);
+        return Ok(conclude(common, &ended));
     }
     let inputs = file::expand(&replay.files).map_err(|error| anyhow!("error: {error}"))?;
     let ways = ways(&settings, &assembly, replay.apply)?;
@@ -39,7 +39,7 @@ pub fn replay(common: &Common, replay: &Replay) -> Result<ExitCode> {
     let mut progress = progress(common, &inputs);
     let ended = pipeline::replay(&assembly, &settings, inputs, ways, &stop, &mut progress);
     progress.done();
-    conclude(common, &ended.map_err(|error| anyhow!("error: {error}"))?)
+    Ok(conclude(common, &ended.map_err(|error| anyhow!("error: {error}"))?))
 }
 
 /// A bar on a terminal, nothing elsewhere.

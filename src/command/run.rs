@@ -38,20 +38,12 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
             bail!("error: --from: `{place}` is not known; of followed files: beginning or end")
         }
     };
-    let follow = |patterns: Vec<String>, from_end: bool| {
-        Live::Follow(FollowSettings {
-            patterns,
-            from_end,
-            max_line: settings.max_line,
-            block: settings.block,
-            ..FollowSettings::default()
-        })
-    };
+    let follow = |patterns: &[String], from_end| followed(patterns, from_end, &settings);
     let live = match &settings.source {
         _ if kafka.is_some() => kafka.map_or(Live::Stdin, Live::Kafka),
-        _ if !run.follow.is_empty() => follow(run.follow.clone(), from_end.unwrap_or(false)),
+        _ if !run.follow.is_empty() => follow(&run.follow, from_end.unwrap_or(false))?,
         SourceSpec::Files { files, follow: true, from_end: end } => {
-            follow(files.clone(), from_end.unwrap_or(*end))
+            follow(files, from_end.unwrap_or(*end))?
         }
         SourceSpec::Files { files, follow: false, .. } => {
             if settings.state_dir.is_some() {
@@ -64,7 +56,7 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
             let mut progress = super::replay::progress(common, &inputs);
             let ended = pipeline::replay(&assembly, &settings, inputs, ways, &stop, &mut progress);
             progress.done();
-            return conclude(common, &ended.map_err(|error| anyhow!("error: {error}"))?);
+            return Ok(conclude(common, &ended.map_err(|error| anyhow!("error: {error}"))?));
         }
         SourceSpec::Railway(railway) => {
             if let Some(place) = &run.from {
@@ -121,7 +113,21 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
     {
         super::say(&railway_ended(ended.summary.lines.total, quiet));
     }
-    conclude(common, &ended)
+    Ok(conclude(common, &ended))
+}
+
+/// Files that are followed, if each of them can be.
+fn followed(patterns: &[String], from_end: bool, settings: &Settings) -> Result<Live> {
+    for pattern in patterns {
+        file::may_follow(pattern).map_err(|error| anyhow!("error: {error}"))?;
+    }
+    Ok(Live::Follow(FollowSettings {
+        patterns: patterns.to_vec(),
+        from_end,
+        max_line: settings.max_line,
+        block: settings.block,
+        ..FollowSettings::default()
+    }))
 }
 
 /// The settings, with what flags say of the source.

@@ -24,10 +24,11 @@ use crate::engine::summary::grouped;
 use crate::sink::{Delivered, Sink};
 use crate::source::Position;
 use crate::state::{
-    ActionRow, Commit, Db, JournalInfo, NewSnapshot, Snapshots, StateError, StoredDecision,
+    ActionRow, Commit, Db, FILE, JournalInfo, NewSnapshot, Snapshots, StateError, StoredDecision,
 };
 use crate::window::codec::Reader;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
@@ -364,7 +365,15 @@ impl Keeper {
             let name = sink.name();
             // A sink that was not there before is told what happens from now on.
             let cursor = cursors.get(&name).copied().unwrap_or(last);
-            outlets.push(Outlet { sink, name, cursor, noted: cursor, failing: None, delivered: 0 });
+            outlets.push(Outlet {
+                sink,
+                name,
+                cursor,
+                noted: cursor,
+                failing: None,
+                closed: false,
+                delivered: 0,
+            });
         }
         let far: Vec<(String, i64)> = remotes
             .iter()
@@ -408,6 +417,7 @@ impl Keeper {
         let watch = remotes.watch();
         let worker = Worker {
             db,
+            file: file_in(dir),
             dir: dir.to_owned(),
             dictionary,
             journal,
@@ -582,12 +592,16 @@ struct Outlet {
     noted: i64,
     /// It failed, and was last tried then.
     failing: Option<Instant>,
+    /// Nobody reads it any more: what comes waits for the next start.
+    closed: bool,
     /// Actions given to it.
     delivered: u64,
 }
 
 struct Worker {
     db: Db,
+    /// Device and number of the database, as it was opened.
+    file: Option<(u64, u64)>,
     dir: PathBuf,
     dictionary: i64,
     /// The last row of the journal.
@@ -609,6 +623,12 @@ struct Worker {
     errors: Vec<String>,
     tidied: Instant,
     stop: Stop,
+}
+
+/// Device and number of the database in `dir`.
+fn file_in(dir: &Path) -> Option<(u64, u64)> {
+    let meta = std::fs::metadata(dir.join(FILE)).ok()?;
+    Some((meta.dev(), meta.ino()))
 }
 
 impl Worker {
@@ -656,8 +676,8 @@ impl Worker {
                     if !self.commit() {
                         return false;
                     }
-                    if let Err(error) = self.handle(other) {
-                        return self.fail(&error);
+                    if !self.handle(other) {
+                        return false;
                     }
                 }
             }
@@ -674,7 +694,8 @@ impl Worker {
         if due || !self.pending.actions.is_empty() { self.commit() } else { true }
     }
 
-    fn handle(&mut self, message: Message) -> Result<(), StateError> {
+    /// `false` if it cannot go on.
+    fn handle(&mut self, message: Message) -> bool {
         match message {
             Message::Step(_) => {}
             Message::CaptureBegins => {
@@ -686,7 +707,10 @@ impl Worker {
                     writer.write(self.capture_at, capture);
                 }
             }
-            Message::Dictionary(text) => self.dictionary = self.db.dictionary(&text)?,
+            Message::Dictionary(text) => match self.insist(0, |db| db.dictionary(&text)) {
+                Some(dictionary) => self.dictionary = dictionary,
+                None => return false,
+            },
             Message::Settled => {
                 // Others may have begun since that come behind this.
                 while self.shared.written.load(Ordering::Acquire) < self.handed {
@@ -703,7 +727,7 @@ impl Worker {
                 }
             }
         }
-        Ok(())
+        true
     }
 
     fn fail(&mut self, error: &StateError) -> bool {
@@ -719,6 +743,10 @@ impl Worker {
             self.pending.since = None;
             return true;
         }
+        // SQLite would go on writing into a file without a name, and what is told would last nowhere.
+        if self.file.is_some() && file_in(&self.dir) != self.file {
+            return self.fail(&StateError::Gone { path: self.dir.join(FILE) });
+        }
         let pending = std::mem::take(&mut self.pending);
         let rows: Vec<ActionRow> = pending.actions.iter().map(ActionRow::of).collect();
         let positions: Vec<(u32, Position)> =
@@ -733,21 +761,28 @@ impl Worker {
             gone: &pending.gone,
             cursors: &cursors,
         };
-        let Some(from) = self.insist(&commit) else { return false };
+        let committed = self.insist(pending.records, |db| db.commit(&commit));
+        let Some(committed) = committed else { return false };
+        self.journal = committed.journal.unwrap_or(self.journal);
+        self.behind += pending.records;
         self.noted(&cursors);
         for done in pending.done {
             done();
         }
-        self.deliver(&pending.actions, from);
+        self.deliver(&pending.actions, committed.actions_from);
         true
     }
 
-    /// Commits, however often it has to be tried.
-    fn insist(&mut self, commit: &Commit<'_>) -> Option<i64> {
+    /// Makes something last that `records` hang on, however often it has to be tried.
+    fn insist<T>(
+        &mut self,
+        records: u64,
+        mut lasts: impl FnMut(&mut Db) -> Result<T, StateError>,
+    ) -> Option<T> {
         let mut held: Option<Instant> = None;
         loop {
-            match self.db.commit(commit) {
-                Ok(committed) => {
+            match lasts(&mut self.db) {
+                Ok(done) => {
                     if let Some(since) = held {
                         warn!(
                             "{}: there is room again, going on after {:.0} s",
@@ -756,9 +791,7 @@ impl Worker {
                         );
                     }
                     self.shared.held.store(false, Ordering::Relaxed);
-                    self.journal = committed.journal.unwrap_or(self.journal);
-                    self.behind += commit.count;
-                    return Some(committed.actions_from);
+                    return Some(done);
                 }
                 Err(error) if error.is_retryable() => {
                     if held.is_none() {
@@ -776,7 +809,7 @@ impl Worker {
                             "{}: the last {} records were not made to last; files and partitions are \
                              read again from before them, standard input is not",
                             self.dir.display(),
-                            commit.count
+                            records
                         );
                         self.shared.failed.store(true, Ordering::Relaxed);
                         return None;
@@ -806,7 +839,8 @@ impl Worker {
                 continue;
             }
             match outlet.give(actions.iter(), &self.shared) {
-                Ok(()) => outlet.cursor = last,
+                Ok(Delivered::Yes) => outlet.cursor = last,
+                Ok(Delivered::Closed) => {}
                 Err(error) => outlet.fail(&error, &mut self.errors),
             }
         }
@@ -822,8 +856,8 @@ impl Worker {
             }
         };
         for outlet in &mut self.outlets {
-            if outlet.cursor >= last || outlet.failing.is_some_and(|tried| tried.elapsed() < RETRY)
-            {
+            let rests = outlet.failing.is_some_and(|tried| tried.elapsed() < RETRY);
+            if outlet.cursor >= last || outlet.closed || rests {
                 continue;
             }
             let caught = outlet.catch_up(&self.db, last, &self.shared);
@@ -929,17 +963,19 @@ impl Outlet {
         &mut self,
         actions: impl Iterator<Item = &'a Action>,
         shared: &Shared,
-    ) -> std::io::Result<()> {
+    ) -> std::io::Result<Delivered> {
+        let mut given = 0;
         for action in actions {
-            self.delivered += 1;
-            if self.sink.deliver(action)? == Delivered::Closed {
-                shared.closed.store(true, Ordering::Relaxed);
-            }
+            given += 1;
+            self.closed |= self.sink.deliver(action)? == Delivered::Closed;
         }
-        if self.sink.flush()? == Delivered::Closed {
+        self.closed |= self.sink.flush()? == Delivered::Closed;
+        if self.closed {
             shared.closed.store(true, Ordering::Relaxed);
+            return Ok(Delivered::Closed);
         }
-        Ok(())
+        self.delivered += given;
+        Ok(Delivered::Yes)
     }
 
     fn catch_up(
@@ -961,7 +997,9 @@ impl Outlet {
             for stored in stored.iter().filter(|action| !known.contains(&action.id)) {
                 actions.push(Action::of_json(&stored.line)?);
             }
-            self.give(actions.iter(), shared)?;
+            if self.give(actions.iter(), shared)? == Delivered::Closed {
+                break;
+            }
             self.cursor = end;
         }
         Ok(())

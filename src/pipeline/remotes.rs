@@ -72,6 +72,8 @@ pub struct Remotes {
     lines: Vec<(Arc<Line>, JoinHandle<()>)>,
     /// The number of the last action, without a state directory.
     last: i64,
+    /// What waits lasts.
+    kept: bool,
 }
 
 #[derive(Debug)]
@@ -189,7 +191,8 @@ impl Remotes {
             };
             (line, thread::spawn(move || worker.run()))
         };
-        Self { lines: driven.into_iter().zip(cursors).map(begin).collect(), last }
+        let lines = driven.into_iter().zip(cursors).map(begin).collect();
+        Self { lines, last, kept: matches!(outbox, Outbox::Kept(_)) }
     }
 
     /// Tells that the outbox goes on to `last`.
@@ -259,11 +262,15 @@ impl Remotes {
                 thread::sleep(Duration::from_millis(5));
             }
             let state = line.state();
-            let waiting = state.last - state.cursor;
+            // What there was no room for is said below.
+            let queued = i64::try_from(state.queue.len()).unwrap_or(0);
+            let waiting = if self.kept { state.last - state.cursor } else { queued };
             if let Some(why) = &state.status.why {
                 errors.push(format!("sink {}: {why}", line.name));
-            } else if waiting > 0 {
-                errors.push(format!("sink {}: {waiting} lines were not delivered", line.name));
+            }
+            if waiting > 0 {
+                let what = if self.kept { "wait for the next start" } else { "were not delivered" };
+                errors.push(format!("sink {}: {waiting} lines {what}", line.name));
             }
             if state.status.refused > 0 {
                 let refused = state.status.refused;
@@ -821,7 +828,14 @@ mod tests {
         assert_eq!(watch.statuses().remove(0).dropped, 5);
         assert_eq!((watch.take_dropped(), watch.take_dropped()), (5, 0));
         let errors = remotes.finish(false);
-        assert_eq!(errors, ["sink slow: it is dead", "sink slow: 5 lines were lost to it"]);
+        assert_eq!(
+            errors,
+            [
+                "sink slow: it is dead",
+                "sink slow: 10000 lines were not delivered",
+                "sink slow: 5 lines were lost to it"
+            ]
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use super::Context;
 use super::program::{Ended, Outcome, Program, probe};
-use super::remote::{Progress, Remote, Trouble};
+use super::remote::{Progress, Remote, Trouble, one_by_one};
 use crate::action::{Action, Op, escape};
 use crate::decode::time::{Micros, format_duration};
 use crate::yaml::{Checker, Key, Node};
@@ -229,12 +229,7 @@ impl Remote for Runner {
     }
 
     fn deliver(&mut self, actions: &[Action], _now: SystemTime) -> Progress {
-        for (done, action) in actions.iter().enumerate() {
-            if let Err(trouble) = self.run(action) {
-                return Progress::until(done, trouble);
-            }
-        }
-        Progress::all(actions)
+        one_by_one(actions, |action| self.run(action))
     }
 
     fn would(&self, action: &Action) -> String {

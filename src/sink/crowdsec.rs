@@ -8,7 +8,7 @@
 
 use super::Context;
 use super::http::{Answer, Client, Method, encoded};
-use super::remote::{Progress, Remote, Trouble, micros};
+use super::remote::{Progress, Remote, Trouble, Turn, micros};
 use super::secret::{Secret, SecretPlace};
 use super::supabase::base;
 use crate::action::decision::{Decision, instant_of};
@@ -159,9 +159,12 @@ impl Remote for Crowdsec {
     }
 
     fn deliver(&mut self, actions: &[Action], now: SystemTime) -> Progress {
-        let now = micros(now);
+        let (now, turn) = (micros(now), Turn::begin());
         let mut done = 0;
         while let Some(action) = actions.get(done) {
+            if done > 0 && turn.is_over() {
+                return Progress { done, trouble: None };
+            }
             let rest = actions.get(done..).unwrap_or_default();
             let sent = match action.op {
                 Op::Start | Op::Extend => {

@@ -4,8 +4,10 @@ use super::{Delivered, Output};
 use crate::action::Action;
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use tracing::warn;
 
 /// Appends lines to a file.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub struct FileSink {
     unsynced: bool,
     /// A torn last line was looked for.
     whole: bool,
+    /// The file system counts names.
+    named: bool,
 }
 
 impl FileSink {
@@ -30,7 +34,8 @@ impl FileSink {
         let file = open(path)?;
         // Whoever wrote what is there may have been killed before it was synced.
         let (path, out) = (path.to_owned(), BufWriter::new(file));
-        Ok(Self { path, out, output, unsynced: true, whole: false })
+        let named = out.get_ref().metadata()?.nlink() > 0;
+        Ok(Self { path, out, output, unsynced: true, whole: false, named })
     }
 
     fn make_whole(&mut self) -> std::io::Result<()> {
@@ -39,6 +44,22 @@ impl FileSink {
             self.whole = true;
         }
         Ok(())
+    }
+
+    /// Makes a new file where the old one was removed, so that nothing is written that nobody can find.
+    fn keep_name(&mut self) -> std::io::Result<()> {
+        if !self.named || self.out.get_ref().metadata()?.nlink() > 0 {
+            return Ok(());
+        }
+        let new = BufWriter::new(open(&self.path)?);
+        let (_, waiting) = std::mem::replace(&mut self.out, new).into_parts();
+        warn!("{}: was removed; what follows is written into a new file", self.path);
+        self.whole = false;
+        self.make_whole()?;
+        match waiting {
+            Ok(waiting) => self.out.write_all(&waiting),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Opens the file of this name anew. What could not be written before is let go; it is given
@@ -119,6 +140,9 @@ impl FileSink {
     /// When it cannot be written.
     pub fn deliver(&mut self, action: &Action) -> std::io::Result<Delivered> {
         self.make_whole()?;
+        if self.out.buffer().is_empty() {
+            self.keep_name()?;
+        }
         self.unsynced = true;
         writeln!(self.out, "{}", self.output.render(action, false)).map(|()| Delivered::Yes)
     }
@@ -128,6 +152,9 @@ impl FileSink {
     /// # Errors
     /// When it cannot be written.
     pub fn flush(&mut self) -> std::io::Result<Delivered> {
+        if !self.out.buffer().is_empty() {
+            self.keep_name()?;
+        }
         self.out.flush().map(|()| Delivered::Yes)
     }
 }
@@ -147,11 +174,9 @@ impl SameFile {
         let mut path = Path::new(path).to_owned();
         // A link may lead to nothing yet, or round in a circle.
         for _ in 0..40 {
-            #[cfg(unix)]
             if let Ok(meta) = std::fs::metadata(&path)
                 && meta.is_file()
             {
-                use std::os::unix::fs::MetadataExt;
                 return Self::Number(meta.dev(), meta.ino());
             }
             let folder = path.parent().filter(|folder| *folder != Path::new(""));
@@ -174,9 +199,13 @@ impl SameFile {
 fn open(path: &str) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.create(true).read(true).append(true);
-    #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+    let file = options.open(path)?;
+    if file.metadata()?.file_type().is_fifo() {
+        let why = "it is a pipe, expected a file; for standard output write  - stdout: {}";
+        return Err(std::io::Error::new(ErrorKind::InvalidInput, why));
+    }
+    Ok(file)
 }
 
 /// The id of a line in either of the forms that carry one.
@@ -232,6 +261,40 @@ mod tests {
         sink.flush().unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text, format!("one\ntwo\n{}\n", note.json()));
+    }
+
+    #[test]
+    fn a_file_that_was_removed_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("actions.jsonl");
+        let mut sink = FileSink::open(path.to_str().unwrap(), Output::Json).unwrap();
+        let note =
+            |n: usize| Action::note("limit", Severity::P1, Urgency::Warning, 0, 0, n.to_string());
+        let mut tell = |lines: std::ops::Range<usize>, gone_after: Option<usize>| {
+            for n in lines {
+                sink.deliver(&note(n)).unwrap();
+                if gone_after == Some(n) {
+                    std::fs::remove_file(&path).unwrap();
+                }
+            }
+            sink.flush().unwrap();
+        };
+        tell(0..3, None);
+        std::fs::remove_file(&path).unwrap();
+        tell(3..40, None);
+        let there = || {
+            std::fs::read_to_string(&path).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let lines =
+            |lines: std::ops::Range<usize>| lines.map(|n| note(n).json()).collect::<Vec<_>>();
+        assert_eq!(there(), lines(3..40));
+        // While lines wait to be written.
+        tell(40..45, Some(42));
+        assert_eq!(there(), lines(40..45));
+        // A rotated file is followed until it is opened anew.
+        std::fs::rename(&path, dir.path().join("actions.jsonl.1")).unwrap();
+        tell(45..47, None);
+        assert!(!path.exists());
     }
 
     #[test]

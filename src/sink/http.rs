@@ -1,8 +1,10 @@
 //! The HTTP client of the sinks: what an answer means, and nothing followed.
 
 use super::remote::Trouble;
+use chrono::DateTime;
 use std::fmt::Write;
-use std::time::Duration;
+use std::io::Read;
+use std::time::{Duration, SystemTime};
 
 /// How long a call may take.
 pub const TIMEOUT: Duration = Duration::from_secs(15);
@@ -22,7 +24,7 @@ pub struct Answer {
     pub status: u16,
     /// The body, as far as it is text, at most 1 MiB.
     pub body: String,
-    /// What `Retry-After` says, if it gives seconds.
+    /// What `Retry-After` says, in seconds or as a date.
     pub retry_after: Option<Duration>,
 }
 
@@ -99,19 +101,28 @@ impl Client {
             None => self.agent.run(request.body(()).map_err(wrong)?),
         };
         let mut answer = sent.map_err(|error| Trouble::later(error.to_string()))?;
-        let header = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
-        let retry_after = header.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+        let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        let retry_after = header("retry-after").and_then(|text| pause(text, header("date")));
         let status = answer.status().as_u16();
-        let body = answer.body_mut().with_config().limit(ANSWER_MAX).lossy_utf8(true);
-        let body = body.read_to_string().map_err(|error| match error {
-            // The next one would be as long.
-            ureq::Error::BodyExceedsLimit(_) => {
-                Trouble::refused(format!("the answer is longer than {ANSWER_MAX} bytes"))
-            }
-            other => Trouble::later(other.to_string()),
-        })?;
+        // What the answer means stands at its beginning, if anywhere.
+        let mut body = Vec::new();
+        let read = answer.body_mut().as_reader().take(ANSWER_MAX).read_to_end(&mut body);
+        read.map_err(|error| Trouble::later(error.to_string()))?;
+        let body = String::from_utf8_lossy(&body).into_owned();
         Ok(Answer { status, body, retry_after })
     }
+}
+
+/// How long `Retry-After` asks to wait: so many seconds, or until a date, by the clock of who answered.
+fn pause(text: &str, date: Option<&str>) -> Option<Duration> {
+    let instant = |text: &str| DateTime::parse_from_rfc2822(text.trim()).ok();
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    #[expect(clippy::disallowed_methods, reason = "a server without a clock has ours")]
+    let sent = || DateTime::<chrono::Utc>::from(SystemTime::now()).fixed_offset();
+    let wait = instant(text)? - date.and_then(instant).unwrap_or_else(sent);
+    Some(wait.to_std().unwrap_or_default())
 }
 
 impl Answer {
@@ -147,4 +158,28 @@ pub fn encoded(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_given_in_seconds_or_as_a_date() {
+        let date = Some("Sun, 30 Nov 2025 08:00:00 GMT");
+        for (text, seconds) in [
+            ("7", Some(7)),
+            (" 0 ", Some(0)),
+            ("Sun, 30 Nov 2025 08:01:20 GMT", Some(80)),
+            // It is over.
+            ("Sun, 30 Nov 2025 07:00:00 GMT", Some(0)),
+            ("soon", None),
+            ("-3", None),
+        ] {
+            assert_eq!(pause(text, date), seconds.map(Duration::from_secs), "{text}");
+        }
+        // Without a date of its own.
+        assert!(pause("Sat, 30 Nov 2999 08:00:00 GMT", None) > Some(Duration::from_secs(1 << 30)));
+        assert_eq!(pause("Sun, 30 Nov 2025 07:00:00 GMT", Some("?")), Some(Duration::ZERO));
+    }
 }

@@ -8,7 +8,7 @@ use super::Context;
 use super::alertmanager::digested;
 use super::http::Method;
 use super::peer::{Caller, Peer, parse_name};
-use super::remote::{Progress, Remote, Trouble};
+use super::remote::{Progress, Remote, Trouble, one_by_one};
 use super::secret::{Secret, SecretPlace};
 use super::selection::{SEVERITIES, Selection};
 use crate::action::decision::instant_of;
@@ -237,18 +237,12 @@ impl Remote for PagerDuty {
 
     fn deliver(&mut self, actions: &[Action], now: SystemTime) -> Progress {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-        for (done, action) in actions.iter().enumerate() {
+        one_by_one(actions, |action| {
             // Nobody is woken for what is over.
             let until = action.until.as_deref().and_then(instant_of);
             let over = until.is_some_and(|until| u128::try_from(until).unwrap_or(0) <= now);
-            if action.op == Op::Start && over {
-                continue;
-            }
-            if let Err(trouble) = self.send(action) {
-                return Progress::until(done, trouble);
-            }
-        }
-        Progress::all(actions)
+            if action.op == Op::Start && over { Ok(()) } else { self.send(action) }
+        })
     }
 
     fn test(&mut self, _now: SystemTime) -> Result<String, String> {

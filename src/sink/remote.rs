@@ -11,7 +11,7 @@
 use crate::action::Action;
 use crate::action::decision::Decision;
 use crate::decode::time::Micros;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How far a sink came.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -32,6 +32,43 @@ impl Progress {
     pub fn until(done: usize, trouble: Trouble) -> Self {
         Self { done, trouble: Some(trouble) }
     }
+}
+
+/// How long a sink that makes a call per action goes on before it says how far it came: what is confirmed
+/// by then is not done again after a restart.
+const TURN: Duration = Duration::from_secs(2);
+
+/// The time in which a sink goes on without saying how far it came.
+#[derive(Debug, Clone, Copy)]
+pub struct Turn(Instant);
+
+impl Turn {
+    /// It begins.
+    pub fn begin() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Whether it is over.
+    pub fn is_over(self) -> bool {
+        self.0.elapsed() >= TURN
+    }
+}
+
+/// Does what the actions say, a call each, until there is trouble or the [turn](Turn) is over.
+pub fn one_by_one(
+    actions: &[Action],
+    mut call: impl FnMut(&Action) -> Result<(), Trouble>,
+) -> Progress {
+    let turn = Turn::begin();
+    for (done, action) in actions.iter().enumerate() {
+        if done > 0 && turn.is_over() {
+            return Progress { done, trouble: None };
+        }
+        if let Err(trouble) = call(action) {
+            return Progress::until(done, trouble);
+        }
+    }
+    Progress::all(actions)
 }
 
 /// Why an action is not done.
@@ -92,7 +129,8 @@ pub trait Remote: Send + std::fmt::Debug {
     /// Whether it has anything to do with this action. Only then it is handed over.
     fn wants(&self, action: &Action) -> bool;
 
-    /// Does what the actions say, from the first on. `now` is the wall clock.
+    /// Does what the actions say, from the first on, at least one of them unless there is trouble. `now`
+    /// is the wall clock.
     fn deliver(&mut self, actions: &[Action], now: SystemTime) -> Progress;
 
     /// What it would do, in one line; for one that stays dry.
@@ -159,4 +197,30 @@ pub trait Remote: Send + std::fmt::Debug {
 pub fn micros(now: SystemTime) -> Micros {
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_slow_says_how_far_he_came() {
+        let actions: Vec<Action> = (0..4).map(Action::test).collect();
+        let mut calls = 0;
+        let slow = |_: &Action| {
+            calls += 1;
+            std::thread::sleep(TURN / 2 + Duration::from_millis(1));
+            Ok(())
+        };
+        assert_eq!(one_by_one(&actions, slow), Progress { done: 2, trouble: None });
+        assert_eq!(calls, 2);
+        let slower = |_: &Action| {
+            std::thread::sleep(TURN);
+            Ok(())
+        };
+        assert_eq!(one_by_one(&actions, slower), Progress { done: 1, trouble: None });
+        assert_eq!(one_by_one(&actions, |_| Ok(())), Progress::all(&actions));
+        let fails = |_: &Action| Err(Trouble::later("no"));
+        assert_eq!(one_by_one(&actions, fails), Progress::until(0, Trouble::later("no")));
+    }
 }

@@ -9,7 +9,7 @@
 
 use super::Context;
 use super::http::{Answer, Client, Method, encoded};
-use super::remote::{Progress, Remote, Trouble, micros};
+use super::remote::{Progress, Remote, Trouble, micros, one_by_one};
 use super::secret::{Secret, SecretPlace};
 use crate::action::decision::{Decision, instant_of};
 use crate::action::identity::{EMAIL_MAX, Identities, canonical_user, is_uuid};
@@ -213,17 +213,14 @@ impl Remote for Supabase {
     }
 
     fn deliver(&mut self, actions: &[Action], now: SystemTime) -> Progress {
-        for (done, action) in actions.iter().enumerate() {
+        one_by_one(actions, |action| {
             let carried = match action.op {
                 Op::Start | Op::Extend => self.begin(action, now),
                 Op::End => self.end(action, now),
                 Op::Withheld | Op::Note => Ok(()),
             };
-            if let Err(trouble) = carried {
-                return Progress::until(done, self.without_secret(trouble));
-            }
-        }
-        Progress::all(actions)
+            carried.map_err(|trouble| self.without_secret(trouble))
+        })
     }
 
     fn would(&self, action: &Action) -> String {

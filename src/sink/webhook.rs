@@ -8,7 +8,7 @@ use super::Context;
 use super::http::Method;
 use super::pace::Pace;
 use super::peer::{Caller, Peer};
-use super::remote::{Progress, Remote, Trouble};
+use super::remote::{Progress, Remote, Trouble, one_by_one};
 use super::secret::{Secret, SecretPlace};
 use super::selection::Selection;
 use crate::action::forms::slack_of_many;
@@ -306,13 +306,10 @@ impl Remote for Webhook {
         if folds && actions.len() > 1 {
             return self.send_many(actions, now);
         }
-        for (done, action) in actions.iter().enumerate() {
-            let sent = self.body(action).and_then(|body| self.send(&action.id, &body, now));
-            if let Err(trouble) = sent {
-                return Progress::until(done, trouble);
-            }
-        }
-        Progress::all(actions)
+        one_by_one(actions, |action| {
+            let body = self.body(action)?;
+            self.send(&action.id, &body, now).map(drop)
+        })
     }
 
     fn test(&mut self, now: SystemTime) -> Result<String, String> {

@@ -65,6 +65,15 @@ pub enum InputError {
         /// The folder.
         path: PathBuf,
     },
+    /// It was to be followed, and cannot be.
+    #[error("{}: is a pipe or a device and cannot be followed; leave `--follow` out and give it to standard input", path.display())]
+    NoFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Nothing was written where a file's name was expected.
+    #[error("an empty name is no file; perhaps a variable that is not set")]
+    Nameless,
     /// A folder was opened where a file was expected.
     #[error("{}: is a folder, expected a file", path.display())]
     Folder {
@@ -102,6 +111,10 @@ impl InputError {
             Self::Denied { path }
         } else if kind == ErrorKind::IsADirectory {
             Self::Folder { path }
+        } else if source.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) {
+            let why =
+                "too many files are open; raise the limit (`ulimit -n`, `LimitNOFILE` of systemd)";
+            Self::Unreadable { path, source: io::Error::other(why) }
         } else {
             Self::Unreadable { path, source }
         }
@@ -144,6 +157,23 @@ pub fn expand(args: &[String]) -> Result<Vec<Input>, InputError> {
         }
     }
     if inputs.is_empty() { Err(InputError::Nothing) } else { Ok(inputs) }
+}
+
+/// Refuses what can never be followed; that it is not there yet is what following is for.
+///
+/// # Errors
+///
+/// If it is a pipe, a device, no valid glob, or nothing.
+pub fn may_follow(arg: &str) -> Result<(), InputError> {
+    if arg.is_empty() {
+        return Err(InputError::Nameless);
+    }
+    match fs::metadata(arg) {
+        Ok(meta) if !meta.is_file() && !meta.is_dir() => {
+            Err(InputError::NoFile { path: PathBuf::from(arg) })
+        }
+        _ => check_pattern(arg),
+    }
 }
 
 /// Refuses a text that is neither the name of something nor a valid glob; it need not match yet.

@@ -78,6 +78,12 @@ pub enum StateError {
         /// What is wrong, and where.
         what: String,
     },
+    /// It is another file than the one that was opened, or none.
+    #[error("`{}` was moved, replaced or removed while Portcullis used it: what it notes would be lost with it; leave the state directory alone, and start again", path.display())]
+    Gone {
+        /// The file.
+        path: PathBuf,
+    },
     /// A later version made it.
     #[error("`{}` has format {found}, and this version knows format {known}: it was written by a newer Portcullis; use that version, or another `state_dir`", path.display())]
     Newer {

@@ -146,6 +146,11 @@ fn what_cannot_start_is_exit_2_and_says_what_would_help() {
     refused(&["run", "--pack", "velo"], &["velo", "velro, guard, sshd"]);
     refused(&["run", "--patterns", "velo"], &["did you mean the built-in pack `velro`?"]);
     refused(&["run", "--threads", "0"], &["1..=64"]);
+    write(&folder, "none.yaml", "patterns: []\n");
+    refused(&["run", "--config", "none.yaml"], &["no pattern is loaded"]);
+    refused(&["run", "--follow", "[a"], &["not a valid file pattern"]);
+    refused(&["run", "--follow", ""], &["an empty name is no file"]);
+    refused(&["run", "--follow", "/dev/null"], &["cannot be followed", "standard input"]);
     refused(
         &["replay", "-", "--summary-file", "no/where.json"],
         &["summary", "no/where.json", "no folder `no`"],
@@ -153,6 +158,14 @@ fn what_cannot_start_is_exit_2_and_says_what_would_help() {
     refused(&["config"], &["config --example"]);
     refused(&["check", "empty"], &["empty: the folder holds no .yaml or .yml file"]);
     refused(&["check", "keyy.yaml"], &["did you mean `key.yaml`?"]);
+}
+
+#[test]
+fn a_summary_that_cannot_be_written_at_the_end_is_exit_1() {
+    let output = run(&["replay", "-", "--summary-file", "/dev/full"], attack().as_bytes());
+    assert_eq!(code(&output), 1, "{}", stderr(&output));
+    assert!(stderr(&output).contains("cannot write the summary"), "{}", stderr(&output));
+    assert_ne!(stdout(&output), "");
 }
 
 #[test]
@@ -235,8 +248,9 @@ fn all_mistakes_of_all_files_are_told_at_once() {
     ];
     let text = refused(&folder, &["run", "--config", &one], &said);
     assert!(
-        text.trim_end()
-            .ends_with("could not start: 10 mistakes in the configuration or the patterns"),
+        text.trim_end().ends_with(
+            "nothing was started or changed: 10 mistakes in the configuration or the patterns"
+        ),
         "{text}"
     );
     let both: Vec<&str> = said

@@ -207,6 +207,76 @@ fn while_the_disk_is_full_nothing_leaves_and_then_nothing_is_missing() {
     assert_same(&service.lines(ACTIONS), &want, "after a full disk");
 }
 
+#[test]
+fn rules_that_change_while_the_disk_is_full_wait_for_room() {
+    if !may_mount("disk::rules_that_change_while_the_disk_is_full_wait_for_room") {
+        return;
+    }
+    let small = Small::new("size=4m");
+    let mut service = Service::new(&settings(&small.dir.path().join("state")), RULES);
+    service.append(LOG, &text(&attacks(0, 3)));
+    let mut running = service.start();
+    until(|| running.goes_on() && service.lines(ACTIONS).len() >= 6, &|| "no action".into());
+    let ballast = small.dir.path().join("ballast");
+    fill(&ballast);
+    service.write("rules.yaml", &RULES.replace("- { id: seen,", "- { id: seen-anew,"));
+    running.signal("HUP");
+    running.wait_until_it_says(HELD);
+    small.give_room(&ballast);
+    running.wait_until_it_says("there is room again, going on");
+    let before = service.lines(ACTIONS).len();
+    service.append(LOG, &text(&attacks(3, 6)));
+    until(|| running.goes_on() && service.lines(ACTIONS).len() > before, &|| "no action".into());
+    running.stop();
+}
+
+#[test]
+fn a_state_directory_that_is_gone_is_noticed() {
+    let mut service = Service::new(&settings(Path::new("./state")), RULES);
+    service.append(LOG, &text(&attacks(0, 3)));
+    let mut running = service.start();
+    until(|| running.goes_on() && service.lines(ACTIONS).len() >= 6, &|| "no action".into());
+    until(|| running.goes_on() && service.has_read(LOG), &|| "not read".into());
+    let before = service.lines(ACTIONS).len();
+    fs::rename(service.state(), service.path("moved")).unwrap();
+    service.append(LOG, &text(&attacks(3, 6)));
+    assert_eq!(running.wait().code(), Some(1), "{}", running.said());
+    assert!(running.said().contains("was moved, replaced or removed"), "{}", running.said());
+    assert_eq!(service.lines(ACTIONS).len(), before, "nothing leaves that does not last");
+    fs::rename(service.path("moved"), service.state()).unwrap();
+    service.catch_up(LOG);
+    assert_same(&service.lines(ACTIONS), &replayed(&service, &attacks(0, 6)), "after its return");
+}
+
+#[test]
+fn whoever_stops_reading_standard_output_is_told_the_rest_at_the_next_start() {
+    let config = config(&format!(
+        "source: {{ files: [{LOG}], follow: true }}\nstate_dir: ./state\nsinks: [stdout: {{ output: json }}]\n"
+    ));
+    let mut service = Service::new(&config, RULES);
+    service.append(LOG, &text(&attacks(0, 3)));
+    let (mut command, _, said) = service.command();
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut reader = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut got = Vec::new();
+    for _ in 0..replayed(&service, &attacks(0, 3)).len() {
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut reader, &mut line).unwrap();
+        got.push(line.trim_end().to_owned());
+    }
+    drop(reader);
+    service.append(LOG, &text(&attacks(3, 30)));
+    let mut running = Running::new(child, service.path("stdout.1"), said);
+    assert_eq!(running.wait().code(), Some(0), "{}", running.said());
+    let mut running = service.start();
+    running.wait_until_it_says(": following");
+    until(|| running.goes_on() && service.has_read(LOG), &|| "not read".into());
+    running.signal("TERM");
+    running.wait();
+    got.extend(running.out().lines().map(str::to_owned));
+    assert_same(&got, &replayed(&service, &attacks(0, 30)), "standard output");
+}
+
 /// Lines of which each five block an address of their own.
 fn attacks(from: usize, to: usize) -> Vec<String> {
     (from..to)

@@ -240,6 +240,12 @@ fn an_answer_means_done_later_refused_or_never_again() {
     let (progress, _) = trouble_of(&Answer::new(429).header("retry-after", "7"));
     let Some(Trouble::Later { after, .. }) = progress.trouble else { panic!("{progress:?}") };
     assert_eq!(after, Some(Duration::from_secs(7)));
+    // How long an answer is says nothing.
+    let long = "x".repeat(3 << 20);
+    let (progress, asked) = trouble_of(&Answer::new(200).body(long.clone()));
+    assert_eq!((progress, asked), (Progress { done: 3, trouble: None }, 3));
+    let (progress, _) = trouble_of(&Answer::new(503).body(long));
+    assert!(matches!(progress.trouble, Some(Trouble::Later { .. })), "{progress:?}");
 }
 
 #[test]
