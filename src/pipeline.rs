@@ -165,9 +165,14 @@ impl Delivery {
 
     /// Opens what can be opened anew: files may have been rotated.
     fn reopen(&mut self, summary: &mut Summary) {
-        for (sink, failed) in &mut self.sinks {
-            let opened = sink.reopen().map(|()| Delivered::Yes);
-            note(sink, failed, opened, &mut self.closed, summary);
+        for (sink, _) in &mut self.sinks {
+            if let Err(error) = sink.reopen() {
+                let name = sink.name();
+                error!(
+                    "sink {name}: {error}; it goes on with what it had open, until the next SIGHUP"
+                );
+                summary.errors.push(format!("sink {name}: {error}"));
+            }
         }
     }
 

@@ -33,6 +33,9 @@ pub fn client(common: &Common, command: &Command) -> Result<ExitCode> {
     let url = url(common, server)?;
     let answer = call(&url, server, &asked)?;
     if answer.is_ok() {
+        if answer.cut {
+            bail!("error: the answer is longer than 1 MiB: ask for less");
+        }
         let body: Value = serde_json::from_str(&answer.body).map_err(|_| no_portcullis(&url))?;
         if json {
             print(&body.to_string());

@@ -42,9 +42,9 @@ pub struct Outer {
 pub(super) static BARE: Outer = Outer::bare(false);
 /// The beginning of one that was too long.
 static BARE_AND_CUT: Outer = Outer::bare(true);
-/// Put behind a text that was cut, so that its last word is none that somebody is known by: of
-/// `203.0.113.77` there may be `203.0.113.7` left.
-const CUT: char = '…';
+/// Put behind a text that was cut: of `203.0.113.77` there may be `203.0.113.7` left, so that what ends
+/// with it names nobody. The second character is one that no text has to hold.
+pub const CUT: &str = "…\u{fdd0}";
 
 impl Outer {
     const fn bare(cut: bool) -> Self {
@@ -288,6 +288,7 @@ fn text_record<'r>(line: &'r str, outer: &'r Outer, config: &'r DecodeConfig) ->
     let fields: Vec<Field<'_>> = head
         .fields
         .into_iter()
+        .filter(|(_, value)| !value.ends_with(CUT))
         .map(|(name, value)| Field::flat(name, value, Kind::Text, Known::Unasked))
         .collect();
     let named = |names: &[&str]| fields.iter().find(|field| names.iter().any(|n| field.is(n)));
@@ -436,26 +437,38 @@ fn loki(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_
         let labels = object(get(stream, "stream")).map(fields::flatten).unwrap_or_default();
         let level = labels.iter().find(|field| field.is("level") || field.is("severity"));
         let level = level.and_then(|field| Level::parse(&field.text));
+        let logger = labels.iter().find(|field| names_logger(&field.path()));
+        let logger: Option<Arc<str>> = logger.map(|field| Arc::from(&*field.text));
         let labels = kept(labels.into_iter());
         for entry in array(stream, "values").unwrap_or_default() {
             let Value::Array(entry) = entry else { continue };
             let mut inner = outer.inside("loki");
             inner.when = value_time(entry.first(), config).or(inner.when);
             inner.level = level.or(inner.level);
+            inner.logger = logger.clone().or(inner.logger);
             inner.fields.push(Arc::clone(&labels));
             let Some(Value::String(text)) = entry.get(1) else { continue };
-            match object(entry.get(2)) {
+            let attributes = object(entry.get(2));
+            // What has a logger is somebody's own record, and its text is only a text.
+            let named = |(key, _): &(Cow<'_, str>, _)| names_logger(&fields::normalize(key));
+            let owned = logger.is_some() || attributes.is_some_and(|own| own.iter().any(named));
+            let document = text.trim_start().starts_with('{');
+            if owned || attributes.is_some() && !document {
                 // Attributes beside the text are the record's own fields.
-                Some(attributes) if !text.trim_start().starts_with('{') => {
-                    let mut own = attributes.to_vec();
-                    own.push((Cow::Borrowed("message"), Value::String(text.clone())));
-                    out(object_record(&own, &inner, config));
-                }
-                _ => push_payload(text, &inner, config, out),
+                let mut own = attributes.map(|own| own.to_vec()).unwrap_or_default();
+                own.push((Cow::Borrowed("message"), Value::String(text.clone())));
+                out(object_record(&own, &inner, config));
+            } else {
+                push_payload(text, &inner, config, out);
             }
         }
     }
     true
+}
+
+/// Whether a name, normalised, is one under which only a logger's name stands.
+fn names_logger(name: &str) -> bool {
+    matches!(name, "logger" | "loggername" | "log.logger")
 }
 
 /// OTLP/JSON: `resourceLogs[].scopeLogs[].logRecords[]`, attributes as key/value lists.
@@ -494,6 +507,7 @@ fn otlp_record(
     let body = object(get(record, "body")).and_then(|body| string(body, "stringValue"));
     let transport = |key: &str| key.starts_with("log.") || key.starts_with("k8s.");
     if let Some(body) = body
+        && scope.is_none()
         && body.trim_start().starts_with('{')
         && attributes.iter().all(|(key, _)| transport(key))
     {
@@ -502,6 +516,17 @@ fn otlp_record(
     }
     let mut own: Vec<(Cow<'_, str>, Value<'_>)> =
         record.iter().filter(|(key, _)| key != "attributes").cloned().collect();
+    // A message that was taken out of the body stands in it; any other contradicts it.
+    let other = |body: &str, (key, value): &(Cow<'_, str>, Value<'_>)| {
+        let text = object(Some(value)).and_then(|value| string(value, "stringValue"));
+        matches!(&*fields::normalize(key), "message" | "msg")
+            && text.is_some_and(|text| !body.contains(text))
+    };
+    if let Some(body) = body
+        && attributes.iter().any(|attribute| other(body, attribute))
+    {
+        own.push((Cow::Borrowed("message"), Value::String(Cow::Borrowed(body))));
+    }
     own.extend(attributes);
     out(object_record(&own, &inner, config));
 }
@@ -607,6 +632,8 @@ fn carrier(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out
         })
     };
     let line = match (text_of("log"), text_of("message"), text_of("shortmessage")) {
+        // GELF's own text, and one that was logged.
+        (None, Some(_), Some(_)) => return false,
         (Some(log), ..) => log,
         (None, Some(message), _) => message,
         (None, None, Some(short)) => short,

@@ -247,20 +247,31 @@ impl<'a> Reader<'a> {
                 }
                 Some(b',') => self.at += 1,
                 Some(b'}' | b':') => return self.fail("a `]` or a value is due"),
-                None => {
-                    self.bent.truncated = true;
-                    return Ok(Value::Array(elements));
-                }
+                None => return self.cut_array(elements, depth),
                 Some(_) => match self.value(depth + 1) {
                     Ok(value) => elements.push(value),
                     Err(_) if self.at >= self.bytes.len() && !elements.is_empty() => {
-                        self.bent.truncated = true;
-                        return Ok(Value::Array(elements));
+                        return self.cut_array(elements, depth);
                     }
                     Err(error) => return Err(error),
                 },
             }
         }
+    }
+
+    /// The array as far as it was complete, when the text ended in it. One of texts is a value as a whole,
+    /// as a list of addresses is: half of it says something else.
+    fn cut_array(
+        &mut self,
+        elements: Vec<Value<'a>>,
+        depth: usize,
+    ) -> Result<Value<'a>, Unreadable> {
+        let nested = |element: &Value<'_>| matches!(element, Value::Object(_) | Value::Array(_));
+        if depth > 0 && !elements.iter().any(nested) {
+            return self.fail("the text ends inside a list");
+        }
+        self.bent.truncated = true;
+        Ok(Value::Array(elements))
     }
 
     /// A number, a literal, or a bare word that somebody forgot to quote; `inside` an object or a list,

@@ -159,6 +159,8 @@ struct Identities {
     ip: Option<(IpAddr, bool, u32)>,
     user: Option<Identity>,
     user_id: Option<Identity>,
+    /// The address stands in a header that a client can write, and no proxy is trusted.
+    heard: bool,
     doubts: Doubts,
 }
 
@@ -336,11 +338,11 @@ impl<'a> Record<'a> {
         let mut messages = vec![self.plain(first)];
         let path = first.path();
         let mut known = HashSet::from([first.text.as_ref()]);
-        let (message, msg) = RIVALS[0];
-        let rival = (path == message).then_some(msg);
+        let others: Vec<&str> =
+            RIVALS.iter().filter(|(one, _)| *one == path).map(|(_, other)| *other).collect();
         let repeats = |field: &&Field<'_>| {
             field.is(&path)
-                || field.object == first.object && rival.is_some_and(|rival| field.is(rival))
+                || field.object == first.object && others.iter().any(|other| field.is(other))
         };
         for field in texts.filter(repeats) {
             if known.insert(&field.text) {
@@ -370,10 +372,12 @@ impl<'a> Record<'a> {
             );
             let never = &self.config.never;
             let hidden = ip.is_none_or(|(_, (ip, _))| never.covers(ip).is_some());
+            let mut heard = false;
             if hidden && !ip_doubt {
                 let forwarded = self
                     .of(Role::Forwarded)
                     .find_map(|hit| Some((hit.index, read_ip(hit.field, self.config)?)));
+                heard = forwarded.is_some() && self.config.trusted.is_empty();
                 ip = forwarded.or(ip);
             }
             let (user, user_doubt) = settle(
@@ -400,6 +404,7 @@ impl<'a> Record<'a> {
                 ip: ip.map(|(field, (ip, proven))| (ip, proven, field)),
                 user: user.map(identity),
                 user_id: user_id.map(identity),
+                heard,
                 doubts: Doubts { ip: ip_doubt, user: user_doubt, user_id: id_doubt, core },
             }
         })
@@ -434,6 +439,11 @@ impl<'a> Record<'a> {
         // A list is read in another way than a single address.
         let same = *self.fields.get(field as usize)?.text == *text && !text.contains(',');
         same.then_some(ip)
+    }
+
+    /// Whether its own address is only what a header says that a client can write.
+    pub fn has_only_heard_ip(&self) -> bool {
+        self.identities().heard
     }
 
     /// The account by name.
@@ -631,25 +641,37 @@ fn repeated<'r>(mut hits: impl Iterator<Item = Hit<'r>> + Clone) -> bool {
     })
 }
 
-/// Names under which loggers of different kinds write the same. One logger writes one of them; where
-/// both stand side by side, the other came with something that was logged, perhaps a request's body.
-const RIVALS: [(&str, &str); 2] = [("message", "msg"), ("logger", "loggername")];
+/// Names under which loggers of different kinds write the same, the one that is taken first. One logger
+/// writes one of them; where two stand side by side, the other came with something that was logged,
+/// perhaps a request's body.
+const RIVALS: [(&str, &str); 7] = [
+    ("message", "msg"),
+    ("message", "shortmessage"),
+    ("message", "m"),
+    ("message", "mt"),
+    ("logger", "loggername"),
+    ("logger", "log.logger"),
+    ("logger", "sourcecontext"),
+];
 
-/// Whether two such names stand in one object with different texts.
+/// Whether two such names stand in one object with different texts, and the configuration trusts neither.
 fn rivals<'r>(mut hits: impl Iterator<Item = Hit<'r>> + Clone) -> bool {
     let all = hits.clone();
     if hits.nth(1).is_none() {
         return false;
     }
-    let named = |name: &'static str| {
-        all.clone().filter(move |hit| hit.field.kind == Kind::Text && hit.field.is(name))
-    };
-    RIVALS.iter().any(|(one, other)| {
-        named(one).any(|one| {
-            let differs = |other: Hit<'_>| {
-                other.field.object == one.field.object && other.field.text != one.field.text
-            };
-            named(other).any(differs)
+    // The first text under each name of a pair in an object: where one name has several, it is repeated.
+    let mut first: HashMap<(u32, usize, bool), &str> = HashMap::new();
+    let texts = all.filter(|hit| hit.field.kind == Kind::Text && hit.rank >= FieldMap::CONFIGURED);
+    texts.into_iter().any(|hit| {
+        RIVALS.iter().enumerate().any(|(pair, (one, other))| {
+            let is_one = hit.field.is(one);
+            if !is_one && !hit.field.is(other) {
+                return false;
+            }
+            let (object, text) = (hit.field.object, &*hit.field.text);
+            first.entry((object, pair, is_one)).or_insert(text);
+            first.get(&(object, pair, !is_one)).is_some_and(|rival| *rival != text)
         })
     })
 }
@@ -678,7 +700,8 @@ pub const NUMERIC_LEVELS: [&str; 4] = ["level", "priority", "severitynumber", "s
 
 /// A level by name, or by number where the shape of the record tells whose numbers they are.
 fn read_level(field: &Field<'_>, has: &impl Fn(&'static str) -> bool) -> Option<Level> {
-    if let Some(level) = Level::parse(&field.text) {
+    // Some loggers colour it.
+    if let Some(level) = Level::parse(&text::strip_ansi(&field.text)) {
         return Some(level);
     }
     let number: i64 = field.text.trim().parse().ok()?;

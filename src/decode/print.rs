@@ -18,6 +18,10 @@ impl Record<'_> {
     /// Whether it has a shape that Railway's own command line prints: with message, timestamp and one of
     /// its four levels, or with the fields of its edge.
     pub fn is_of_railways_cli(&self) -> bool {
+        // What lies in an envelope was printed by somebody else.
+        if self.layers().nth(1).is_some() {
+            return false;
+        }
         let named = |role: Role, name: &str| self.texts(role).any(|field| field.shown == name);
         let level = |field: &Field<'_>| field.shown == "level" && LEVELS.contains(&&*field.text);
         let log = self.texts(Role::Level).any(level)

@@ -7,6 +7,7 @@ use super::spec::{Pattern, Reading};
 use super::template::{CaptureKind, Stop};
 use super::{BUILT_IN, Event, EventIp, Events, PatternId, Standing, WEIGHT_MAX};
 use crate::decode::addr::{self, NeverBlock};
+use crate::decode::envelope::CUT;
 use crate::decode::fields::{FieldName, Role};
 use crate::decode::level::Level;
 use crate::decode::word::Word;
@@ -407,6 +408,9 @@ impl PatternSet {
         // proxy, it does not say who is behind.
         let edge = record.edge().filter(|ip| self.never.covers(*ip).is_none());
         let structured = if edge.is_some() { record.ip() } else { record.own_ip() };
+        // A header that nobody vouches for says less than the application.
+        let said = text_ip.is_some_and(|ip| self.never.covers(ip).is_none());
+        let heard = edge.is_none() && said && record.has_only_heard_ip();
         let doubt = doubts.core || doubts.ip && edge.is_none();
         if let (Some(fact), false) = (&structured, doubt) {
             let own = record.own_ip().filter(|_| edge.is_some()).map(|own| own.ip);
@@ -417,7 +421,8 @@ impl PatternSet {
         } else {
             // What a client could have written is proven where the application says the same.
             let agreed = |fact: IpFact<'_>| (fact.ip, fact.proven || text_ip == Some(fact.ip));
-            structured.map(agreed).or(text_ip.map(|ip| (ip, true)))
+            let structured = structured.filter(|_| !heard).map(agreed);
+            structured.or(text_ip.map(|ip| (ip, true)))
         };
         let ip = ip.and_then(|(ip, proven)| {
             if self.never.covers(ip).is_some() {
@@ -544,13 +549,20 @@ impl PatternSet {
     }
 }
 
-/// The captures of the first reading that fits one of a record's messages.
+/// The captures of the first reading that fits one of a record's messages. What ends where a message was
+/// cut is none.
 fn captures<'t>(pattern: &'t Pattern, messages: &'t [Cow<'_, str>]) -> Option<Vec<Capture<'t>>> {
     if pattern.readings.is_empty() {
         return Some(Vec::new());
     }
     let readings = &pattern.readings;
-    messages.iter().find_map(|text| readings.iter().find_map(|way| read_one(way, text)))
+    messages.iter().find_map(|text| {
+        let mut captures = readings.iter().find_map(|way| read_one(way, text))?;
+        if text.ends_with(CUT) {
+            captures.retain(|capture| !capture.value.as_deref().is_some_and(|v| v.ends_with(CUT)));
+        }
+        Some(captures)
+    })
 }
 
 fn read_one<'t>(reading: &'t Reading, message: &'t str) -> Option<Vec<Capture<'t>>> {

@@ -28,6 +28,7 @@ use crate::state::{
 };
 use crate::window::codec::Reader;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -417,7 +418,7 @@ impl Keeper {
         let watch = remotes.watch();
         let worker = Worker {
             db,
-            file: file_in(dir),
+            file: file_in(dir).ok().flatten(),
             dir: dir.to_owned(),
             dictionary,
             journal,
@@ -625,10 +626,16 @@ struct Worker {
     stop: Stop,
 }
 
-/// Device and number of the database in `dir`.
-fn file_in(dir: &Path) -> Option<(u64, u64)> {
-    let meta = std::fs::metadata(dir.join(FILE)).ok()?;
-    Some((meta.dev(), meta.ino()))
+/// Device and number of the database in `dir`; none if there is none. A disk that does not answer says
+/// nothing.
+fn file_in(dir: &Path) -> std::io::Result<Option<(u64, u64)>> {
+    match std::fs::metadata(dir.join(FILE)) {
+        Ok(meta) => Ok(Some((meta.dev(), meta.ino()))),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 impl Worker {
@@ -743,10 +750,6 @@ impl Worker {
             self.pending.since = None;
             return true;
         }
-        // SQLite would go on writing into a file without a name, and what is told would last nowhere.
-        if self.file.is_some() && file_in(&self.dir) != self.file {
-            return self.fail(&StateError::Gone { path: self.dir.join(FILE) });
-        }
         let pending = std::mem::take(&mut self.pending);
         let rows: Vec<ActionRow> = pending.actions.iter().map(ActionRow::of).collect();
         let positions: Vec<(u32, Position)> =
@@ -781,6 +784,11 @@ impl Worker {
     ) -> Option<T> {
         let mut held: Option<Instant> = None;
         loop {
+            // SQLite would go on writing into a file without a name, and what is told would last nowhere.
+            if self.file.is_some() && file_in(&self.dir).is_ok_and(|file| file != self.file) {
+                self.fail(&StateError::Gone { path: self.dir.join(FILE) });
+                return None;
+            }
             match lasts(&mut self.db) {
                 Ok(done) => {
                     if let Some(since) = held {
@@ -804,6 +812,10 @@ impl Worker {
                     let since = *held.get_or_insert_with(Instant::now);
                     let ending = self.shared.ending.load(Ordering::Acquire)
                         || self.stop.load(Ordering::Relaxed) != 0;
+                    if ending && since.elapsed() >= Duration::from_secs(2) && records == 0 {
+                        self.shared.failed.store(true, Ordering::Relaxed);
+                        return None;
+                    }
                     if ending && since.elapsed() >= Duration::from_secs(2) {
                         error!(
                             "{}: the last {} records were not made to last; files and partitions are \

@@ -298,7 +298,7 @@ impl Alertmanager {
         let accept = [("accept", "application/json")];
         let answer = self.caller.call(Method::Get, &path, &accept, None);
         let answer = answer.map_err(|failed| failed.trouble)?;
-        let Ok(list) = serde_json::from_str::<Vec<Value>>(&answer.body) else { return Ok(None) };
+        let Value::Array(list) = answer.json()? else { return Ok(None) };
         let texts = |value: &Value| -> Texts {
             let members = value.as_object().into_iter().flatten();
             let texts = members.filter_map(|(name, text)| Some((name.clone(), text.as_str()?)));

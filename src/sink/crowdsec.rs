@@ -322,7 +322,7 @@ impl Crowdsec {
         if !answer.is_ok() {
             return Err(meaning(&answer));
         }
-        let value: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+        let value = answer.json()?;
         let deleted = value.get("nbDeleted").and_then(Value::as_str).map(str::to_owned);
         deleted.ok_or_else(|| Trouble::later("the answer has no `nbDeleted`: is this CrowdSec?"))
     }
@@ -387,7 +387,7 @@ impl Crowdsec {
         if !answer.is_ok() {
             return Err(meaning(&answer));
         }
-        let value: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+        let value = answer.json()?;
         let text = |name: &str| value.get(name).and_then(Value::as_str);
         let Some(token) = text("token").filter(|token| !token.is_empty()) else {
             return Err(Trouble::later("the login gave no token: is this CrowdSec's Local API?"));

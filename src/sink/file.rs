@@ -140,11 +140,14 @@ impl FileSink {
     /// When it cannot be written.
     pub fn deliver(&mut self, action: &Action) -> std::io::Result<Delivered> {
         self.make_whole()?;
-        if self.out.buffer().is_empty() {
+        let mut line = self.output.render(action, false);
+        line.push('\n');
+        let buffered = self.out.buffer().len();
+        if buffered == 0 || buffered + line.len() > self.out.capacity() {
             self.keep_name()?;
         }
         self.unsynced = true;
-        writeln!(self.out, "{}", self.output.render(action, false)).map(|()| Delivered::Yes)
+        self.out.write_all(line.as_bytes()).map(|()| Delivered::Yes)
     }
 
     /// Writes what is buffered.

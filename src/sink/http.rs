@@ -2,6 +2,7 @@
 
 use super::remote::Trouble;
 use chrono::DateTime;
+use serde_json::Value;
 use std::fmt::Write;
 use std::io::Read;
 use std::time::{Duration, SystemTime};
@@ -24,6 +25,8 @@ pub struct Answer {
     pub status: u16,
     /// The body, as far as it is text, at most 1 MiB.
     pub body: String,
+    /// It was longer.
+    pub cut: bool,
     /// What `Retry-After` says, in seconds or as a date.
     pub retry_after: Option<Duration>,
 }
@@ -106,10 +109,13 @@ impl Client {
         let status = answer.status().as_u16();
         // What the answer means stands at its beginning, if anywhere.
         let mut body = Vec::new();
-        let read = answer.body_mut().as_reader().take(ANSWER_MAX).read_to_end(&mut body);
+        let read = answer.body_mut().as_reader().take(ANSWER_MAX + 1).read_to_end(&mut body);
         read.map_err(|error| Trouble::later(error.to_string()))?;
+        let most = usize::try_from(ANSWER_MAX).unwrap_or(usize::MAX);
+        let cut = body.len() > most;
+        body.truncate(most);
         let body = String::from_utf8_lossy(&body).into_owned();
-        Ok(Answer { status, body, retry_after })
+        Ok(Answer { status, body, cut, retry_after })
     }
 }
 
@@ -129,6 +135,17 @@ impl Answer {
     /// Whether it is 2xx.
     pub fn is_ok(&self) -> bool {
         (200..300).contains(&self.status)
+    }
+
+    /// The document that it is, or `Null`.
+    ///
+    /// # Errors
+    /// When it is too long to be read, as it would be the next time.
+    pub fn json(&self) -> Result<Value, Trouble> {
+        if self.cut {
+            return Err(Trouble::refused(format!("the answer is longer than {ANSWER_MAX} bytes")));
+        }
+        Ok(serde_json::from_str(&self.body).unwrap_or_default())
     }
 
     /// What an answer that is not 2xx means: 408, 425, 429 and 5xx may pass; any other is refused.
@@ -163,6 +180,15 @@ pub fn encoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn half_a_document_is_none_and_would_be_the_next_time() {
+        let answer =
+            |body: &str, cut| Answer { status: 200, body: body.into(), cut, retry_after: None };
+        assert_eq!(answer("{}", false).json(), Ok(serde_json::json!({})));
+        assert_eq!(answer("{", false).json(), Ok(Value::Null));
+        assert!(matches!(answer("{}", true).json(), Err(Trouble::Refused { .. })));
+    }
 
     #[test]
     fn a_pause_is_given_in_seconds_or_as_a_date() {

@@ -183,7 +183,7 @@ struct User {
 
 impl User {
     fn of(answer: &Answer) -> Result<Self, Trouble> {
-        let value: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+        let value = answer.json()?;
         if value.get("id").is_none() {
             return Err(Trouble::later("the answer is no user: is this Supabase Auth?"));
         }
@@ -485,7 +485,7 @@ impl Supabase {
             if !answer.is_ok() {
                 return Err(meaning(&answer));
             }
-            let value: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+            let value = answer.json()?;
             let Some(users) = value.get("users").and_then(Value::as_array) else {
                 return Err(Trouble::later(
                     "the answer is no list of users: is this Supabase Auth?",

@@ -88,6 +88,28 @@ fn a_loop_around_railway_logs_counts_every_failure_once() {
     assert_eq!((other.0.len(), &other.1["lines"]["repeated"]), (1, &0.into()));
 }
 
+/// What a container's runtime has wrapped was not printed by Railway, and each is another line.
+#[test]
+fn equal_records_of_containers_are_no_repetitions() {
+    let record = format!(
+        r#"{{\"level\":\"warn\",\"message\":\"FAILED_LOGIN: email=a@b.c, ip={ADDRESS}, reason=bad\",\"timestamp\":\"2025-08-03 22:00:00\"}}"#
+    );
+    let docker: String = (0..25)
+        .map(|i| format!("{{\"log\":\"{record}\\n\",\"stream\":\"stdout\",\"time\":\"2025-08-03T22:00:00.{i:06}Z\"}}\n"))
+        .collect();
+    let plain = record.replace('\\', "");
+    let cri: String =
+        (0..25).map(|i| format!("2025-08-03T22:00:00.{i:06}Z stdout F {plain}\n")).collect();
+    let folder = folder("");
+    for (text, repeated, blocks) in
+        [(docker, 0, 1), (cri, 0, 1), ((plain + "\n").repeat(25), 24, 0)]
+    {
+        let (told, summary) = told(folder.path(), &["replay", "-"], &text);
+        assert_eq!(summary["lines"]["repeated"], repeated, "{text}");
+        assert_eq!(told.len(), blocks, "{text}");
+    }
+}
+
 #[test]
 fn what_is_compared_can_be_chosen() {
     let own = failed_logins(20, 1, ADDRESS);

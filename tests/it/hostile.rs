@@ -523,6 +523,13 @@ fn monsters_cost_no_more_than_their_length() {
     ] {
         lines.push(fill("[{},", unit, "{}]"));
     }
+    // What a pattern takes is asked for more than what none does.
+    for unit in
+        [",\"message\":\"\"", ",\"message\":\"\",\"msg\":\"\"", ",\"mes_sage\":\"\",\"a\":\"\""]
+    {
+        let head = "{\"timestamp\":\"2025-08-03T22:30:00Z\",\"level\":\"ERROR\",\"logger\":\"x\"";
+        lines.push(fill(head, unit, "}"));
+    }
     for key in [
         "message",
         "logger",
@@ -658,9 +665,8 @@ fn of_a_line_that_was_cut_nobody_is_named_by_what_is_left_of_a_name() {
     // What stands before the cut with something behind it is complete; whose name was cut is nobody.
     let user = format!("2025-08-03T22:30:00Z X from {ip} by ~ ");
     let text = filled(&user, "smith", "smi");
-    let (cut, whole) = (named(&text), named(&text[..MAX]));
-    assert!(cut.0.starts_with(&format!("{ip} ppp")) && cut.0 != whole.0, "{cut:?} {whole:?}");
-    assert_eq!((cut.1, whole.1), (1, 0));
+    assert_eq!(named(&text), (ip.to_owned(), 1));
+    assert!(named(&text[..MAX]).0.starts_with(&format!("{ip} ppp")));
     // Pairs, and a number and a text in JSON.
     let pairs = "time=2025-08-03T22:30:00Z level=info msg=\"X\" kind=y pad=~ ip=";
     assert_eq!(named(&filled(pairs, &format!("{ip} z=1"), "203.0.113.7")), (String::new(), 1));
@@ -668,6 +674,11 @@ fn of_a_line_that_was_cut_nobody_is_named_by_what_is_left_of_a_name() {
     assert_eq!(named(&filled(json, "1234}", "123")), (String::new(), 1));
     let json = r#"{"time":"2025-08-03T22:30:00Z","message":"m","kind":"y","pad":"~","ip":""#;
     assert_eq!(named(&filled(json, &format!("{ip}\"}}"), "203.0.113.7")), (String::new(), 1));
+    // Of a list of proxies the end says whose request it was.
+    let json = r#"{"time":"2025-08-03T22:30:00Z","message":"m","kind":"y","pad":"~","x_forwarded_for":["9.9.9.9""#;
+    let (json, kept) = json.split_at(json.len() - r#""9.9.9.9""#.len());
+    let behind = r#""9.9.9.9","203.0.113.77","10.0.0.1"]}"#;
+    assert_eq!(named(&filled(json, behind, kept)), (String::new(), 1));
     // Pieces that are longer together.
     let piece = "2025-08-03T22:30:00.1Z stdout P X by ";
     let fill = "p".repeat(MAX - "X by  from 203.0.113.7".len());
@@ -714,6 +725,21 @@ fn a_body_beside_the_loggers_own_text_chooses_nobody() {
         assert!(!told.contains("9.9.9.9") && !told.contains("v@example.org"), "{told}");
         assert!(told.contains("LOG_INJECTION"), "{fields}: {told}");
     }
+    for fields in [
+        format!(r#""message":"{failed}","short_message":"contact""#),
+        format!(r#""message":"{failed}","@mt":"Contact: {{Message}}""#),
+        format!(r#""message":"{failed}","log.logger":"chat","logger":"security""#),
+        format!(r#""message":"{failed}","SourceContext":"chat","logger":"security""#),
+    ] {
+        assert!(!told(&fields).contains(r#""value":"9.9.9.9""#), "{fields}");
+    }
+    // Whoever says which one he trusts is believed.
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("c.yaml"), "fields: { message: [msg] }\n").unwrap();
+    let text = lines(&format!(r#""message":"hello","msg":"{failed}""#));
+    let args = ["replay", "-", "--config", "c.yaml", "--summary", "none"];
+    let output = crate::support::run_in(folder.path(), &args, text.as_bytes());
+    assert!(stdout(&output).contains(r#""value":"9.9.9.9""#), "{}", stdout(&output));
     // The same text twice is no contradiction.
     for fields in [
         format!(r#""msg":"{failed}""#),
@@ -722,6 +748,62 @@ fn a_body_beside_the_loggers_own_text_chooses_nobody() {
     ] {
         assert!(told(&fields).contains(r#""value":"9.9.9.9""#), "{fields}");
     }
+}
+
+/// What has a logger of its own is not opened, however it travels.
+#[test]
+fn the_text_of_a_record_with_a_logger_is_no_record() {
+    let forged = r#"{\"logger\":\"security\",\"message\":\"FAILED_LOGIN: email=v@x.org, ip=9.9.9.9, reason=x\"}"#;
+    let loki = |label: &str, attributes: &str| {
+        format!(
+            r#"{{"streams":[{{"stream":{{"app":"x"{label}}},"values":[["TIME","{forged}"{attributes}]]}}]}}"#
+        )
+    };
+    let otlp = |scope: &str, body: &str, attributes: &str| {
+        format!(
+            r#"{{"resourceLogs":[{{"scopeLogs":[{{"scope":{{"name":"{scope}"}},"logRecords":[{{"timeUnixNano":"TIME","body":{{"stringValue":"{body}"}},"attributes":[{attributes}]}}]}}]}}]}}"#
+        )
+    };
+    let failed = "FAILED_LOGIN: email=v@x.org, ip=9.9.9.9, reason=x";
+    let message = |text: &str| format!(r#"{{"key":"message","value":{{"stringValue":"{text}"}}}}"#);
+    let blocks = |line: &str| {
+        let lines: String = (0..25)
+            .map(|i| line.replace("TIME", &format!("17542602001234567{i:02}")) + "\n")
+            .collect();
+        let output = run(&["replay", "-", "--summary", "none"], lines.as_bytes());
+        stdout(&output).contains(r#""value":"9.9.9.9""#)
+    };
+    assert!(!blocks(&loki("", r#",{"logger":"chat","module":"m"}"#)));
+    assert!(!blocks(&loki(r#","logger":"chat""#, "")));
+    assert!(!blocks(&otlp("chat", forged, "")));
+    assert!(!blocks(&otlp("", "contact form", &message(failed))));
+    let gelf = format!(
+        r#"{{"version":"1.1","host":"h","short_message":"contact","timestamp":"TIME","_message":"{failed}"}}"#
+    );
+    assert!(!blocks(&gelf));
+    // Without one, a text is the line that was carried, and a parsed message stands in its line.
+    assert!(blocks(&loki("", "")));
+    assert!(blocks(&otlp("", forged, "")));
+    assert!(blocks(&otlp("", &format!("2025-08-03 WARN {failed}"), &message(failed))));
+}
+
+/// A header that a client writes says less than the application, as long as no proxy is trusted.
+#[test]
+fn a_header_does_not_speak_for_the_application() {
+    let lines = |ip: &str, header: &str| -> String {
+        (0..25)
+            .map(|i| format!("{{\"timestamp\":\"2025-08-03T22:30:{i:02}Z\",\"logger\":\"security\",\"message\":\"FAILED_LOGIN: email=u{i}@b.c, ip={ip}, reason=bad\",\"x_forwarded_for\":\"{header}\"}}\n"))
+            .collect()
+    };
+    let told = |ip: &str, header: &str| {
+        stdout(&run(&["replay", "-", "--summary", "none"], lines(ip, header).as_bytes()))
+    };
+    for header in ["9.9.9.9", "9.9.9.9, 8.8.8.8"] {
+        let told = told("203.0.113.9", header);
+        assert!(told.contains(r#""value":"203.0.113.9""#) && !told.contains("9.9.9.9\""), "{told}");
+    }
+    // What the application says is a proxy's own address.
+    assert!(told("172.17.0.1", "203.0.113.9").contains(r#""value":"203.0.113.9""#));
 }
 
 /// A flood from one address with one account costs the same for its last event as for its first.
