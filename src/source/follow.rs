@@ -11,9 +11,14 @@
 //! before it was truncated (copytruncate under a glob that fits the copy) is known by the same
 //! trace.
 //!
+//! A reader may stand still, and names go on moving meanwhile. So where a name stands for another file
+//! than before, or a file holds no more what was read of it, what lies between is looked for as it is
+//! after a restart, and read first.
+//!
 //! Each batch carries the position behind it. Positions that were kept make the next run go on where
 //! this one ended: see [`FollowSettings::resume`] and [`resume`].
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::fmt;
@@ -142,8 +147,8 @@ pub enum FollowNote {
         /// Its number.
         source: u32,
     },
-    /// While nobody was reading, the file was emptied or rewritten in place, and no copy of its old
-    /// content is there. It is read from its beginning.
+    /// While nobody was reading, or before all was read that was seen of it, the file was emptied or
+    /// rewritten in place, and no copy of its old content is there. It is read from its beginning.
     Overwritten {
         /// Its name.
         path: PathBuf,
@@ -163,7 +168,8 @@ pub enum FollowNote {
         /// A compressed file with the same beginning.
         packed: Option<PathBuf>,
     },
-    /// While nobody was reading, a followed name stood for this file. It is not read.
+    /// While nobody was reading, or between two looks, a followed name stood for this file. It is not
+    /// read.
     Unread {
         /// The name it has now.
         path: PathBuf,
@@ -415,12 +421,12 @@ impl Given {
     }
 
     /// `head` are the first bytes of the file; those behind the place are not looked at.
-    fn mark(&mut self, of: State, path: &Path, head: &[u8]) -> Arc<Position> {
+    fn position(&mut self, of: State, path: &Path, head: &[u8]) -> FilePosition {
         let begun = usize::try_from(self.offset).unwrap_or(usize::MAX).min(head.len());
         if self.head.0 != begun || begun == 0 {
             self.head = (begun, Print::of_head(head.get(..begun).unwrap_or_default()));
         }
-        Arc::new(Position::File(FilePosition {
+        FilePosition {
             path: path.to_owned(),
             device: of.id.device,
             inode: of.id.inode,
@@ -432,7 +438,7 @@ impl Given {
             written: of.written,
             head: self.head.1.clone(),
             last: Print::of_last(&self.last),
-        }))
+        }
     }
 }
 
@@ -720,6 +726,10 @@ struct Tracked {
     stage: Stage,
     /// The file that had this name before, as long as it is not read to its end.
     after: Option<u32>,
+    /// The length that it had for certain while it held what was read.
+    longest: u64,
+    /// It is a copy of what was read under its last name, and nobody writes to it.
+    is_copy: bool,
     /// A writer without O_APPEND leaves zeros before its next line when its file is truncated.
     skip_zeros: bool,
     /// It was said that nothing more comes of it; its batches have no marks any more.
@@ -746,8 +756,8 @@ enum Look {
     Quiet,
     /// Lines were read; there may be more to read at once.
     Grew { more: bool },
-    /// It is read anew from its beginning; the trace is of the old content.
-    Restarted(Trace),
+    /// What was read of it is there no more; nothing is read of what came in its place.
+    Truncated,
     /// Its name stands for another file or for none.
     LostName,
     /// Its first bytes say that it is compressed.
@@ -759,7 +769,7 @@ impl Tracked {
     fn look(&mut self, block: usize, outlet: &mut Outlet<'_>) -> Look {
         let result = match self.length() {
             Ok(None) => return Look::LostName,
-            Ok(Some(len)) if len < self.trace.offset => Ok(self.restart(outlet)),
+            Ok(Some(len)) if len < self.trace.offset => Ok(Look::Truncated),
             Ok(Some(len)) if len > self.trace.offset => self.read(len, block, outlet),
             Ok(Some(_)) => Ok(Look::Quiet),
             Err(error) => Err(error),
@@ -830,8 +840,10 @@ impl Tracked {
             }
             // Only now: were the file rewritten before this read, the trace would be broken too.
             if self.trace.compare(file)? == Likeness::Different {
-                return Ok(self.restart(outlet));
+                return Ok(Look::Truncated);
             }
+            // Only now as well: a length that was seen before may be that of other content.
+            self.longest = self.longest.max(len);
             let fresh = room.get(..count).unwrap_or_default();
             self.trace.extend(fresh);
             let zeros = fresh.iter().take_while(|byte| self.skip_zeros && **byte == 0).count();
@@ -864,9 +876,10 @@ impl Tracked {
 
     /// The place behind what was given; none once the file has ended.
     fn mark(&mut self) -> Option<Arc<Position>> {
-        if self.ended {
-            return None;
-        }
+        (!self.ended).then(|| Arc::new(Position::File(self.position())))
+    }
+
+    fn position(&mut self) -> FilePosition {
         let time = self.handle.as_ref().and_then(|file| file.metadata().ok()?.modified().ok());
         let settled = self.stage == Stage::Settled;
         let state = State {
@@ -876,21 +889,27 @@ impl Tracked {
             settled,
             nameless: settled && self.name.is_none(),
         };
-        Some(self.given.mark(state, &self.last_name, &self.trace.head))
+        self.given.position(state, &self.last_name, &self.trace.head)
     }
 
     /// The old content is gone: its unfinished line is handed over, the new is read from the start.
-    fn restart(&mut self, outlet: &mut Outlet<'_>) -> Look {
+    /// Gives the trace of the old.
+    fn restart(&mut self, outlet: &mut Outlet<'_>) -> Trace {
         let old = std::mem::take(&mut self.trace);
+        let lost = std::mem::take(&mut self.longest) > old.offset;
         let rest = self.splitter.finish();
         self.splitter.go_to(0, false);
         self.given = Given::default();
         self.skip_zeros = true;
         self.give_mark(rest, outlet);
         // Behind the last of the old content: places mean something else from here on.
-        let (path, source) = (self.last_name.clone(), self.source);
-        outlet.note(FollowNote::Truncated { path, source, at: old.offset });
-        Look::Restarted(old)
+        let (path, source, at) = (self.last_name.clone(), self.source, old.offset);
+        outlet.note(if lost {
+            FollowNote::Overwritten { path, source, at }
+        } else {
+            FollowNote::Truncated { path, source, at }
+        });
+        old
     }
 
     /// A scan found it under the name `new`, or under none; `replaced`: its old name stands for
@@ -948,7 +967,7 @@ impl Tracked {
     fn is_over(&self) -> bool {
         self.name.is_none()
             && self.stage == Stage::Settled
-            && (self.quiet >= LINGER_POLLS || self.handle.is_none())
+            && (self.quiet >= LINGER_POLLS || self.handle.is_none() || self.is_copy)
     }
 
     /// It was deleted and is not finished: what it holds back could never be read again.
@@ -1012,6 +1031,8 @@ struct Follower<'a> {
     unreached: Vec<Unreached>,
     /// A file was seen that may be one of them, or have come after one.
     seen: bool,
+    /// Files that a followed name stood for and of which it was said that they are not read.
+    unread: VecDeque<FileId>,
     /// Files of which the loss was said, and what is not yet given of them.
     lost: Vec<(u32, FilePosition)>,
     next_source: u32,
@@ -1044,6 +1065,53 @@ fn is_hidden(position: &FilePosition) -> bool {
     entries.next().is_none() && fs::metadata(place).is_ok_and(is_other)
 }
 
+/// Where a file is that lost its name while it was followed.
+struct Whereabouts {
+    moved: Moved,
+    /// It, or the copy that holds what was read of it.
+    handle: File,
+    /// When it was made, if that is known.
+    born: Option<u64>,
+}
+
+impl Whereabouts {
+    /// The files that had its name after it, in order. Beside what [`resume::between`] says, a live
+    /// reader has the file itself to compare with: others than these are not meant, for old logs can
+    /// be written to, packed and copied at any time.
+    fn between<'a>(
+        &self,
+        candidates: &'a [Candidate],
+        taken: &BTreeSet<FileId>,
+    ) -> Vec<&'a Candidate> {
+        let mut between = resume::between(&self.moved, candidates, taken);
+        between.retain(|one| {
+            let is_older =
+                matches!((born(&one.meta), self.born), (Some(one), Some(own)) if one < own);
+            // The file itself is gone, and may have been packed into this one.
+            let may_hold_it = self.moved.to.is_none()
+                && resume::is_packed(&one.path)
+                && !is_readable_pack(&one.path);
+            !(is_older || may_hold_it || self.is_copied_by(one))
+        });
+        between
+    }
+
+    /// Whether all of `one` is here too.
+    fn is_copied_by(&self, one: &Candidate) -> bool {
+        let same = |copy: File| {
+            let len = copy.metadata()?.len();
+            let is_evident = len >= COPY_HEAD_MIN as u64;
+            Ok(is_evident && Trace::at(&copy, len)?.compare(&self.handle)? == Likeness::Same)
+        };
+        one.open().and_then(same).unwrap_or(false)
+    }
+}
+
+/// Whether a packed file can be looked into.
+fn is_readable_pack(path: &Path) -> bool {
+    file::open(path).is_ok_and(|opened| opened.packed)
+}
+
 /// A file that is about to be followed.
 struct New {
     source: u32,
@@ -1074,6 +1142,7 @@ impl<'a> Follower<'a> {
             past: Vec::new(),
             unreached: Vec::new(),
             seen: false,
+            unread: VecDeque::new(),
             lost: Vec::new(),
             next_source: highest.unwrap_or(0),
             turns: 0,
@@ -1134,15 +1203,8 @@ impl<'a> Follower<'a> {
         // Before and after names are listed: a mount may come or go meanwhile.
         let hidden = stored.iter().filter(|(_, position)| is_hidden(position));
         let hidden: BTreeSet<u32> = hidden.map(|(source, _)| *source).collect();
-        let mut candidates = self.candidates(&stored);
-        for _ in 0..LOOKS_MAX {
-            // While names move, a look can miss a file that goes from one to the other.
-            let again = self.candidates(&stored);
-            if resume::is_same(&candidates, &again) {
-                break;
-            }
-            candidates = again;
-        }
+        let originals = stored.iter().map(|(_, position)| position.path.clone()).collect();
+        let candidates = self.candidates(&originals);
         // Of the files that had a name one after the other, only behind the last one is the unknown.
         let mut holders: BTreeMap<&Path, u32> = BTreeMap::new();
         for (source, position) in &settings.resume {
@@ -1205,7 +1267,8 @@ impl<'a> Follower<'a> {
             }
         }
         for moved in &moved {
-            self.open_all_between(moved, &candidates, &mut taken);
+            let between = resume::between(moved, &candidates, &taken);
+            self.open_all_between(&moved.from, between, &candidates, &mut taken);
         }
     }
 
@@ -1216,7 +1279,7 @@ impl<'a> Follower<'a> {
         position: &FilePosition,
         candidates: &[Candidate],
     ) -> Option<Moved> {
-        let packed = resume::packed(position, candidates);
+        let packed = resume::packed(&position.path, &position.head, candidates);
         let (path, to) = (position.path.clone(), packed.map(|one| one.path.clone()));
         // What is there by now is read, or said not to be: it need not be looked for again.
         let here = candidates.iter().filter(|one| is_relative(&one.path, &path));
@@ -1240,15 +1303,15 @@ impl<'a> Follower<'a> {
         (written.is_some() || fitting).then_some(moved)
     }
 
-    /// Opens what had a name while nobody was reading, in order, and the file that has it now.
+    /// Opens what had the name `path` while nobody was reading, in order, and the file that has it
+    /// now.
     fn open_all_between(
         &mut self,
-        moved: &Moved,
+        path: &Path,
+        between: Vec<&Candidate>,
         candidates: &[Candidate],
         taken: &mut BTreeSet<FileId>,
     ) {
-        let path = &moved.from;
-        let between = resume::between(moved, candidates, taken);
         // So is the one that has the name: it may lose it before it is looked for.
         let current = candidates.iter().find(|one| one.path == *path && !taken.contains(&one.id()));
         let leaving = Stage::Leaving { deleted: false };
@@ -1260,31 +1323,48 @@ impl<'a> Follower<'a> {
                 Ok(true) => {}
                 // Under its own name it is noted by the next scan.
                 Ok(false) if stage == Stage::Current => {}
-                Ok(false) => {
-                    let path = one.path.clone();
-                    self.outlet.note(FollowNote::Unread { path, error: None });
-                }
+                Ok(false) => self.unread(one, None),
                 // The next scan opens it, and says so if it cannot.
                 Err(_) if stage == Stage::Current => {}
-                Err(error) => {
-                    let (path, error) = (one.path.clone(), Some(error.to_string()));
-                    self.outlet.note(FollowNote::Unread { path, error });
-                }
+                Err(error) => self.unread(one, Some(error.to_string())),
             }
         }
         taken.extend(self.files.iter().map(|file| file.id));
     }
 
-    /// The files that may be those of the stored positions: what fits the patterns, and, since a
-    /// log may be rotated to a name that fits none, what is related to one in its folder.
-    fn candidates(&mut self, stored: &[(u32, FilePosition)]) -> Vec<Candidate> {
+    /// Says of a file that it is not read; `error` says why, if it is not compressed.
+    fn unread(&mut self, one: &Candidate, error: Option<String>) {
+        if self.unread.len() >= KNOWN_MAX {
+            self.unread.pop_front();
+        }
+        self.unread.push_back(one.id());
+        self.outlet.note(FollowNote::Unread { path: one.path.clone(), error });
+    }
+
+    /// The files that may be those that had the names `originals`, as they are while no name moves.
+    fn candidates(&mut self, originals: &BTreeSet<PathBuf>) -> Vec<Candidate> {
+        let mut candidates = self.look_around(originals);
+        for _ in 0..LOOKS_MAX {
+            // While names move, a look can miss a file that goes from one to the other.
+            let again = self.look_around(originals);
+            if resume::is_same(&candidates, &again) {
+                break;
+            }
+            candidates = again;
+        }
+        candidates
+    }
+
+    /// What fits the patterns, and, since a log may be rotated to a name that fits none, what is
+    /// related to one of `originals` in its folder.
+    fn look_around(&mut self, originals: &BTreeSet<PathBuf>) -> Vec<Candidate> {
         let names = self.names();
         let mut candidates: Vec<Candidate> =
             names.into_iter().map(|(path, meta)| Candidate { path, meta, fits: true }).collect();
         let fitting: BTreeSet<PathBuf> = candidates.iter().map(|one| one.path.clone()).collect();
         let mut folders: BTreeMap<&Path, Vec<&Path>> = BTreeMap::new();
-        for (_, position) in stored {
-            folders.entry(folder(&position.path)).or_default().push(&position.path);
+        for path in originals {
+            folders.entry(folder(path)).or_default().push(path);
         }
         for (folder, originals) in folders {
             let Ok(entries) = fs::read_dir(resume::place(folder)) else { continue };
@@ -1389,6 +1469,8 @@ impl<'a> Follower<'a> {
             quiet: 0,
             stage,
             after,
+            longest: 0,
+            is_copy: false,
             skip_zeros,
             ended: false,
             failing: false,
@@ -1472,11 +1554,8 @@ impl<'a> Follower<'a> {
         match look {
             Look::Quiet | Look::LostName => false,
             Look::Grew { more } => more,
-            Look::Restarted(trace) => {
-                if let Some(file) = self.files.get(index) {
-                    let (source, id, path) = (file.source, file.id, file.last_name.clone());
-                    self.remember(Known { source, id, path, trace, overwritten: true });
-                }
+            Look::Truncated => {
+                self.leave_old_content(index);
                 true
             }
             Look::Compressed => {
@@ -1491,6 +1570,180 @@ impl<'a> Follower<'a> {
                 false
             }
         }
+    }
+
+    /// What was read of a file is there no more: what is left of it is read in its copy, or else what
+    /// came in its place is read from the beginning.
+    fn leave_old_content(&mut self, index: usize) {
+        if self.go_on_in_copy(index).is_some() {
+            return;
+        }
+        let Some(file) = self.files.get_mut(index) else { return };
+        let trace = file.restart(&mut self.outlet);
+        let (source, id, path) = (file.source, file.id, file.last_name.clone());
+        self.remember(Known { source, id, path, trace, overwritten: true });
+    }
+
+    /// Goes on in the copy that was made of a file before it was truncated, as after a restart. None,
+    /// and nothing is changed, if there is no copy, or nothing that was not read in it and behind it.
+    fn go_on_in_copy(&mut self, index: usize) -> Option<()> {
+        let file = self.files.get_mut(index)?;
+        if file.stage != Stage::Current || file.name.is_none() || file.ended {
+            return None;
+        }
+        let position = file.position();
+        let (source, id, born, read) = (file.source, file.id, file.born, file.trace.offset);
+        if !position.is_telling() {
+            return None;
+        }
+        let candidates = self.candidates(&BTreeSet::from([position.path.clone()]));
+        let mut taken = self.taken(&candidates);
+        taken.remove(&id);
+        let stored = [(source, position)];
+        let finding = resume::find(&stored, &candidates, &mut taken, |_, _| false).pop()?;
+        let Finding::Found(place) = finding else { return None };
+        let copy = candidates.get(place).filter(|one| one.id() != id && one.meta.len() >= read)?;
+        let [(_, position)] = &stored;
+        let place = Whereabouts {
+            moved: Moved {
+                from: position.path.clone(),
+                to: Some(copy.path.clone()),
+                time: copy.meta.modified().ok(),
+                fitting: true,
+            },
+            handle: copy.open().ok()?,
+            born,
+        };
+        let between = place.between(&candidates, &taken);
+        if copy.meta.len() == read && between.is_empty() {
+            return None;
+        }
+        let old = self.files.remove(index);
+        if self.reopen(source, position, copy, false).is_err() {
+            self.files.insert(index, old);
+            return None;
+        }
+        if let Some(mut file) = self.files.pop() {
+            file.is_copy = true;
+            self.files.insert(index, file);
+        }
+        self.open_all_between(&position.path, between, &candidates, &mut taken);
+        Some(())
+    }
+
+    /// Files that are known, so that none of them came behind one that lost its name.
+    fn taken(&self, candidates: &[Candidate]) -> BTreeSet<FileId> {
+        let is_same = |known: &&Known| {
+            let mut own = candidates.iter().filter(|one| one.id() == known.id);
+            let same = |file: File| Ok(known.trace.compare(&file)? == Likeness::Same);
+            own.next().is_some_and(|one| one.open().and_then(same).unwrap_or(false))
+        };
+        let known = self.known.iter().filter(|known| !known.overwritten).filter(is_same);
+        let told = self.compressed.keys().chain(&self.unread);
+        let files = self.files.iter().map(|file| file.id);
+        files.chain(known.map(|known| known.id)).chain(told.copied()).collect()
+    }
+
+    /// The names that do not stand any more for the file that is followed under them, or that stand
+    /// for one that is not followed yet; and the source that had each of them last. `names` are in
+    /// order.
+    fn lost_names(&self, names: &[(PathBuf, Metadata)], first: bool) -> BTreeMap<PathBuf, u32> {
+        let holder = |name: &Path| {
+            let order = |(path, _): &(PathBuf, Metadata)| {
+                path.as_os_str().as_bytes().cmp(name.as_os_str().as_bytes())
+            };
+            names.get(names.binary_search_by(order).ok()?).map(|(_, meta)| FileId::of(meta))
+        };
+        let mut lost = BTreeMap::new();
+        let mut without = BTreeMap::new();
+        for file in &self.files {
+            let name = file.name.as_deref();
+            if file.stage != Stage::Current {
+                if name != Some(&file.last_name) {
+                    without.insert(file.last_name.as_path(), file.source);
+                }
+            } else if let Some(name) = name.filter(|name| holder(name) != Some(file.id)) {
+                lost.insert(name.to_owned(), file.source);
+            }
+        }
+        // What was there at the start has been looked for.
+        if first || without.is_empty() && self.known.is_empty() {
+            return lost;
+        }
+        let tracked: BTreeSet<FileId> = self.files.iter().map(|file| file.id).collect();
+        for (path, meta) in names {
+            let id = FileId::of(meta);
+            if tracked.contains(&id) || lost.contains_key(path) {
+                continue;
+            }
+            let known = || {
+                let known = self.known.iter().rfind(|one| one.path == *path && !one.overwritten);
+                known.filter(|known| known.id != id).map(|known| known.source)
+            };
+            if let Some(source) = without.get(path.as_path()).copied().or_else(known) {
+                lost.insert(path.clone(), source);
+            }
+        }
+        lost
+    }
+
+    /// Goes on in the copies of files that were truncated, and whose names stand for others by now.
+    fn leave_copied(&mut self, lost: &BTreeMap<PathBuf, u32>) {
+        for source in lost.values() {
+            let place = self.files.iter().position(|file| file.source == *source);
+            let Some(place) = place else { continue };
+            let is_other = |file: &Tracked| {
+                let likeness = file.handle.as_ref().map(|handle| file.trace.compare(handle));
+                likeness.and_then(Result::ok).is_some_and(|likeness| likeness != Likeness::Same)
+            };
+            if self.files.get(place).is_some_and(is_other) {
+                self.go_on_in_copy(place);
+            }
+        }
+    }
+
+    /// Opens what had the names of `lost` after those sources and lost them again between two looks.
+    fn open_lost(&mut self, lost: &BTreeMap<PathBuf, u32>, candidates: &[Candidate]) {
+        let places = lost.iter().map(|(path, source)| self.whereabouts(path, *source, candidates));
+        let mut places: Vec<Whereabouts> = places.flatten().collect();
+        // Of old logs that are followed each loses its name too: what is unknown came behind the newest.
+        places.sort_by_key(|place| Reverse(place.moved.time));
+        let mut taken = self.taken(candidates);
+        for place in places {
+            let between = place.between(candidates, &taken);
+            if !between.is_empty() {
+                self.open_all_between(&place.moved.from, between, candidates, &mut taken);
+            }
+        }
+    }
+
+    /// Where the file of `source` is, which had the name `from`. None if that is not known for sure.
+    fn whereabouts(
+        &self,
+        from: &Path,
+        source: u32,
+        candidates: &[Candidate],
+    ) -> Option<Whereabouts> {
+        let file = self.files.iter().find(|file| file.source == source);
+        let (id, trace, born, open) = if let Some(file) = file {
+            (file.id, &file.trace, file.born, file.handle.as_ref())
+        } else {
+            let known = self.known.iter().find(|known| known.source == source)?;
+            (known.id, &known.trace, None, None)
+        };
+        let here = candidates.iter().find(|one| one.id() == id && one.path != from);
+        let handle = match (open, here) {
+            (Some(open), _) => open.try_clone().ok()?,
+            (None, Some(one)) => one.open().ok().filter(|file| {
+                trace.offset > 0 && trace.compare(file).is_ok_and(|like| like == Likeness::Same)
+            })?,
+            (None, None) => return None,
+        };
+        let time = Some(handle.metadata().ok()?.modified().ok()?);
+        let packed = || resume::packed(from, &Print::of_head(&trace.head), candidates);
+        let to = here.or_else(packed).map(|one| one.path.clone());
+        let moved = Moved { from: from.to_owned(), fitting: to.is_some(), to, time };
+        Some(Whereabouts { moved, handle, born })
     }
 
     /// Closes the quietest files while too many are open.
@@ -1536,7 +1789,23 @@ impl<'a> Follower<'a> {
             self.outlet.looked = false;
             self.resume(false);
         }
-        let names = self.names();
+        let mut names = self.names();
+        let mut candidates = Vec::new();
+        let mut lost = self.lost_names(&names, first);
+        for _ in 0..LOOKS_MAX {
+            if lost.is_empty() {
+                break;
+            }
+            candidates = self.candidates(&lost.keys().cloned().collect());
+            let fitting = candidates.iter().filter(|one| one.fits);
+            names = fitting.map(|one| (one.path.clone(), one.meta.clone())).collect();
+            // Another may have been rotated meanwhile, in a folder that was not looked into.
+            let before = std::mem::replace(&mut lost, self.lost_names(&names, first));
+            if lost.keys().all(|path| before.contains_key(path)) {
+                break;
+            }
+        }
+        self.leave_copied(&lost);
         let by_name: BTreeMap<&Path, FileId> =
             names.iter().map(|(path, meta)| (path.as_path(), FileId::of(meta))).collect();
         let by_id: BTreeMap<FileId, &PathBuf> =
@@ -1548,6 +1817,9 @@ impl<'a> Follower<'a> {
                 let new = by_id.get(&file.id).map(|path| (*path).clone());
                 file.rename(new, holder.is_some(), &mut self.outlet);
             }
+        }
+        if !lost.is_empty() {
+            self.open_lost(&lost, &candidates);
         }
         self.suspects.retain(|id, _| by_id.contains_key(id));
         self.compressed.retain(|id, _| by_id.contains_key(id));
@@ -2048,13 +2320,18 @@ mod tests {
         scene.write("app.log", &old);
         scene.start("app.log*", |_| {});
         scene.wait("100 lines", |seen| seen.lines.len() == 100);
-        fs::copy(scene.path("app.log"), scene.path("app.log.1")).unwrap();
+        // One that is seen while it is empty counts as new, so each is made out of sight.
+        let copy = |from: &str, to: &str| {
+            fs::copy(scene.path(from), scene.path("copy")).unwrap();
+            scene.rename("copy", to);
+        };
+        copy("app.log", "app.log.1");
         // Written between copy and truncation, and read by nobody: it is in the copy only.
         fs::write(scene.path("app.log"), "new\n").unwrap();
         scene.write("app.log.1", "in between\n");
         scene.wait("both", |seen| seen.lines.len() >= 102);
         // A copy without truncation brings nothing, but is followed from then on.
-        fs::copy(scene.path("app.log.1"), scene.path("app.log.2")).unwrap();
+        copy("app.log.1", "app.log.2");
         scene.wait_note(&format!("copied app.log.2 app.log.1 {}", old.len() + 11));
         scene.write("app.log.2", "more\n");
         scene.wait("more", |seen| seen.lines.len() >= 103);
@@ -2912,8 +3189,8 @@ mod tests {
                         settled: false,
                         nameless: false,
                     };
-                    let mark = Given::default().mark(state, Path::new(name), b"");
-                    let mark = Some(mark);
+                    let place = Given::default().position(state, Path::new(name), b"");
+                    let mark = Some(Arc::new(Position::File(place)));
                     outlet.give([Batch { source, mark, ..Batch::default() }]);
                 }
                 None if let_go => outlet.let_go(source, "x".into()),
@@ -3098,6 +3375,308 @@ mod tests {
         assert_eq!(place.kept.marks.keys().collect::<Vec<_>>(), [&1]);
     }
 
+    fn rename(dir: &Path, from: &str, to: &str) {
+        fs::rename(dir.join(from), dir.join(to)).unwrap();
+    }
+
+    /// As a service makes a log: late enough for its time to tell it from the one before.
+    fn write_later(path: &Path, text: &str) {
+        thread::sleep(Duration::from_millis(20));
+        append(path, text);
+    }
+
+    fn copy_and_truncate(dir: &Path, to: &str) {
+        fs::copy(dir.join("app.log"), dir.join(to)).unwrap();
+        File::create(dir.join("app.log")).unwrap();
+    }
+
+    /// Two rotations between two looks.
+    fn rotate_twice(dir: &Path, [first, second]: [&str; 2]) {
+        append(&dir.join("app.log"), "three\n");
+        rename(dir, "app.log", first);
+        write_later(&dir.join("app.log"), "four\nfi");
+        rename(dir, "app.log", second);
+        write_later(&dir.join("app.log"), "six\n");
+    }
+
+    /// The same with copies.
+    fn copy_twice(dir: &Path, [first, second]: [&str; 2]) {
+        append(&dir.join("app.log"), "three\n");
+        copy_and_truncate(dir, first);
+        write_later(&dir.join("app.log"), "four\nfi");
+        copy_and_truncate(dir, second);
+        write_later(&dir.join("app.log"), "six\n");
+    }
+
+    impl Place {
+        fn new_lines(&self, known: usize) -> Vec<&str> {
+            self.kept.lines.iter().skip(known).map(|(_, line)| line.as_str()).collect()
+        }
+    }
+
+    const SHIFTED: [&str; 2] = ["app.log.2", "app.log.1"];
+    const RISING: [&str; 2] = ["app.log.1", "app.log.2"];
+
+    #[test]
+    fn what_was_rotated_between_two_looks_is_read_in_order() {
+        for (patterns, names) in
+            [(&["app.log"], SHIFTED), (&["app.log"], RISING), (&["app.log*"], SHIFTED)]
+        {
+            for act in [rotate_twice, copy_twice] {
+                let mut place = Place::new(patterns);
+                place.append("app.log", OLD);
+                let notes = place.live(|follower, dir| {
+                    drain(follower);
+                    act(dir, names);
+                    drain(follower);
+                });
+                assert_eq!(place.new_lines(2), ["three", "four", "fi", "six"], "{patterns:?}");
+                let closed = "app.log: not followed any more";
+                let told: Vec<&String> = notes.iter().filter(|note| *note != closed).collect();
+                assert_eq!(told, [ROTATED, ROTATED], "{patterns:?}");
+                assert_eq!(place.kept.losses, []);
+                assert_eq!(place.run().0, [""; 0]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_that_ends_while_it_catches_up_loses_and_repeats_nothing() {
+        for act in [rotate_twice, copy_twice] {
+            let mut kept = 0;
+            for last in 0.. {
+                let mut place = Place::new(&["app.log"]);
+                place.append("app.log", OLD);
+                place.run();
+                place.settings.resume = place.kept.resume();
+                let dir = place.dir.path().to_owned();
+                let said = session(&place.settings, &mut |follower| {
+                    drain(follower);
+                    place.append("app.log", "half");
+                    drain(follower);
+                    append(&dir.join("app.log"), " a line\n");
+                    act(&dir, SHIFTED);
+                    drain(follower);
+                });
+                kept = said.len();
+                place.keep(said.get(..last).unwrap_or(&said));
+                let (_, notes) = place.run();
+                let expected = ["half a line", "three", "four", "fi", "six"];
+                assert_eq!(place.new_lines(2), expected, "{last} of {kept}: {notes:?}");
+                assert_eq!(place.kept.losses, []);
+                if last >= kept {
+                    break;
+                }
+            }
+            assert!(kept > 5);
+        }
+    }
+
+    #[test]
+    fn what_had_a_vacant_name_between_two_looks_is_read() {
+        for long in [false, true] {
+            let mut place = Place::new(&["app.log"]);
+            place.append("app.log", OLD);
+            place.live(|follower, dir| {
+                drain(follower);
+                rename(dir, "app.log", "app.log.1");
+                let wait = if long { linger } else { drain };
+                wait(follower);
+                assert_eq!(follower.files.is_empty(), long);
+                rename(dir, "app.log.1", "app.log.2");
+                write_later(&dir.join("app.log"), "three\n");
+                rename(dir, "app.log", "app.log.1");
+                write_later(&dir.join("app.log"), "four\n");
+                drain(follower);
+            });
+            assert_eq!(place.new_lines(2), ["three", "four"]);
+            assert_eq!(place.kept.losses, []);
+        }
+    }
+
+    #[test]
+    fn what_came_after_a_file_that_was_deleted_between_two_looks_is_read() {
+        for packed in [false, true] {
+            let mut place = Place::new(&["app.log"]);
+            place.append("app.log", OLD);
+            let notes = place.live(|follower, dir| {
+                drain(follower);
+                append(&dir.join("app.log"), "three\n");
+                if packed {
+                    pack(&dir.join("app.log.2.gz"), &format!("{OLD}three\n"));
+                }
+                fs::remove_file(dir.join("app.log")).unwrap();
+                write_later(&dir.join("app.log"), "four\n");
+                rename(dir, "app.log", "app.log.1");
+                write_later(&dir.join("app.log"), "five\n");
+                drain(follower);
+            });
+            assert_eq!(place.new_lines(2), ["three", "four", "five"], "{notes:?}");
+            assert_eq!(place.kept.losses, []);
+        }
+    }
+
+    #[test]
+    fn what_was_packed_between_two_looks_is_said_once() {
+        let mut place = Place::new(&["app.log"]);
+        place.append("app.log", OLD);
+        let notes = place.live(|follower, dir| {
+            drain(follower);
+            rename(dir, "app.log", "app.log.2");
+            thread::sleep(Duration::from_millis(20));
+            pack(&dir.join("app.log.1.gz"), "unread\n");
+            drain(follower);
+            append(&dir.join("app.log"), "three\n");
+            drain(follower);
+        });
+        let unread = "app.log.1.gz: written, rotated and compressed while nobody was reading; \
+                      `portcullis replay app.log.1.gz` reads it";
+        assert_eq!(notes, [ROTATED, unread]);
+        assert_eq!(place.new_lines(2), ["three"]);
+        assert_eq!(place.kept.losses.len(), 1);
+    }
+
+    #[test]
+    fn of_ordinary_rotations_nothing_is_read_that_was_not_followed() {
+        let other = "2025-08-03T22:30:00Z of something else, and of another\n";
+        let moves: [fn(&Path); 5] = [
+            |dir| rename(dir, "app-1.log", "app-1.log.1"),
+            |dir| {
+                rename(dir, "app-1.log", "app-1.log.1");
+                // It is being packed.
+                write_later(&dir.join("app-1.log.1.gz"), "");
+            },
+            |dir| fs::remove_file(dir.join("app-1.log")).unwrap(),
+            |dir| {
+                // Packed by whatever it may be.
+                append(&dir.join("app-1.log.1.xz"), "packed\n");
+                fs::remove_file(dir.join("app-1.log")).unwrap();
+            },
+            |dir| {
+                fs::copy(dir.join("app-1.log"), dir.join("app-1.log.1")).unwrap();
+                fs::remove_file(dir.join("app-1.log")).unwrap();
+            },
+        ];
+        for moved in moves {
+            let mut place = Place::new(&["app-1.log"]);
+            place.append("app-1.log.5", other);
+            thread::sleep(Duration::from_millis(20));
+            place.append("app-1.log", OLD);
+            let notes = place.live(|follower, dir| {
+                drain(follower);
+                // An old log is written to, one is being packed, the log itself was saved, and so was that
+                // of another program.
+                write_later(&dir.join("app-1.log.5"), other);
+                append(&dir.join("app-1.log.5.gz"), "");
+                fs::copy(dir.join("app-1.log"), dir.join("app-1.log.20250803")).unwrap();
+                append(&dir.join("app-10.log.1"), other);
+                append(&dir.join("app-10.log-20250803"), other);
+                moved(dir);
+                append(&dir.join("app-1.log"), "three\n");
+                drain(follower);
+            });
+            assert_eq!(place.new_lines(2), ["three"], "{notes:?}");
+            assert_eq!(notes.len(), 1, "{notes:?}");
+            assert_eq!(place.kept.losses, []);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_let_go_and_written_to_is_not_read_again() {
+        for moved in [rename, |dir: &Path, _: &str, to: &str| copy_and_truncate(dir, to)] {
+            let mut place = Place::new(&["app.log"]);
+            place.append("app.log", OLD);
+            let notes = place.live(|follower, dir| {
+                drain(follower);
+                append(&dir.join("app.log"), "three\n");
+                moved(dir, "app.log", "app.log.1");
+                append(&dir.join("app.log"), "2025-08-03T22:31:00Z four\n");
+                linger(follower);
+                assert_eq!(follower.files.len(), 1);
+                append(&dir.join("app.log"), "five\n");
+                rename(dir, "app.log.1", "app.log.2");
+                moved(dir, "app.log", "app.log.1");
+                write_later(&dir.join("app.log.2"), "very late\n");
+                append(&dir.join("app.log"), "six\n");
+                drain(follower);
+            });
+            let expected = ["three", "2025-08-03T22:31:00Z four", "five", "six"];
+            assert_eq!(place.new_lines(2), expected, "{notes:?}");
+        }
+    }
+
+    #[test]
+    fn a_copy_of_what_was_read_changes_nothing() {
+        let mut place = Place::new(&["app.log"]);
+        place.append("app.log", &format!("{OLD}tail"));
+        let notes = place.live(|follower, dir| {
+            drain(follower);
+            copy_and_truncate(dir, "app.log.1");
+            follower.turn();
+            append(&dir.join("app.log"), "three\n");
+            drain(follower);
+        });
+        assert_eq!(notes, ["app.log: truncated at 54 bytes, reading it anew"]);
+        assert_eq!(place.kept.lines[2..], [(0, "tail".to_owned()), (0, "three".to_owned())]);
+    }
+
+    #[test]
+    fn copies_made_in_one_place_are_each_read_on() {
+        let mut place = Place::new(&["app.log"]);
+        place.append("app.log", OLD);
+        let round = |round| {
+            let stamp = format!("2025-08-03T22:3{round}:00Z");
+            [format!("{stamp} unread"), "half".to_owned(), format!("{stamp} {}", "x".repeat(round))]
+        };
+        let notes = place.live(|follower, dir| {
+            let path = dir.join("app.log");
+            drain(follower);
+            for [unread, half, new] in (1..5).map(round) {
+                append(&path, &format!("{unread}\n{half}\n"));
+                copy_and_truncate(dir, "app.log.1");
+                append(&path, &format!("{new}\n"));
+                drain(follower);
+            }
+        });
+        assert_eq!(place.new_lines(2), (1..5).flat_map(round).collect::<Vec<_>>(), "{notes:?}");
+        assert_eq!(place.kept.losses, []);
+    }
+
+    #[test]
+    fn a_truncation_is_a_loss_if_more_was_seen_than_read() {
+        for copied in [false, true] {
+            let mut place = Place::new(&["app.log"]);
+            place.append("app.log", OLD);
+            let line = format!("{}\n", "x".repeat(49));
+            let turns = TURN_BYTES as usize / line.len();
+            let notes = place.live(|follower, dir| {
+                drain(follower);
+                append(&dir.join("app.log"), &line.repeat(2 * turns));
+                assert!(follower.turn());
+                if copied {
+                    copy_and_truncate(dir, "app.log.1");
+                } else {
+                    File::create(dir.join("app.log")).unwrap();
+                }
+                append(&dir.join("app.log"), "three\n");
+                drain(follower);
+            });
+            assert_eq!(place.new_lines(2).last(), Some(&"three"));
+            if copied {
+                assert_eq!(place.new_lines(2).len(), 2 * turns + 1);
+                assert_eq!(place.kept.losses, []);
+            } else {
+                let at = OLD.len() as u64 + TURN_BYTES;
+                let lost = format!(
+                    "app.log: truncated or rewritten while nobody was reading; what was written \
+                     behind byte {at} of its old content is lost; reading it anew"
+                );
+                assert_eq!(notes, [lost]);
+                assert_eq!(place.kept.losses.len(), 1);
+            }
+        }
+    }
+
     #[test]
     fn what_cannot_be_read_is_said_once() {
         // Its first page is mapped nowhere, so that reading it fails for whoever tries.
@@ -3182,6 +3761,8 @@ mod tests {
         /// Writes to a file with the date in its name, the next one if told so.
         Day(bool),
         Polls(u8),
+        /// The reader stands still for so many of the acts that follow.
+        Still(u8),
         /// The run ends, properly or not; so many thousandths of what it gave are kept. So many of
         /// the acts that follow happen before the next run.
         Stop {
@@ -3208,6 +3789,7 @@ mod tests {
             2 => Just(Act::CopyTruncate),
             2 => any::<bool>().prop_map(Act::Day),
             4 => (0u8..10).prop_map(Act::Polls),
+            2 => (1u8..8).prop_map(Act::Still),
             3 => (any::<bool>(), 0u16..=1000, 0u8..8)
                 .prop_map(|(proper, kept, down)| Act::Stop { proper, kept, down }),
             1 => any::<bool>().prop_map(|delete| Act::Destroy { delete }),
@@ -3343,7 +3925,7 @@ mod tests {
                 // Of a copy that was seen but not opened when the run ended nothing is known; that
                 // only matters if it fits.
                 Act::CopyTruncate if if up { !self.star } else { self.is_known() } => {
-                    // A live reader that has not read all of it loses the rest, as it always did.
+                    // Its copy is known only by what was read of it.
                     let mut follower = follower;
                     if let Some(follower) = &mut follower {
                         self.finish_line();
@@ -3418,7 +4000,27 @@ mod tests {
                         self.destroyed = true;
                     }
                 }
-                Act::Stop { .. } => {}
+                Act::Still(_) | Act::Stop { .. } => {}
+            }
+        }
+
+        /// Does something while a live reader stands still. It knows its file by what it gave of it.
+        fn act_unseen(&mut self, act: &Act, follower: &mut Follower<'_>) {
+            let id = FileId::of(&fs::metadata(self.place.path("app.log")).unwrap());
+            let file = follower.files.iter_mut().find(|file| file.id == id);
+            let is_known = file.is_some_and(|file| file.position().is_telling());
+            match act {
+                Act::CopyTruncate if is_known && !self.star => {
+                    self.make_room();
+                    let path = self.place.path("app.log");
+                    fs::copy(&path, self.place.path("app.log.1")).unwrap();
+                    self.age();
+                    File::create(path).unwrap();
+                }
+                Act::CopyTruncate | Act::Rename => self.act(&Act::Rename, None),
+                // What was destroyed or packed is a loss that no live reader can know of.
+                Act::Destroy { .. } | Act::Prune | Act::Pack => {}
+                _ => self.act(act, None),
             }
         }
 
@@ -3460,7 +4062,7 @@ mod tests {
             while !last {
                 let mut settings = world.place.settings.clone();
                 settings.resume = world.place.kept.resume();
-                let (mut kept, mut down) = (1000, 0);
+                let (mut kept, mut down, mut still) = (1000, 0, 0);
                 let said = session(&settings, &mut |follower| {
                     for act in acts.by_ref() {
                         if let Act::Stop { proper, kept: part, down: count } = act {
@@ -3470,10 +4072,21 @@ mod tests {
                             }
                             return;
                         }
-                        world.act(act, Some(follower));
+                        if still > 0 {
+                            still -= 1;
+                            world.act_unseen(act, follower);
+                        } else if let Act::Still(count) = act {
+                            still = *count;
+                        } else {
+                            world.act(act, Some(follower));
+                        }
                     }
                     world.finish_line();
-                    drain(follower);
+                    // Twice: one may make it as long as it was before it was truncated unseen.
+                    for _ in 0..2 {
+                        world.write("app.log");
+                        drain(follower);
+                    }
                     last = true;
                 });
                 world.keep(&said, kept);

@@ -260,9 +260,20 @@ pub(super) fn between<'a>(
         !(counts && before.is_some_and(|before| number > before))
             && (later > *time || later == *time && before.is_some_and(|before| number < before))
     };
+    // Beside the file that it is made from, a packed one is not finished.
+    let is_half_packed = |one: &Candidate| {
+        is_packed(&one.path) && candidates.iter().any(|other| other.path == unpacked(&one.path))
+    };
+    // The number of a program in the name is not that of a rotation: `app-10.log.1` is no `app-1.log`.
+    let own = numbers(from);
+    let kept = to.as_deref().map_or(own.len(), |to| {
+        own.iter().zip(numbers(to)).take_while(|(own, to)| *own == to).count()
+    });
+    let has_own = |path: &Path| numbers(path).get(..kept) == own.get(..kept);
     let mut found: Vec<&Candidate> = candidates
         .iter()
         .filter(|one| (*fitting || !one.fits) && one.path != *from && is_rotated(&one.path))
+        .filter(|one| has_own(&one.path) && !is_half_packed(one))
         .filter(|one| !taken.contains(&one.id()) && is_later(one))
         .collect();
     found.sort_by_key(|one| (one.meta.modified().ok(), Reverse(last_number(&one.path))));
@@ -305,21 +316,22 @@ pub(super) fn is_packed(path: &Path) -> bool {
 /// Endings of packed files.
 const PACKED: [&str; 6] = ["gz", "zst", "bz2", "xz", "lz4", "Z"];
 
-/// The packed file that begins with what the file of `position` began with.
+/// The packed file that begins with what the file that had the name `path` began with.
 pub(super) fn packed<'a>(
-    position: &FilePosition,
+    path: &Path,
+    begin: &Print,
     candidates: &'a [Candidate],
 ) -> Option<&'a Candidate> {
     let begins = |one: &&Candidate| {
-        let mut head = vec![0; position.head.len.min(TRACE_LEN)];
-        is_relative(&one.path, &position.path)
+        let mut head = vec![0; begin.len.min(TRACE_LEN)];
+        is_relative(&one.path, path)
             && file::open(&one.path).is_ok_and(|mut opened| {
                 opened.packed
                     && opened.reader.read_exact(&mut head).is_ok()
-                    && Print::of(&head) == position.head
+                    && Print::of(&head) == *begin
             })
     };
-    candidates.iter().filter(|_| position.head.len > 0).find(begins)
+    candidates.iter().filter(|_| begin.len > 0).find(begins)
 }
 
 /// Whether a file of this name would follow one of that name: the same name, a rotated one, or one
@@ -346,6 +358,13 @@ fn rows(path: &Path) -> usize {
     let name = unpacked(path).file_name().map(OsStr::as_bytes).unwrap_or_default();
     let is_end = |pair: &[u8]| matches!(pair, [a, b] if a.is_ascii_digit() && !b.is_ascii_digit());
     [name, b"."].concat().windows(2).filter(|pair| is_end(pair)).count()
+}
+
+/// The numbers in the name of a file, but for the ending of a packed one.
+fn numbers(path: &Path) -> Vec<Vec<u8>> {
+    let name = unpacked(path).file_name().map(OsStr::as_bytes).unwrap_or_default();
+    let rows = name.split(|byte| !byte.is_ascii_digit());
+    rows.filter(|row| !row.is_empty()).map(<[u8]>::to_vec).collect()
 }
 
 /// The last number in the name of a file, but for the ending of a packed one.

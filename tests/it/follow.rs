@@ -95,10 +95,28 @@ impl Follower {
         }
     }
 
+    /// Does `acts` while it stands still, as on a machine that is suspended.
+    fn while_it_stands_still(&mut self, acts: impl FnOnce(&mut Self)) {
+        self.signal("-STOP");
+        let status = format!("/proc/{}/stat", self.child.id());
+        let until = Instant::now() + DEADLINE;
+        // On a kernel without it the signal has to do.
+        while fs::read_to_string(&status).is_ok_and(|text| !text.contains(") T ")) {
+            assert!(Instant::now() < until, "it does not stand still");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        acts(self);
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
     /// Ends it by SIGTERM; gives its action lines and its summary.
     fn stop(mut self) -> (Vec<String>, serde_json::Value, String) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        self.signal("-TERM");
         let mut said = std::mem::take(&mut self.all_said);
         said.extend(self.said.iter().map(|line| line + "\n"));
         self.seen.extend(self.lines.iter());
@@ -171,6 +189,38 @@ fn a_file_that_is_copied_and_truncated_is_read_once() {
     // Longer than what was there, so that its length alone does not give it away.
     follower.attack("app.log", 102);
     follower.attack("app.log", 103);
+    follower.stop_and_compare();
+}
+
+#[test]
+fn a_file_that_is_rotated_twice_while_it_stands_still_is_read_in_order() {
+    for pattern in ["app.log", "app.log*"] {
+        let mut follower = Follower::new(&["--follow", pattern], |_| {});
+        follower.attack("app.log", 1);
+        follower.while_it_stands_still(|follower| {
+            follower.append("app.log", &attack(2));
+            fs::rename(follower.path("app.log"), follower.path("app.log.2")).unwrap();
+            follower.append("app.log", &attack(3));
+            fs::rename(follower.path("app.log"), follower.path("app.log.1")).unwrap();
+            follower.append("app.log", &attack(4));
+        });
+        follower.wait_for(4);
+        follower.stop_and_compare();
+    }
+}
+
+#[test]
+fn what_is_truncated_while_it_stands_still_is_read_on_in_its_copy() {
+    let mut follower = Follower::new(&["--follow", "app.log"], |_| {});
+    follower.attack("app.log", 1);
+    follower.while_it_stands_still(|follower| {
+        follower.append("app.log", &attack(2));
+        fs::copy(follower.path("app.log"), follower.path("app.log.1")).unwrap();
+        File::create(follower.path("app.log")).unwrap();
+        // Not as long as what was there, or nobody could tell before it grows further.
+        follower.append("app.log", &attack(103));
+    });
+    follower.wait_for(103);
     follower.stop_and_compare();
 }
 
