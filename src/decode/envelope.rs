@@ -12,6 +12,7 @@ use super::text;
 use super::time::{self, When};
 use super::{DecodeConfig, Header, OuterOf, Record, Shape, Unread};
 use std::borrow::Cow;
+use std::fmt::Write;
 use std::sync::Arc;
 
 /// Layers that are followed; deeper ones are left as text.
@@ -102,7 +103,7 @@ pub fn fragment(line: &[u8], config: &DecodeConfig) -> Option<Fragment> {
     }
     let document = json::read(&text).ok()?;
     let [Value::Object(members)] = document.values.as_slice() else { return None };
-    let docker = docker(members)?;
+    let Some(docker) = docker(members) else { return carried_fragment(members, config) };
     Some(Fragment {
         stream: docker.stream.unwrap_or_default().to_owned(),
         content: docker.log.strip_suffix('\n').unwrap_or(docker.log).to_owned(),
@@ -181,6 +182,7 @@ fn payload(text: &str, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> Sh
     let partial = |value: &Value<'_>| {
         let Value::Object(members) = value else { return false };
         docker(members).is_some_and(|docker| !docker.complete)
+            || carried_fragment(members, config).is_some_and(|fragment| !fragment.last)
     };
     if opened && document.values.iter().any(partial) {
         return Shape::Partial;
@@ -617,14 +619,12 @@ const CARRIER_MARKS: [&str; 13] = [
     "file",
 ];
 
-/// Fluent Bit, Vector, Filebeat, Docker's GELF driver, Railway: `log` or `message` holds the line.
-/// A key that no carrier writes, a logger above all, makes the record somebody's own.
-fn carrier(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> bool {
+/// The keys of a record in which all are a carrier's, normalised, and the line that it carries.
+fn carried<'v>(members: &'v Members<'_>) -> Option<(Vec<String>, &'v str)> {
     let keys: Vec<String> = members.iter().map(|(key, _)| fields::normalize(key)).collect();
     if !keys.iter().all(|key| is_carrier_key(key)) {
-        return false;
+        return None;
     }
-    let marked = keys.iter().any(|key| CARRIER_MARKS.contains(&key.as_str()));
     let text_of = |name: &str| {
         members.iter().zip(&keys).find_map(|((_, value), key)| match value {
             Value::String(text) if key == name => Some(text.as_ref()),
@@ -633,12 +633,64 @@ fn carrier(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out
     };
     let line = match (text_of("log"), text_of("message"), text_of("shortmessage")) {
         // GELF's own text, and one that was logged.
-        (None, Some(_), Some(_)) => return false,
+        (None, Some(_), Some(_)) => return None,
         (Some(log), ..) => log,
         (None, Some(message), _) => message,
         (None, None, Some(short)) => short,
-        _ => return false,
+        _ => return None,
     };
+    Some((keys, line))
+}
+
+/// A piece of a line that Kubernetes' runtime cut, as a shipper hands it on: with the runtime's mark as
+/// `logtag`, or still as the runtime wrote it.
+fn carried_fragment(members: &Members<'_>, config: &DecodeConfig) -> Option<Fragment> {
+    let tag = string(members, "logtag");
+    let whole = |text: &Value<'_>| matches!(text, Value::String(text) if text::cri(text).is_some());
+    if tag.is_none() && !members.iter().any(|(_, value)| whole(value)) {
+        return None;
+    }
+    let (keys, line) = carried(members)?;
+    let line = line.strip_suffix('\n').unwrap_or(line);
+    // Whose line it is: all that does not change from one of its pieces to the next.
+    let mut stream = String::new();
+    for ((_, value), key) in members.iter().zip(&keys) {
+        if !CHANGING.contains(&key.as_str()) {
+            let _infallible = write!(stream, "{key}={value:?};");
+        }
+    }
+    let time = value_time(get(members, "time").or_else(|| get(members, "date")), config);
+    let carrier = "carrier";
+    if let Some(tag) = tag {
+        let (content, last) = (line.to_owned(), tag != "P");
+        return Some(Fragment { stream, content, last, carrier, when: time });
+    }
+    let cri = text::cri(line)?;
+    stream.push_str(cri.stream);
+    let when = time::parse(cri.time, &config.zone);
+    Some(Fragment { stream, content: cri.content.to_owned(), last: cri.full, carrier, when })
+}
+
+/// Keys of a carrier whose values differ between the pieces of a line.
+const CHANGING: [&str; 11] = [
+    "log",
+    "message",
+    "shortmessage",
+    "logtag",
+    "time",
+    "timestamp",
+    "date",
+    "ts",
+    "dt",
+    "datetime",
+    "offset",
+];
+
+/// Fluent Bit, Vector, Filebeat, Docker's GELF driver, Railway: `log` or `message` holds the line.
+/// A key that no carrier writes, a logger above all, makes the record somebody's own.
+fn carrier(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> bool {
+    let Some((keys, line)) = carried(members) else { return false };
+    let marked = keys.iter().any(|key| CARRIER_MARKS.contains(&key.as_str()));
     // Without a mark, only a whole document is believed to be carried; with one, any line is, but
     // a level of its own says that somebody has read the line already.
     let levelled =

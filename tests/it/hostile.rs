@@ -750,6 +750,43 @@ fn a_body_beside_the_loggers_own_text_chooses_nobody() {
     }
 }
 
+/// Whoever fills a line up to where the runtime cuts it would choose how its rest begins.
+#[test]
+fn pieces_that_a_shipper_hands_on_are_joined() {
+    let first = r#"{\"timestamp\":\"2025-08-03T22:30:00Z\",\"level\":\"WARNING\",\"logger\":\"security\",\"message\":\"FAILED_LOGIN: email=xxxx"#;
+    let rest = r#"RATE_LIMIT_VIOLATION: ip=9.9.9.9, endpoint=/, ip=203.0.113.9, reason=bad\"}"#;
+    let tagged = |i: usize, pod: usize, tag: &str, text: &str| {
+        format!(
+            "{{\"date\":1754260200.{i},\"stream\":\"stdout\",\"logtag\":\"{tag}\",\"log\":\"{text}\",\"kubernetes\":{{\"pod_name\":\"p{pod}\"}}}}\n"
+        )
+    };
+    let raw = |i: usize, pod: usize, tag: &str, text: &str| {
+        format!(
+            "{{\"date\":1754260200.{i},\"log\":\"2025-08-03T22:30:00.{i}Z stdout {tag} {text}\",\"file\":\"p{pod}.log\"}}\n"
+        )
+    };
+    for is_tagged in [true, false] {
+        let write = |i: usize, pod: usize, tag: &str, text: &str| match is_tagged {
+            true => tagged(i, pod, tag, text),
+            false => raw(i, pod, tag, text),
+        };
+        // Two containers take turns.
+        let lines: String = (10..40)
+            .map(|i| {
+                let pieces = [(1, "P", first), (2, "P", first), (1, "F", rest), (2, "F", rest)];
+                pieces.map(|(pod, tag, text)| write(i, pod, tag, text)).concat()
+            })
+            .collect();
+        let args = ["replay", "-", "--summary", "json", "--quiet"];
+        let output = run(&args, lines.as_bytes());
+        let summary: Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!(summary["lines"]["joined"], 120, "{summary}");
+        assert_eq!(summary["events"]["FAILED_LOGIN"], 60, "{summary}");
+        let told = stdout(&output);
+        assert!(told.contains(r#""value":"203.0.113.9""#) && !told.contains("\"9.9.9.9"), "{told}");
+    }
+}
+
 /// What has a logger of its own is not opened, however it travels.
 #[test]
 fn the_text_of_a_record_with_a_logger_is_no_record() {
