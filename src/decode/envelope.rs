@@ -12,6 +12,7 @@ use super::text;
 use super::time::{self, When};
 use super::{DecodeConfig, Header, OuterOf, Record, Shape, Unread};
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -103,7 +104,12 @@ pub fn fragment(line: &[u8], config: &DecodeConfig) -> Option<Fragment> {
     }
     let document = json::read(&text).ok()?;
     let [Value::Object(members)] = document.values.as_slice() else { return None };
-    let Some(docker) = docker(members) else { return carried_fragment(members, config) };
+    piece(members, config)
+}
+
+/// Reads a record as a piece of a line; `None` if it carries none.
+fn piece(members: &Members<'_>, config: &DecodeConfig) -> Option<Fragment> {
+    let Some(docker) = docker(members) else { return carried_piece(members, config) };
     Some(Fragment {
         stream: docker.stream.unwrap_or_default().to_owned(),
         content: docker.log.strip_suffix('\n').unwrap_or(docker.log).to_owned(),
@@ -181,8 +187,7 @@ fn payload(text: &str, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> Sh
     // What is told about the line as a whole is settled before a record of it is handed over.
     let partial = |value: &Value<'_>| {
         let Value::Object(members) = value else { return false };
-        docker(members).is_some_and(|docker| !docker.complete)
-            || carried_fragment(members, config).is_some_and(|fragment| !fragment.last)
+        piece(members, config).is_some_and(|piece| !piece.last)
     };
     if opened && document.values.iter().any(partial) {
         return Shape::Partial;
@@ -217,9 +222,21 @@ fn value_records(value: &Value<'_>, outer: &Outer, config: &DecodeConfig, out: O
         Value::Object(members) => object_records(members, outer, config, out),
         Value::Array(items) => {
             let inner = outer.inside("array");
+            let mut pieces: HashMap<String, String> = HashMap::new();
             for item in items {
                 match item {
-                    Value::Object(members) => object_records(members, &inner, config, out),
+                    Value::Object(members) => match piece(members, config) {
+                        Some(piece) if !piece.last => {
+                            pieces.entry(piece.stream).or_default().push_str(&piece.content);
+                        }
+                        Some(piece) if pieces.contains_key(&piece.stream) => {
+                            let text = pieces.remove(&piece.stream).unwrap_or_default();
+                            let mut inner = inner.inside(piece.carrier);
+                            inner.when = piece.when.or(inner.when);
+                            push_payload(&(text + &piece.content), &inner, config, out);
+                        }
+                        _ => object_records(members, &inner, config, out),
+                    },
                     Value::String(text) => {
                         // What is no record inside an array is nothing.
                         let _shape = payload(text, &inner, config, out);
@@ -644,7 +661,7 @@ fn carried<'v>(members: &'v Members<'_>) -> Option<(Vec<String>, &'v str)> {
 
 /// A piece of a line that Kubernetes' runtime cut, as a shipper hands it on: with the runtime's mark as
 /// `logtag`, or still as the runtime wrote it.
-fn carried_fragment(members: &Members<'_>, config: &DecodeConfig) -> Option<Fragment> {
+fn carried_piece(members: &Members<'_>, config: &DecodeConfig) -> Option<Fragment> {
     let tag = string(members, "logtag");
     let whole = |text: &Value<'_>| matches!(text, Value::String(text) if text::cri(text).is_some());
     if tag.is_none() && !members.iter().any(|(_, value)| whole(value)) {

@@ -159,8 +159,6 @@ struct Identities {
     ip: Option<(IpAddr, bool, u32)>,
     user: Option<Identity>,
     user_id: Option<Identity>,
-    /// The address stands in a header that a client can write, and no proxy is trusted.
-    heard: bool,
     doubts: Doubts,
 }
 
@@ -372,12 +370,10 @@ impl<'a> Record<'a> {
             );
             let never = &self.config.never;
             let hidden = ip.is_none_or(|(_, (ip, _))| never.covers(ip).is_some());
-            let mut heard = false;
             if hidden && !ip_doubt {
                 let forwarded = self
                     .of(Role::Forwarded)
                     .find_map(|hit| Some((hit.index, read_ip(hit.field, self.config)?)));
-                heard = forwarded.is_some() && self.config.trusted.is_empty();
                 ip = forwarded.or(ip);
             }
             let (user, user_doubt) = settle(
@@ -404,7 +400,6 @@ impl<'a> Record<'a> {
                 ip: ip.map(|(field, (ip, proven))| (ip, proven, field)),
                 user: user.map(identity),
                 user_id: user_id.map(identity),
-                heard,
                 doubts: Doubts { ip: ip_doubt, user: user_doubt, user_id: id_doubt, core },
             }
         })
@@ -439,11 +434,6 @@ impl<'a> Record<'a> {
         // A list is read in another way than a single address.
         let same = *self.fields.get(field as usize)?.text == *text && !text.contains(',');
         same.then_some(ip)
-    }
-
-    /// Whether its own address is only what a header says that a client can write.
-    pub fn has_only_heard_ip(&self) -> bool {
-        self.identities().heard
     }
 
     /// The account by name.
@@ -701,7 +691,8 @@ pub const NUMERIC_LEVELS: [&str; 4] = ["level", "priority", "severitynumber", "s
 /// A level by name, or by number where the shape of the record tells whose numbers they are.
 fn read_level(field: &Field<'_>, has: &impl Fn(&'static str) -> bool) -> Option<Level> {
     // Some loggers colour it.
-    if let Some(level) = Level::parse(&text::strip_ansi(&field.text)) {
+    let plain = || Level::parse(&text::strip_ansi(&field.text));
+    if let Some(level) = Level::parse(&field.text).or_else(plain) {
         return Some(level);
     }
     let number: i64 = field.text.trim().parse().ok()?;

@@ -408,9 +408,6 @@ impl PatternSet {
         // proxy, it does not say who is behind.
         let edge = record.edge().filter(|ip| self.never.covers(*ip).is_none());
         let structured = if edge.is_some() { record.ip() } else { record.own_ip() };
-        // A header that nobody vouches for says less than the application.
-        let said = text_ip.is_some_and(|ip| self.never.covers(ip).is_none());
-        let heard = edge.is_none() && said && record.has_only_heard_ip();
         let doubt = doubts.core || doubts.ip && edge.is_none();
         if let (Some(fact), false) = (&structured, doubt) {
             let own = record.own_ip().filter(|_| edge.is_some()).map(|own| own.ip);
@@ -421,8 +418,7 @@ impl PatternSet {
         } else {
             // What a client could have written is proven where the application says the same.
             let agreed = |fact: IpFact<'_>| (fact.ip, fact.proven || text_ip == Some(fact.ip));
-            let structured = structured.filter(|_| !heard).map(agreed);
-            structured.or(text_ip.map(|ip| (ip, true)))
+            structured.map(agreed).or(text_ip.map(|ip| (ip, true)))
         };
         let ip = ip.and_then(|(ip, proven)| {
             if self.never.covers(ip).is_some() {

@@ -69,6 +69,15 @@ fn failures(n: usize, line: impl Fn(usize) -> String) -> String {
 const BLOCKED: [&str; 1] = ["203.0.113.7"];
 
 #[test]
+fn a_level_may_have_a_colour() {
+    let line = "{\"timestamp\":\"2025-08-03T22:30:00Z\",\"level\":\"\\u001b[31merror\\u001b[39m\",\"logger\":\"app\",\"message\":\"x\"}\n";
+    let output =
+        crate::support::run(&["replay", "-", "--summary", "json", "--quiet"], line.as_bytes());
+    let summary: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(summary["events"]["SERVER_ERROR"], 1, "{summary}");
+}
+
+#[test]
 fn t1_half_a_surrogate_hides_no_line() {
     for email in [r"\ud800@x", r"\udc80@x", r"a\uDBFF", r"\ud800\ud800", r"\ud83d\u0041"] {
         let input = failures(21, |i| failure(i, email, "203.0.113.7", ""));
