@@ -19,6 +19,8 @@ pub fn init(quiet: bool, verbose: u8) {
         .with_ansi(colour)
         .without_time()
         .with_target(false)
+        // It would say so on standard error, and panic: that nobody can read it is nobody's end.
+        .log_internal_errors(false)
         .finish();
     // A second call, as in tests, changes nothing.
     let _already = tracing::subscriber::set_global_default(subscriber);

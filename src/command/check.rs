@@ -1,7 +1,7 @@
 //! `portcullis check`: every mistake in patterns, rules and configuration at once, the tests inside
 //! them, and what has no test.
 
-use super::{print, refuse, say, settings_and_problems};
+use super::{print, refuse, refuse_nothing, say, settings_and_problems};
 use crate::action::{Action, Op, identity};
 use crate::assembly::Assembly;
 use crate::cli::{Check, Common};
@@ -59,6 +59,7 @@ pub fn check(common: &Common, check: &Check) -> Result<ExitCode> {
             return Err(refuse(&problems));
         }
     };
+    refuse_nothing(&assembly)?;
     let report = Report::of(&assembly, &configured.allow, common.verbose > 0);
     Ok(report.print())
 }

@@ -148,20 +148,25 @@ pub fn assemble(settings: &Settings, live: bool) -> Result<Assembly> {
         Vec::new()
     };
     let assembly = Assembly::new(settings, &own).map_err(|problems| refuse(&problems))?;
-    let patterns = assembly.scanner.set.patterns().len();
-    if patterns == 0 {
+    refuse_nothing(&assembly)?;
+    info!(
+        "{} patterns and {} rules from {}",
+        assembly.scanner.set.patterns().len(),
+        assembly.rules.len(),
+        settings.patterns.join(" and ")
+    );
+    Ok(assembly)
+}
+
+/// Refuses to begin without any pattern.
+pub fn refuse_nothing(assembly: &Assembly) -> Result<()> {
+    if assembly.scanner.set.patterns().is_empty() {
         bail!(
             "error: no pattern is loaded, so nothing would be recognised: leave `patterns` out for the built-in packs, or \
              name packs and files"
         );
     }
-    info!(
-        "{} patterns and {} rules from {}",
-        patterns,
-        assembly.rules.len(),
-        settings.patterns.join(" and ")
-    );
-    Ok(assembly)
+    Ok(())
 }
 
 /// Says at the start of a stream what in it will not work.

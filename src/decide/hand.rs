@@ -144,9 +144,8 @@ impl Decider {
         let why = format!("lifted by {}: {}", order.by, order.because);
         let lifted = self
             .lift_all(order.at, names, &why, |guard, key, _| guard.names(&who, key.target.view()));
-        if grace > 0 {
-            self.guard.spare(who, order.at, order.at.saturating_add(grace));
-        }
+        // None takes the place of an earlier one too.
+        self.guard.spare(who, order.at, order.at.saturating_add(grace));
         Carried { lifted, ..Carried::default() }
     }
 

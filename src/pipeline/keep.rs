@@ -626,6 +626,16 @@ struct Worker {
     stop: Stop,
 }
 
+/// How long ago something was noted in the state directory `dir`.
+pub fn noted_last(dir: &Path) -> Option<Duration> {
+    let files = [FILE.to_owned(), format!("{FILE}-wal")];
+    let ago = |file: &String| {
+        let meta = std::fs::metadata(dir.join(file)).ok()?;
+        meta.modified().ok()?.elapsed().ok()
+    };
+    files.iter().filter_map(ago).min()
+}
+
 /// Device and number of the database in `dir`; none if there is none. A disk that does not answer says
 /// nothing.
 fn file_in(dir: &Path) -> std::io::Result<Option<(u64, u64)>> {

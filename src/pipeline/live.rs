@@ -148,6 +148,9 @@ pub fn run(
     let mut known = Vec::new();
     let (serve, watched) = (ways.serve.clone(), ways.watched());
     let board = Arc::clone(&ways.board);
+    // The time that nothing ran counts like any in which nothing came.
+    let down = settings.state_dir.as_deref().and_then(keep::noted_last).unwrap_or_default();
+    let last = started.checked_sub(down).unwrap_or(started);
     let out = match &settings.state_dir {
         Some(dir) if !replayed => {
             let (core, recovered) =
@@ -186,7 +189,7 @@ pub fn run(
         out,
         scanner: Arc::clone(&assembly.scanner),
         shared: scanner,
-        last: Instant::now(),
+        last,
         railway: RailwayLook::default(),
         progress: kafka,
         replayed,
@@ -495,10 +498,17 @@ impl LiveStream {
         reload: &Reload<'_>,
     ) {
         let mut told = Instant::now();
+        let mut looked = Instant::now();
         let mut draining: Option<Instant> = None;
         loop {
             match incoming.recv_timeout(TICK) {
-                Ok(incoming) => self.take(incoming),
+                Ok(incoming) => {
+                    self.take(incoming);
+                    if looked.elapsed() >= TICK {
+                        looked = Instant::now();
+                        self.idle();
+                    }
+                }
                 Err(RecvTimeoutError::Timeout) => {
                     if draining.is_some() {
                         return;
@@ -677,11 +687,15 @@ impl LiveStream {
         let behind = scanned.batch.mark.clone();
         let (source, weight) = (scanned.batch.source, kafka::weight(&scanned.batch));
         let before = self.engine.core.summary.newest();
+        let clock = self.engine.core.clock();
         self.engine.apply_batch(scanned, arrival().filter(|_| !self.replayed));
         if let Some(newest) = self.engine.core.summary.newest().filter(|n| Some(*n) != before) {
             self.delay = arrival().map(|now| now.saturating_sub(newest).max(0));
         }
-        self.last = Instant::now();
+        // What moves no clock does not keep it from going on either.
+        if self.engine.core.clock() != clock {
+            self.last = Instant::now();
+        }
         let Some(progress) = &self.progress else { return };
         match self.partitions.get_mut(&source) {
             Some(reading) if self.engine.merging => {
@@ -872,7 +886,10 @@ impl LiveStream {
         if self.replayed {
             return;
         }
-        let (Some(clock), Some(end)) = (self.now(), self.engine.core.next_end()) else {
+        // Before there is any record, only what people ordered can end, and they go by the wall clock.
+        let records = self.engine.core.summary.newest().is_some();
+        let clock = self.now().or_else(|| arrival().filter(|_| !records));
+        let (Some(clock), Some(end)) = (clock, self.engine.core.next_end()) else {
             return;
         };
         if clock >= end {

@@ -161,6 +161,50 @@ fn what_cannot_start_is_exit_2_and_says_what_would_help() {
 }
 
 #[test]
+fn a_decision_ends_in_time_although_lines_go_on_that_match_nothing() {
+    let folder = folder();
+    write(
+        &folder,
+        "p.yaml",
+        "pack: p\npatterns:\n  X:\n    title: t\n    read: 'X {ip}'\n    tests: [{ line: 'X 203.0.113.7' }]\nrules:\n  - { id: r, title: t, on: X, per: ip, when: count >= 3 within 1m, then: block for 1s }\n",
+    );
+    let mut child = piped(folder.path(), &["run", "--patterns", "p.yaml", "--summary", "none"]);
+    let mut stdin = child.stdin.take().unwrap();
+    let stdout = child.stdout.take().unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        lines.find(|line| line.contains(r#""op":"end""#))
+    });
+    for i in 0..5 {
+        let line = format!(
+            "{{\"timestamp\":\"2025-08-03T22:30:00.{i}Z\",\"message\":\"X 203.0.113.7\"}}\n"
+        );
+        stdin.write_all(line.as_bytes()).unwrap();
+    }
+    // More often than it would look by itself.
+    let until = Instant::now() + DEADLINE;
+    while !reader.is_finished() {
+        assert!(Instant::now() < until, "it never ends");
+        stdin.write_all(b"{\"message\":\"GET /\"}\n").unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(reader.join().unwrap().is_some());
+    drop(stdin);
+    wait(child);
+}
+
+#[test]
+fn that_nobody_can_read_what_it_says_is_not_its_end() {
+    let folder = folder();
+    write(&folder, "in.jsonl", attack());
+    for command in ["replay in.jsonl", "run < in.jsonl"] {
+        let output = shell(folder.path(), &format!("\"$P\" {command} 2>/dev/full"));
+        assert_eq!(code(&output), 0, "{command}");
+        assert_ne!(stdout(&output), "", "{command}");
+    }
+}
+
+#[test]
 fn a_summary_that_cannot_be_written_at_the_end_is_exit_1() {
     let output = run(&["replay", "-", "--summary-file", "/dev/full"], attack().as_bytes());
     assert_eq!(code(&output), 1, "{}", stderr(&output));

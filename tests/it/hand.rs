@@ -142,6 +142,12 @@ fn what_is_lifted_stays_lifted_for_a_while_and_then_counts_anew() {
     assert!(lines(&again).contains(&"start block 203.0.113.9".to_owned()), "{again:?}");
     // An alert is told in any case; it locks nobody out.
     assert_eq!(engine.core.order(&order(LIFT, "ip", "192.0.2.1", 700)).lifted, []);
+    // None takes the place of one that was given before.
+    engine.core.order(&order(LIFT, "ip", "203.0.113.9", 1300));
+    engine.core.order(&order(What::Lift { grace: 0 }, "ip", "203.0.113.9", 1301));
+    engine.take_actions();
+    let at_once = blocks(failures(&assembly, &mut engine, 1310, 21, "203.0.113.9"));
+    assert!(lines(&at_once).contains(&"start block 203.0.113.9".to_owned()), "{at_once:?}");
 }
 
 #[test]

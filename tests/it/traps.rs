@@ -71,9 +71,8 @@ const BLOCKED: [&str; 1] = ["203.0.113.7"];
 #[test]
 fn a_level_may_have_a_colour() {
     let line = "{\"timestamp\":\"2025-08-03T22:30:00Z\",\"level\":\"\\u001b[31merror\\u001b[39m\",\"logger\":\"app\",\"message\":\"x\"}\n";
-    let output =
-        crate::support::run(&["replay", "-", "--summary", "json", "--quiet"], line.as_bytes());
-    let summary: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    let output = run(&["replay", "-", "--summary", "json", "--quiet"], line.as_bytes());
+    let summary: Value = serde_json::from_slice(&output.stderr).unwrap();
     assert_eq!(summary["events"]["SERVER_ERROR"], 1, "{summary}");
 }
 
