@@ -153,6 +153,14 @@ impl Filter {
             _ => None,
         })
     }
+
+    /// The same, if that is what is asked first.
+    pub fn levels_first(&self) -> Option<Vec<Level>> {
+        match self.clauses.first()? {
+            Clause::Field { name, test } if name.role == Some(Role::Level) => test.levels(),
+            _ => None,
+        }
+    }
 }
 
 /// The number that a text is.

@@ -104,9 +104,10 @@ impl Heads {
 struct Levels(u8);
 
 impl Levels {
-    /// None: it does not only depend on the level whether there is something to be said of a record.
+    /// None: something else is asked first, or there may be something to be said of a record of another
+    /// level.
     fn of(pattern: &Pattern) -> Option<Self> {
-        let levels = pattern.filter.levels().filter(|_| pattern.readings.is_empty())?;
+        let levels = pattern.filter.levels_first().filter(|_| pattern.readings.is_empty())?;
         Some(Self(levels.into_iter().fold(0, |all, level| all | 1 << level as u8)))
     }
 
