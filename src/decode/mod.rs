@@ -336,11 +336,11 @@ impl<'a> Record<'a> {
         let mut messages = vec![self.plain(first)];
         let path = first.path();
         let mut known = HashSet::from([first.text.as_ref()]);
-        let others: Vec<&str> =
-            RIVALS.iter().filter(|(one, _)| *one == path).map(|(_, other)| *other).collect();
+        let rivals = RIVALS.iter().filter(|(one, _)| *one == path);
         let repeats = |field: &&Field<'_>| {
             field.is(&path)
-                || field.object == first.object && others.iter().any(|other| field.is(other))
+                || field.object == first.object
+                    && rivals.clone().any(|(_, other)| is_rival(field, other))
         };
         for field in texts.filter(repeats) {
             if known.insert(&field.text) {
@@ -637,12 +637,17 @@ fn repeated<'r>(mut hits: impl Iterator<Item = Hit<'r>> + Clone) -> bool {
 const RIVALS: [(&str, &str); 7] = [
     ("message", "msg"),
     ("message", "shortmessage"),
-    ("message", "m"),
-    ("message", "mt"),
+    ("message", "@m"),
+    ("message", "@mt"),
     ("logger", "loggername"),
     ("logger", "log.logger"),
     ("logger", "sourcecontext"),
 ];
+
+/// Whether a field has the name of a rival; one with an `@` is meant as it is written.
+fn is_rival(field: &Field<'_>, name: &str) -> bool {
+    if name.starts_with('@') { field.shown == name } else { field.is(name) }
+}
 
 /// Whether two such names stand in one object with different texts, and the configuration trusts neither.
 fn rivals<'r>(mut hits: impl Iterator<Item = Hit<'r>> + Clone) -> bool {
@@ -656,7 +661,7 @@ fn rivals<'r>(mut hits: impl Iterator<Item = Hit<'r>> + Clone) -> bool {
     texts.into_iter().any(|hit| {
         RIVALS.iter().enumerate().any(|(pair, (one, other))| {
             let is_one = hit.field.is(one);
-            if !is_one && !hit.field.is(other) {
+            if !is_one && !is_rival(hit.field, other) {
                 return false;
             }
             let (object, text) = (hit.field.object, &*hit.field.text);
