@@ -136,11 +136,8 @@ impl Prefilter {
         for control in [0x90, 0x98, 0x9b, 0x9d, 0x9e, 0x9f] {
             add(&[0xc2, control], false, Check::Enough);
         }
-        // A piece that a shipper hands on.
-        for text in [r#""logtag":"P""#, r#""logtag": "P""#] {
-            add(text.as_bytes(), false, Check::Enough);
-        }
         add(b"MESSAGE", false, Check::ByteList);
+        // And those that a shipper hands on with the mark of Kubernetes' runtime.
         add(b"\"stream\"", false, Check::DockerPiece);
         add(b"\"attrs\"", false, Check::DockerPiece);
         for pattern in patterns {
