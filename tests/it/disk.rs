@@ -248,6 +248,29 @@ fn a_state_directory_that_is_gone_is_noticed() {
     assert_same(&service.lines(ACTIONS), &replayed(&service, &attacks(0, 6)), "after its return");
 }
 
+/// A decision that was due to end meanwhile ends when there is somebody again to say so.
+#[test]
+fn the_time_that_nothing_ran_counts() {
+    let mut service = Service::new(&settings(Path::new("./state")), RULES);
+    service.append(LOG, &text(&attacks(0, 3)));
+    let mut running = service.start();
+    until(|| running.goes_on() && service.lines(ACTIONS).len() >= 6, &|| "no action".into());
+    until(|| running.goes_on() && service.has_read(LOG), &|| "not read".into());
+    running.kill();
+    let is_end = |line: &String| line.contains(r#""op":"end""#);
+    assert!(!service.lines(ACTIONS).iter().any(is_end));
+    // As if that had been hours ago.
+    for entry in fs::read_dir(service.state()).unwrap() {
+        let file = fs::File::options().write(true).open(entry.unwrap().path()).unwrap();
+        let written = file.metadata().unwrap().modified().unwrap();
+        let then = written - std::time::Duration::from_secs(4 * 3600);
+        file.set_times(fs::FileTimes::new().set_modified(then)).unwrap();
+    }
+    let mut running = service.start();
+    until(|| running.goes_on() && service.lines(ACTIONS).iter().any(is_end), &|| "no end".into());
+    running.stop();
+}
+
 #[test]
 fn whoever_stops_reading_standard_output_is_told_the_rest_at_the_next_start() {
     let config = config(&format!(
