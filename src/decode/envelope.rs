@@ -104,18 +104,55 @@ pub fn fragment(line: &[u8], config: &DecodeConfig) -> Option<Fragment> {
     }
     let document = json::read(&text).ok()?;
     let [Value::Object(members)] = document.values.as_slice() else { return None };
-    piece(members, config)
+    Some(piece(members)?.fragment(members, config))
+}
+
+/// A piece of a line in its record, of which nothing was copied yet.
+struct Piece<'v> {
+    content: &'v str,
+    last: bool,
+    carrier: &'static str,
+    stream: &'v str,
+    /// When the runtime wrote it: as a text, or as a value of its record.
+    time: Option<&'v str>,
+    value: Option<&'v Value<'v>>,
+    /// The keys of a record that somebody else has made of it, normalised.
+    keys: Vec<String>,
+}
+
+impl Piece<'_> {
+    /// With what is needed to join it to others; `members` are its record.
+    fn fragment(self, members: &Members<'_>, config: &DecodeConfig) -> Fragment {
+        // Whose line it is: all that does not change from one of its pieces to the next.
+        let mut stream = String::new();
+        for ((_, value), key) in members.iter().zip(&self.keys) {
+            if !CHANGING.contains(&key.as_str()) {
+                let _infallible = write!(stream, "{key}={value:?};");
+            }
+        }
+        stream.push_str(self.stream);
+        let time = self.time.and_then(|time| time::parse(time, &config.zone));
+        Fragment {
+            stream,
+            content: self.content.to_owned(),
+            last: self.last,
+            carrier: self.carrier,
+            when: time.or_else(|| value_time(self.value, config)),
+        }
+    }
 }
 
 /// Reads a record as a piece of a line; `None` if it carries none.
-fn piece(members: &Members<'_>, config: &DecodeConfig) -> Option<Fragment> {
-    let Some(docker) = docker(members) else { return carried_piece(members, config) };
-    Some(Fragment {
-        stream: docker.stream.unwrap_or_default().to_owned(),
-        content: docker.log.strip_suffix('\n').unwrap_or(docker.log).to_owned(),
+fn piece<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
+    let Some(docker) = docker(members) else { return carried_piece(members) };
+    Some(Piece {
+        content: docker.log.strip_suffix('\n').unwrap_or(docker.log),
         last: docker.complete,
         carrier: "docker",
-        when: docker.time.and_then(|t| time::parse(t, &config.zone)),
+        stream: docker.stream.unwrap_or_default(),
+        time: docker.time,
+        value: None,
+        keys: Vec::new(),
     })
 }
 
@@ -187,7 +224,7 @@ fn payload(text: &str, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> Sh
     // What is told about the line as a whole is settled before a record of it is handed over.
     let partial = |value: &Value<'_>| {
         let Value::Object(members) = value else { return false };
-        piece(members, config).is_some_and(|piece| !piece.last)
+        piece(members).is_some_and(|piece| !piece.last)
     };
     if opened && document.values.iter().any(partial) {
         return Shape::Partial;
@@ -225,12 +262,17 @@ fn value_records(value: &Value<'_>, outer: &Outer, config: &DecodeConfig, out: O
             let mut pieces: HashMap<String, String> = HashMap::new();
             for item in items {
                 match item {
-                    Value::Object(members) => match piece(members, config) {
+                    Value::Object(members) => match piece(members) {
                         Some(piece) if !piece.last => {
+                            let piece = piece.fragment(members, config);
                             pieces.entry(piece.stream).or_default().push_str(&piece.content);
                         }
-                        Some(piece) if pieces.contains_key(&piece.stream) => {
-                            let text = pieces.remove(&piece.stream).unwrap_or_default();
+                        Some(piece) if !pieces.is_empty() => {
+                            let piece = piece.fragment(members, config);
+                            let Some(text) = pieces.remove(&piece.stream) else {
+                                object_records(members, &inner, config, out);
+                                continue;
+                            };
                             let mut inner = inner.inside(piece.carrier);
                             inner.when = piece.when.or(inner.when);
                             push_payload(&(text + &piece.content), &inner, config, out);
@@ -661,7 +703,7 @@ fn carried<'v>(members: &'v Members<'_>) -> Option<(Vec<String>, &'v str)> {
 
 /// A piece of a line that Kubernetes' runtime cut, as a shipper hands it on: with the runtime's mark as
 /// `logtag`, or still as the runtime wrote it.
-fn carried_piece(members: &Members<'_>, config: &DecodeConfig) -> Option<Fragment> {
+fn carried_piece<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
     let tag = string(members, "logtag");
     let whole = |text: &Value<'_>| matches!(text, Value::String(text) if text::cri(text).is_some());
     if tag.is_none() && !members.iter().any(|(_, value)| whole(value)) {
@@ -669,23 +711,21 @@ fn carried_piece(members: &Members<'_>, config: &DecodeConfig) -> Option<Fragmen
     }
     let (keys, line) = carried(members)?;
     let line = line.strip_suffix('\n').unwrap_or(line);
-    // Whose line it is: all that does not change from one of its pieces to the next.
-    let mut stream = String::new();
-    for ((_, value), key) in members.iter().zip(&keys) {
-        if !CHANGING.contains(&key.as_str()) {
-            let _infallible = write!(stream, "{key}={value:?};");
-        }
-    }
-    let time = value_time(get(members, "time").or_else(|| get(members, "date")), config);
-    let carrier = "carrier";
+    let value = get(members, "time").or_else(|| get(members, "date"));
     if let Some(tag) = tag {
-        let (content, last) = (line.to_owned(), tag != "P");
-        return Some(Fragment { stream, content, last, carrier, when: time });
+        let (last, carrier) = (tag != "P", "carrier");
+        return Some(Piece { content: line, last, carrier, stream: "", time: None, value, keys });
     }
     let cri = text::cri(line)?;
-    stream.push_str(cri.stream);
-    let when = time::parse(cri.time, &config.zone);
-    Some(Fragment { stream, content: cri.content.to_owned(), last: cri.full, carrier, when })
+    Some(Piece {
+        content: cri.content,
+        last: cri.full,
+        carrier: "cri",
+        stream: cri.stream,
+        time: Some(cri.time),
+        value: None,
+        keys,
+    })
 }
 
 /// Keys of a carrier whose values differ between the pieces of a line.
