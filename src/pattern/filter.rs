@@ -148,18 +148,12 @@ impl Filter {
 
     /// The levels of which the record must have one, if that is known.
     pub fn levels(&self) -> Option<Vec<Level>> {
-        self.clauses.iter().find_map(|clause| match clause {
-            Clause::Field { name, test } if name.role == Some(Role::Level) => test.levels(),
-            _ => None,
-        })
+        self.clauses.iter().find_map(Clause::levels)
     }
 
     /// The same, if that is what is asked first.
     pub fn levels_first(&self) -> Option<Vec<Level>> {
-        match self.clauses.first()? {
-            Clause::Field { name, test } if name.role == Some(Role::Level) => test.levels(),
-            _ => None,
-        }
+        self.clauses.first()?.levels()
     }
 }
 
@@ -179,6 +173,13 @@ fn name_keeps_text(role: Option<Role>) -> bool {
 }
 
 impl Clause {
+    fn levels(&self) -> Option<Vec<Level>> {
+        match self {
+            Clause::Field { name, test } if name.role == Some(Role::Level) => test.levels(),
+            _ => None,
+        }
+    }
+
     fn holds(&self, lookup: Lookup<'_>) -> bool {
         match self {
             Clause::Field { name, test } => test.holds(lookup(name).as_deref()),

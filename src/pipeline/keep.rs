@@ -822,17 +822,15 @@ impl Worker {
                     let since = *held.get_or_insert_with(Instant::now);
                     let ending = self.shared.ending.load(Ordering::Acquire)
                         || self.stop.load(Ordering::Relaxed) != 0;
-                    if ending && since.elapsed() >= Duration::from_secs(2) && records == 0 {
-                        self.shared.failed.store(true, Ordering::Relaxed);
-                        return None;
-                    }
                     if ending && since.elapsed() >= Duration::from_secs(2) {
-                        error!(
-                            "{}: the last {} records were not made to last; files and partitions are \
-                             read again from before them, standard input is not",
-                            self.dir.display(),
-                            records
-                        );
+                        if records > 0 {
+                            error!(
+                                "{}: the last {} records were not made to last; files and partitions are \
+                                 read again from before them, standard input is not",
+                                self.dir.display(),
+                                records
+                            );
+                        }
                         self.shared.failed.store(true, Ordering::Relaxed);
                         return None;
                     }
