@@ -13,6 +13,7 @@ use super::time::{self, When};
 use super::{DecodeConfig, Header, OuterOf, Record, Shape, Unread};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -69,7 +70,7 @@ impl Outer {
     }
 }
 
-/// A piece of a line that a container runtime cut, with what is needed to join it.
+/// A piece of a line that was cut on its way, with what is needed to join it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fragment {
     /// Pieces are joined per source and stream.
@@ -78,13 +79,11 @@ pub struct Fragment {
     pub content: String,
     /// Whether this piece ends its line.
     pub last: bool,
-    /// What cut it.
-    pub carrier: &'static str,
-    /// The runtime's time for it.
-    pub when: Option<When>,
+    /// What it travelled in.
+    outer: Outer,
 }
 
-/// Reads a line of a container runtime as a piece; `None` if it is none.
+/// Reads a line as a piece, or as what may end the line of pieces that wait; `None` if it is neither.
 pub fn fragment(line: &[u8], config: &DecodeConfig) -> Option<Fragment> {
     let line = String::from_utf8_lossy(line);
     let text = clean(&line);
@@ -95,8 +94,7 @@ pub fn fragment(line: &[u8], config: &DecodeConfig) -> Option<Fragment> {
             stream: cri.stream.to_owned(),
             content: cri.content.to_owned(),
             last: cri.full,
-            carrier: "cri",
-            when: time::parse(cri.time, &config.zone),
+            outer: cri_outer(&cri, &BARE, config),
         });
     }
     if !text.starts_with('{') {
@@ -104,56 +102,79 @@ pub fn fragment(line: &[u8], config: &DecodeConfig) -> Option<Fragment> {
     }
     let document = json::read(&text).ok()?;
     let [Value::Object(members)] = document.values.as_slice() else { return None };
-    Some(piece(members)?.fragment(members, config))
+    Some(piece(members).or_else(|| ending(members))?.fragment(members, &BARE, config))
 }
 
 /// A piece of a line in its record, of which nothing was copied yet.
 struct Piece<'v> {
-    content: &'v str,
+    content: Cow<'v, str>,
     last: bool,
-    carrier: &'static str,
-    stream: &'v str,
-    /// When the runtime wrote it: as a text, or as a value of its record.
-    time: Option<&'v str>,
-    value: Option<&'v Value<'v>>,
-    /// The keys of a record that somebody else has made of it, normalised.
-    keys: Vec<String>,
+    way: Way<'v>,
+}
+
+/// How a piece travels.
+enum Way<'v> {
+    Docker(Docker<'v>),
+    /// The keys of the record, normalised, and the runtime's own line if the record holds that.
+    Carrier(Vec<String>, Option<text::CriLine<'v>>),
+    Journal,
 }
 
 impl Piece<'_> {
     /// With what is needed to join it to others; `members` are its record.
-    fn fragment(self, members: &Members<'_>, config: &DecodeConfig) -> Fragment {
+    fn fragment(self, members: &Members<'_>, outer: &Outer, config: &DecodeConfig) -> Fragment {
         // Whose line it is: all that does not change from one of its pieces to the next.
         let mut stream = String::new();
-        for ((_, value), key) in members.iter().zip(&self.keys) {
-            if !CHANGING.contains(&key.as_str()) {
-                let _infallible = write!(stream, "{key}={value:?};");
+        let outer = match &self.way {
+            Way::Docker(docker) => {
+                stream.push_str(docker.stream.unwrap_or_default());
+                docker_outer(docker, outer, config)
             }
-        }
-        stream.push_str(self.stream);
-        let time = self.time.and_then(|time| time::parse(time, &config.zone));
-        Fragment {
-            stream,
-            content: self.content.to_owned(),
-            last: self.last,
-            carrier: self.carrier,
-            when: time.or_else(|| value_time(self.value, config)),
-        }
+            Way::Carrier(keys, cri) => {
+                for ((_, value), key) in members.iter().zip(keys) {
+                    if !CHANGING.contains(&key.as_str()) {
+                        let _infallible = write!(stream, "{key}={value:?};");
+                    }
+                }
+                let outer = carrier_outer(members, outer, config);
+                match cri {
+                    Some(cri) => {
+                        stream.push_str(cri.stream);
+                        cri_outer(cri, &outer, config)
+                    }
+                    None => outer,
+                }
+            }
+            Way::Journal => {
+                for name in journal_stream(members) {
+                    let _infallible = write!(stream, "{name}={:?};", get(members, name));
+                }
+                journal_outer(members, outer, config)
+            }
+        };
+        Fragment { stream, content: self.content.into_owned(), last: self.last, outer }
     }
 }
 
-/// Reads a record as a piece of a line; `None` if it carries none.
+/// Reads a record as a piece of a line; `None` if nothing says that it carries one.
 fn piece<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
-    let Some(docker) = docker(members) else { return carried_piece(members) };
+    let Some(docker) = docker(members) else {
+        return carried_piece(members).or_else(|| journal_piece(members));
+    };
     Some(Piece {
-        content: docker.log.strip_suffix('\n').unwrap_or(docker.log),
+        content: docker.log.strip_suffix('\n').unwrap_or(docker.log).into(),
         last: docker.complete,
-        carrier: "docker",
-        stream: docker.stream.unwrap_or_default(),
-        time: docker.time,
-        value: None,
-        keys: Vec::new(),
+        way: Way::Docker(docker),
     })
+}
+
+/// Reads a record in which nothing speaks of pieces as the last one: not every writer marks that.
+fn ending<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
+    if let Some((keys, line)) = carried(members) {
+        let content = line.strip_suffix('\n').unwrap_or(line).into();
+        return Some(Piece { content, last: true, way: Way::Carrier(keys, None) });
+    }
+    Some(Piece { content: journal_text(members)?, last: true, way: Way::Journal })
 }
 
 /// Decodes pieces that were joined; `first` is the first of them. `cut`: more of them were not kept.
@@ -164,7 +185,7 @@ pub fn joined(
     config: &DecodeConfig,
     out: &mut dyn FnMut(Record<'_>),
 ) -> Shape {
-    let outer = Outer { when: first.when, layers: vec![first.carrier], ..Outer::bare(cut) };
+    let outer = Outer { cut, ..first.outer.clone() };
     payload(content, &outer, config, out)
 }
 
@@ -199,9 +220,7 @@ fn payload(text: &str, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> Sh
         if !cri.full {
             return Shape::Partial;
         }
-        let mut inner = outer.inside("cri");
-        inner.when = time::parse(cri.time, &config.zone).or(inner.when);
-        return payload(cri.content, &inner, config, out);
+        return payload(cri.content, &cri_outer(&cri, outer, config), config, out);
     }
     if !looks_like_json(&text) {
         if outer.cut {
@@ -259,26 +278,33 @@ fn value_records(value: &Value<'_>, outer: &Outer, config: &DecodeConfig, out: O
         Value::Object(members) => object_records(members, outer, config, out),
         Value::Array(items) => {
             let inner = outer.inside("array");
-            let mut pieces: HashMap<String, String> = HashMap::new();
+            let mut pieces: HashMap<String, Fragment> = HashMap::new();
             for item in items {
                 match item {
-                    Value::Object(members) => match piece(members) {
-                        Some(piece) if !piece.last => {
-                            let piece = piece.fragment(members, config);
-                            pieces.entry(piece.stream).or_default().push_str(&piece.content);
+                    Value::Object(members) => {
+                        let piece = piece(members);
+                        let open = piece.as_ref().is_some_and(|piece| !piece.last);
+                        if !open && pieces.is_empty() {
+                            object_records(members, &inner, config, out);
+                            continue;
                         }
-                        Some(piece) if !pieces.is_empty() => {
-                            let piece = piece.fragment(members, config);
-                            let Some(text) = pieces.remove(&piece.stream) else {
-                                object_records(members, &inner, config, out);
-                                continue;
-                            };
-                            let mut inner = inner.inside(piece.carrier);
-                            inner.when = piece.when.or(inner.when);
-                            push_payload(&(text + &piece.content), &inner, config, out);
+                        let Some(piece) = piece.or_else(|| ending(members)) else {
+                            object_records(members, &inner, config, out);
+                            continue;
+                        };
+                        let piece = piece.fragment(members, &inner, config);
+                        match pieces.entry(piece.stream.clone()) {
+                            Entry::Vacant(free) if open => _ = free.insert(piece),
+                            Entry::Vacant(_) => object_records(members, &inner, config, out),
+                            Entry::Occupied(mut first) => {
+                                first.get_mut().content.push_str(&piece.content);
+                                if !open {
+                                    let Fragment { content, outer, .. } = first.remove();
+                                    push_payload(&content, &outer, config, out);
+                                }
+                            }
                         }
-                        _ => object_records(members, &inner, config, out),
-                    },
+                    }
                     Value::String(text) => {
                         // What is no record inside an array is nothing.
                         let _shape = payload(text, &inner, config, out);
@@ -296,9 +322,7 @@ fn object_records(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, o
         if let Some(docker) = docker(members) {
             // One cut piece in an array has nothing that it could be joined with.
             if docker.complete {
-                let mut inner = outer.inside("docker");
-                inner.when = docker.time.and_then(|t| time::parse(t, &config.zone)).or(inner.when);
-                push_payload(docker.log, &inner, config, out);
+                push_payload(docker.log, &docker_outer(&docker, outer, config), config, out);
             }
             return;
         }
@@ -378,6 +402,19 @@ fn text_record<'r>(line: &'r str, outer: &'r Outer, config: &'r DecodeConfig) ->
     Record { header, ..Record::new(config, head.shape, fields, cast, OuterOf::Borrowed(outer)) }
 }
 
+/// The runtime's own time of a line.
+fn cri_outer(cri: &text::CriLine<'_>, outer: &Outer, config: &DecodeConfig) -> Outer {
+    let mut inner = outer.inside("cri");
+    inner.when = time::parse(cri.time, &config.zone).or(inner.when);
+    inner
+}
+
+fn docker_outer(docker: &Docker<'_>, outer: &Outer, config: &DecodeConfig) -> Outer {
+    let mut inner = outer.inside("docker");
+    inner.when = docker.time.and_then(|time| time::parse(time, &config.zone)).or(inner.when);
+    inner
+}
+
 struct Docker<'v> {
     log: &'v str,
     stream: Option<&'v str>,
@@ -394,16 +431,24 @@ fn docker<'v>(members: &'v Members<'_>) -> Option<Docker<'v>> {
     let log = string(members, "log")?;
     let stream = string(members, "stream");
     let time = string(members, "time");
-    // Docker cuts at 16 KiB and ends whole lines with a newline. Other writers of this shape drop
-    // that newline, so a short text or a whole document is taken as complete without it.
+    // Docker ends whole lines with a newline. Other writers of this shape drop that, so a short
+    // text or a whole document is taken as complete without it.
     let complete = log.ends_with('\n')
         || stream.is_none()
         || if log.trim_start().starts_with('{') {
-            json::read(log).is_ok_and(|document| !document.bent.truncated)
+            is_document(log)
         } else {
-            log.len() < 16 * 1024
+            log.len() < DOCKERS_PIECE
         };
     Some(Docker { log, stream, time, complete })
+}
+
+/// Bytes at which Docker cuts a line, whatever it writes it to.
+pub const DOCKERS_PIECE: usize = 16 * 1024;
+
+/// Whether a text is JSON to its end.
+fn is_document(text: &str) -> bool {
+    json::read(text).is_ok_and(|document| !document.bent.truncated)
 }
 
 /// Fields kept of one envelope. They identify nobody, and every record inside may be asked for each.
@@ -604,7 +649,7 @@ fn key_values<'a>(items: &[Value<'a>]) -> Vec<(Cow<'a, str>, Value<'a>)> {
 }
 
 /// Keys that shippers of container output write beside the line they carry.
-const CARRIER_KEYS: [&str; 49] = [
+const CARRIER_KEYS: [&str; 53] = [
     "log",
     "logprocessed",
     "message",
@@ -654,6 +699,10 @@ const CARRIER_KEYS: [&str; 49] = [
     "dt",
     "datetime",
     "node",
+    "partialmessage",
+    "partialid",
+    "partialordinal",
+    "partiallast",
 ];
 
 /// Whether shippers write a key of this name, normalised, beside the line they carry.
@@ -701,39 +750,50 @@ fn carried<'v>(members: &'v Members<'_>) -> Option<(Vec<String>, &'v str)> {
     Some((keys, line))
 }
 
-/// A piece of a line that Kubernetes' runtime cut, as a shipper hands it on: with the runtime's mark as
-/// `logtag`, or still as the runtime wrote it.
+/// A piece of a line that a container's runtime cut, as a shipper hands it on.
 fn carried_piece<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
-    let tag = string(members, "logtag");
-    let whole = |text: &Value<'_>| matches!(text, Value::String(text) if text::cri(text).is_some());
-    if tag.is_none() && !members.iter().any(|(_, value)| whole(value)) {
+    // With Kubernetes' mark, with that of Docker's driver for Fluentd, as Kubernetes' runtime
+    // wrote it, or in full length.
+    let (tag, cut) = (string(members, "logtag"), string(members, "partial_message"));
+    let speaks = |value: &Value<'_>| match value {
+        Value::String(text) => text.len() >= DOCKERS_PIECE || text::cri(text).is_some(),
+        _ => false,
+    };
+    if tag.is_none() && cut.is_none() && !members.iter().any(|(_, value)| speaks(value)) {
         return None;
     }
     let (keys, line) = carried(members)?;
-    let line = line.strip_suffix('\n').unwrap_or(line);
-    let value = get(members, "time").or_else(|| get(members, "date"));
-    if let Some(tag) = tag {
-        let (last, carrier) = (tag != "P", "carrier");
-        return Some(Piece { content: line, last, carrier, stream: "", time: None, value, keys });
-    }
-    let cri = text::cri(line)?;
-    Some(Piece {
-        content: cri.content,
-        last: cri.full,
-        carrier: "cri",
-        stream: cri.stream,
-        time: Some(cri.time),
-        value: None,
-        keys,
-    })
+    let has = |name: &str| keys.iter().any(|key| key == name);
+    let text = line.strip_suffix('\n').unwrap_or(line);
+    let last = if let Some(tag) = tag {
+        tag != "P"
+    } else if let Some(cut) = cut {
+        cut != "true" || string(members, "partial_last") == Some("true")
+    } else if let Some(cri) = text::cri(text) {
+        let (content, last) = (cri.content.into(), cri.full);
+        return Some(Piece { content, last, way: Way::Carrier(keys, Some(cri)) });
+    } else {
+        // Nothing marks what Docker sends as GELF, nor what a shipper read of its files: a piece
+        // is full and ends in no newline. What Kubernetes' runtime wrote never ends in one.
+        let unmarked = has("log") && has("stream") && !has("p") && text.len() == line.len();
+        let gelf = has("shortmessage") && has("containerid");
+        if line.len() < DOCKERS_PIECE || !(unmarked || gelf) || is_document(line) {
+            return None;
+        }
+        false
+    };
+    Some(Piece { content: text.into(), last, way: Way::Carrier(keys, None) })
 }
 
 /// Keys of a carrier whose values differ between the pieces of a line.
-const CHANGING: [&str; 11] = [
+const CHANGING: [&str; 14] = [
     "log",
     "message",
     "shortmessage",
     "logtag",
+    "partialmessage",
+    "partialordinal",
+    "partiallast",
     "time",
     "timestamp",
     "date",
@@ -758,6 +818,11 @@ fn carrier(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out
     if !carried {
         return false;
     }
+    push_payload(line, &carrier_outer(members, outer, config), config, out);
+    true
+}
+
+fn carrier_outer(members: &Members<'_>, outer: &Outer, config: &DecodeConfig) -> Outer {
     let mut inner = outer.inside("carrier");
     let all = fields::flatten(members);
     let time = ["time", "timestamp", "date"].iter().find_map(|name| {
@@ -769,19 +834,25 @@ fn carrier(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out
     inner.fields.push(kept(
         rest.filter(|f| !["log", "message", "shortmessage"].iter().any(|name| f.is(name))),
     ));
-    push_payload(line, &inner, config, out);
-    true
+    inner
 }
 
 /// systemd's journal as JSON: `MESSAGE`, a string or, if it is not UTF-8, an array of bytes.
 fn journald(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> bool {
+    let Some(text) = journal_text(members) else { return false };
+    push_payload(&text, &journal_outer(members, outer, config), config, out);
+    true
+}
+
+/// The message of a record of the journal; `None` if it is none.
+fn journal_text<'v>(members: &'v Members<'_>) -> Option<Cow<'v, str>> {
     let journal =
         |key: &str| key.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
     if get(members, "__REALTIME_TIMESTAMP").is_none() || !members.iter().all(|(k, _)| journal(k)) {
-        return false;
+        return None;
     }
-    let text = match get(members, "MESSAGE") {
-        Some(Value::String(text)) => text.to_string(),
+    match get(members, "MESSAGE") {
+        Some(Value::String(text)) => Some(Cow::Borrowed(text)),
         Some(Value::Array(bytes)) => {
             let bytes: Vec<u8> = bytes
                 .iter()
@@ -790,10 +861,13 @@ fn journald(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Ou
                     _ => None,
                 })
                 .collect();
-            String::from_utf8_lossy(&bytes).into_owned()
+            Some(String::from_utf8_lossy(&bytes).into_owned().into())
         }
-        _ => return false,
-    };
+        _ => None,
+    }
+}
+
+fn journal_outer(members: &Members<'_>, outer: &Outer, config: &DecodeConfig) -> Outer {
     let mut inner = outer.inside("journald");
     inner.when = value_time(get(members, "__REALTIME_TIMESTAMP"), config).or(inner.when);
     inner.logger = string(members, "SYSLOG_IDENTIFIER").map(Arc::from).or(inner.logger);
@@ -805,6 +879,25 @@ fn journald(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Ou
     inner.message_only = string(members, "_TRANSPORT").is_none_or(|t| t != "stdout");
     let fields = fields::flatten(members).into_iter();
     inner.fields.push(kept(fields.filter(|field| !field.is("message"))));
-    push_payload(&text, &inner, config, out);
-    true
+    inner
+}
+
+/// A piece of a line that was too long for the journal, or that Docker cut before it got there.
+fn journal_piece<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
+    let cut = string(members, "_LINE_BREAK") == Some("line-max")
+        || string(members, "CONTAINER_PARTIAL_MESSAGE") == Some("true");
+    if !cut {
+        return None;
+    }
+    Some(Piece { content: journal_text(members)?, last: false, way: Way::Journal })
+}
+
+/// What names the stream of lines that a record of the journal belongs to. The priority may be
+/// one that the piece began with, and so its writer's choice, if the journal read it from a stream.
+fn journal_stream(members: &Members<'_>) -> &'static [&'static str] {
+    if get(members, "_STREAM_ID").is_some() {
+        &["_BOOT_ID", "_STREAM_ID"]
+    } else {
+        &["_BOOT_ID", "_PID", "CONTAINER_ID_FULL", "CONTAINER_PARTIAL_ID", "PRIORITY"]
+    }
 }

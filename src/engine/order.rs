@@ -419,8 +419,8 @@ impl Engine {
                 pieces.content.push_str(&fragment.content[..kept]);
             }
             None => {
-                let content = fragment.content.clone();
-                let first = Fragment { content: String::new(), ..fragment };
+                let mut first = fragment;
+                let content = std::mem::take(&mut first.content);
                 state.pieces.insert(stream.clone(), Pieces { first, content, full: false });
                 if state.pieces.len() > STREAMS_MAX
                     && let Some(other) = state.pieces.keys().find(|key| **key != stream).cloned()

@@ -15,6 +15,7 @@
 
 use super::sieve::{Found, Needle, Room, Sieve, Walk, is_blank_line};
 use super::spec::{Pattern, Reading};
+use crate::decode::envelope::DOCKERS_PIECE;
 use crate::decode::level::Level;
 use regex_syntax::hir::literal::Extractor;
 use std::ops::Range;
@@ -38,6 +39,8 @@ enum Check {
     ByteList,
     /// Docker's `"stream"` in a line whose text does not end in a newline.
     DockerPiece,
+    /// In a line of the length of a piece that Docker cut.
+    LongLine,
 }
 
 /// The test of lines for a set of patterns.
@@ -139,6 +142,10 @@ impl Prefilter {
         add(b"MESSAGE", false, Check::ByteList);
         // And those that a shipper hands on with the mark of Kubernetes' runtime.
         add(b"\"stream\"", false, Check::DockerPiece);
+        // Those of Docker's drivers for Fluentd, the journal and GELF, and of the journal itself.
+        add(b"partial_message", true, Check::Enough);
+        add(b"_LINE_BREAK", false, Check::Enough);
+        add(b"short_message", false, Check::LongLine);
         add(b"\"attrs\"", false, Check::DockerPiece);
         for pattern in patterns {
             match need(pattern) {
@@ -208,6 +215,10 @@ impl Prefilter {
             Some(Check::Priority) => priority(text.get(found.end..).unwrap_or_default()),
             Some(Check::ByteList) => byte_list(text.get(found.end..).unwrap_or_default()),
             Some(Check::DockerPiece) => docker_piece(text, found),
+            Some(Check::LongLine) => {
+                let (start, end) = line_around(text, 0, found);
+                end - start >= DOCKERS_PIECE
+            }
             Some(Check::Enough) | None => true,
         }
     }
@@ -330,8 +341,12 @@ fn docker_piece(text: &[u8], found: Found) -> bool {
     }
     let (start, end) = line_around(text, 0, found);
     let line = text.get(start..end).unwrap_or_default();
+    // Where there is more beside the text, the newline may be in that.
     memchr::memmem::find(line, b"\\n\"").is_none()
-        || memchr::memmem::find(line, b"\"attrs\"").is_some()
+        || line.len() >= DOCKERS_PIECE
+        || [&b"\"attrs\""[..], b"\"logtag\""]
+            .iter()
+            .any(|key| memchr::memmem::find(line, key).is_some())
 }
 
 #[cfg(test)]

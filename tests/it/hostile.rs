@@ -16,7 +16,7 @@ use portcullis::pattern::spec::Reading;
 use portcullis::pattern::template::CaptureKind;
 use portcullis::pattern::{EventView, Events, PatternId};
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -789,6 +789,114 @@ fn pieces_that_a_shipper_hands_on_are_joined() {
         let summary: Value = serde_json::from_slice(&output.stderr).unwrap();
         assert_eq!(summary["events"], serde_json::json!({ "FAILED_LOGIN": 60 }), "{summary}");
     }
+}
+
+/// The same where Docker or the journal cut, each with its own mark or none.
+#[test]
+fn pieces_of_dockers_drivers_and_of_the_journal_are_joined() {
+    let text = format!(
+        r#"{{"timestamp":"2025-08-03T22:30:00Z","level":"WARNING","logger":"security","message":"FAILED_LOGIN: email={}RATE_LIMIT_VIOLATION: ip=9.9.9.9, endpoint=/, ip=203.0.113.9, reason=bad"}}"#,
+        "x".repeat(49_000)
+    );
+    // As Docker cuts, so that the last begins with what the client chose; and as the journal does.
+    let chosen = text.find("RATE_LIMIT").unwrap();
+    let cut = |size: usize| {
+        let (before, last) = text.split_at(chosen);
+        let before = before.as_bytes().chunks(size);
+        let mut pieces: Vec<_> = before.map(|piece| String::from_utf8_lossy(piece)).collect();
+        // The one before the last is full too.
+        let short = size - pieces.pop().unwrap().len();
+        let padded = text.replacen("email=", &format!("email={}", "y".repeat(short)), 1);
+        let pieces: Vec<String> = padded.as_bytes()[..padded.len() - last.len()]
+            .chunks(size)
+            .map(|piece| String::from_utf8_lossy(piece).into_owned())
+            .collect();
+        assert!(pieces.iter().all(|piece| piece.len() == size));
+        [pieces, vec![last.to_owned()]].concat()
+    };
+    type Write = fn(&str, usize, usize, usize, bool) -> Value;
+    let ways: [(&str, usize, Write); 7] = [
+        ("fluentd", 16 * 1024, |log, line, n, container, last| {
+            json!({"container_id": format!("c{container}"), "container_name": "/api", "source": "stdout", "log": log,
+                   "partial_message": "true", "partial_id": format!("i{line}c{container}"),
+                   "partial_ordinal": (n + 1).to_string(), "partial_last": last.to_string()})
+        }),
+        ("fluentd of old", 16 * 1024, |log, _, _, container, last| {
+            let mut record =
+                json!({"container_id": format!("c{container}"), "source": "stdout", "log": log});
+            if !last {
+                record["partial_message"] = json!("true");
+            }
+            record
+        }),
+        ("gelf", 16 * 1024, |log, line, n, container, _| {
+            json!({"version": "1.1", "host": "h", "short_message": log, "timestamp": 1754260200 + line + n, "level": 6,
+                   "_container_id": format!("c{container}"), "_container_name": "api", "_image_id": "i",
+                   "_image_name": "n", "_command": "run", "_tag": "t", "_created": "2025-08-03T22:00:00Z"})
+        }),
+        ("fluent bit, Docker's files", 16 * 1024, |log, line, n, container, last| {
+            json!({"log": if last { format!("{log}\n") } else { log.to_owned() }, "stream": "stdout",
+                   "date": 1754260200 + line + n, "time": "2025-08-03T22:30:00.1Z",
+                   "kubernetes": {"pod_name": format!("p{container}"), "annotations": {"applied": "{}\n"}}})
+        }),
+        ("fluent bit, Kubernetes", 16 * 1024, |log, line, n, container, last| {
+            json!({"log": log, "stream": "stdout", "date": 1754260200 + line + n,
+                   "logtag": if last { "F" } else { "P" },
+                   "kubernetes": {"pod_name": format!("p{container}"), "annotations": {"applied": "{}\n"}}})
+        }),
+        ("journal, Docker", 16 * 1024, |log, line, n, container, last| {
+            let mut record = json!({"__REALTIME_TIMESTAMP": (1754260200000000u64 + (line * 10 + n) as u64).to_string(),
+                "MESSAGE": log, "PRIORITY": "6", "_TRANSPORT": "journal", "_PID": "7", "SYSLOG_IDENTIFIER": "docker",
+                "CONTAINER_ID_FULL": format!("c{container}"), "CONTAINER_PARTIAL_LAST": last.to_string(),
+                "CONTAINER_PARTIAL_ID": format!("i{line}c{container}"), "CONTAINER_PARTIAL_ORDINAL": (n + 1).to_string()});
+            if !last {
+                record["CONTAINER_PARTIAL_MESSAGE"] = json!("true");
+            }
+            record
+        }),
+        ("journal", 48 * 1024, |log, line, n, container, last| {
+            let mut record = json!({"__REALTIME_TIMESTAMP": (1754260200000000u64 + (line * 10 + n) as u64).to_string(),
+                "MESSAGE": log, "_TRANSPORT": "stdout", "_STREAM_ID": format!("s{container}"),
+                "PRIORITY": if last { "3" } else { "6" }, "_PID": "7"});
+            if !last {
+                record["_LINE_BREAK"] = json!("line-max");
+            }
+            record
+        }),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("c.yaml"), "max_line: 16MiB\n").unwrap();
+    for (name, size, write) in ways {
+        let pieces = cut(size);
+        // Two containers take turns.
+        let lines: Vec<String> = (0..25)
+            .flat_map(|line| (0..pieces.len()).map(move |n| (line, n)))
+            .flat_map(|(line, n)| [(line, n, 1), (line, n, 2)])
+            .map(|(line, n, container)| {
+                write(&pieces[n], line, n, container, n + 1 == pieces.len()).to_string()
+            })
+            .collect();
+        for (input, joined) in [
+            (lines.join("\n") + "\n", 50 * pieces.len()),
+            // All of them in one document.
+            (format!("[{}]", lines.join(",")), 0),
+        ] {
+            let args = ["replay", "-", "--config", "c.yaml", "--summary", "json", "--quiet"];
+            let output = crate::support::run_in(folder.path(), &args, input.as_bytes());
+            let summary: Value = serde_json::from_slice(&output.stderr).unwrap();
+            assert_eq!(summary["events"], json!({ "FAILED_LOGIN": 50 }), "{name}: {summary}");
+            assert_eq!(summary["lines"]["joined"], joined, "{name}: {summary}");
+            let told = stdout(&output);
+            assert!(told.contains(r#""value":"203.0.113.9""#), "{name}: {told}");
+            assert!(!told.contains("\"9.9.9.9"), "{name}: {told}");
+        }
+    }
+    // A text that is as long but whole waits for nothing: neither a document nor a line of Docker's.
+    let whole = json!({"version": "1.1", "host": "h", "short_message": text, "timestamp": 1754260200, "_container_id": "c"});
+    let lines = format!("{whole}\n").repeat(2);
+    let output = run(&["replay", "-", "--summary", "json", "--quiet"], lines.as_bytes());
+    let summary: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(summary["events"], json!({ "FAILED_LOGIN": 2 }), "{summary}");
 }
 
 /// What has a logger of its own is not opened, however it travels.
