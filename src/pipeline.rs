@@ -58,6 +58,12 @@ const LINES_QUEUE: usize = 4;
 
 /// Errors that the summary repeats; the log has all of them.
 const ERRORS_MAX: usize = 100;
+/// Bytes that may wait for who reads a live stream's standard output.
+const UNREAD_MAX: usize = 16 << 20;
+/// How long is waited for him before it is asked whether to go on.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// How long the end waits, after a signal, for a reader that is behind.
+const LAST: Duration = Duration::from_secs(2);
 
 /// Told by signals: 0 go on, else the signal's number.
 pub type Stop = Arc<AtomicUsize>;
@@ -116,6 +122,8 @@ struct Delivery {
     watched: Option<Arc<Board>>,
     /// A sink that has no room is waited for, unless this is told to stop.
     waits: Option<Stop>,
+    /// Of a live stream: whoever reads slowly is waited for at the end, unless this is told to stop.
+    live: Option<Stop>,
     closed: bool,
     sent: u64,
 }
@@ -132,6 +140,7 @@ impl Delivery {
             remotes,
             watched,
             waits: waits.cloned(),
+            live: None,
             closed: false,
             sent: 0,
         }
@@ -176,10 +185,37 @@ impl Delivery {
         }
     }
 
+    /// Lets nobody who does not read standard output hold up the sinks on threads of their own.
+    fn apart(mut self, stop: &Stop) -> Self {
+        for (sink, _) in &mut self.sinks {
+            if let Err(error) = sink.go_apart(UNREAD_MAX, PATIENCE) {
+                warn!("sink {}: {error}; who does not read it holds up the stream", sink.name());
+            }
+        }
+        self.live = Some(Arc::clone(stop));
+        self
+    }
+
     /// Lets sinks on threads of their own finish; gives what went wrong.
     fn finish(&mut self) -> Vec<String> {
         let all = self.waits.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed) == 0);
-        self.remotes.finish(all)
+        let mut errors = self.remotes.finish(all);
+        let Some(stop) = &self.live else { return errors };
+        let mut signalled: Option<Instant> = None;
+        for (sink, _) in &mut self.sinks {
+            // Like any program in a pipe it ends when all was read; after a signal it waits no longer.
+            while matches!(sink.drain(PATIENCE), Ok(Delivered::Waits)) {
+                if stop.load(Ordering::Relaxed) != 0
+                    && signalled.get_or_insert_with(Instant::now).elapsed() >= LAST
+                {
+                    let why = format!("sink {}: its last lines were not read", sink.name());
+                    error!("{why}");
+                    errors.push(why);
+                    break;
+                }
+            }
+        }
+        errors
     }
 
     /// How the sinks are.
@@ -195,8 +231,18 @@ impl Delivery {
     }
 
     fn flush(&mut self, summary: &mut Summary) {
+        let stopped = || self.live.as_ref().is_none_or(|stop| stop.load(Ordering::Relaxed) != 0);
         for (sink, failed) in &mut self.sinks {
-            let delivered = sink.flush();
+            let mut delivered = sink.flush();
+            if matches!(delivered, Ok(Delivered::Waits)) {
+                warn!(
+                    "sink {}: nobody reads it, and no more can wait than does: the stream stands still",
+                    sink.name()
+                );
+            }
+            while matches!(delivered, Ok(Delivered::Waits)) && !stopped() {
+                delivered = sink.flush();
+            }
             note(sink, failed, delivered, &mut self.closed, summary);
         }
     }
@@ -210,7 +256,7 @@ fn note(
     summary: &mut Summary,
 ) {
     match delivered {
-        Ok(Delivered::Yes) => {}
+        Ok(Delivered::Yes | Delivered::Waits) => {}
         Ok(Delivered::Closed) => *closed = true,
         Err(error) => {
             if !std::mem::replace(failed, true) {

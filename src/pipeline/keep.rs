@@ -10,7 +10,7 @@
 //! behind and catches up from the outbox; the others and the stream go on.
 
 use super::remotes::{Outbox, Remotes, Watch};
-use super::{Stop, Ways};
+use super::{LAST, PATIENCE, Stop, Ways};
 use crate::action::decision::{Decision, instant_of};
 use crate::action::{Action, Op, Target};
 use crate::decide::board::{Board, LINGER};
@@ -48,6 +48,8 @@ const QUEUE: usize = 64;
 const RETRY: Duration = Duration::from_millis(500);
 /// How often what the sinks have finished is noted, and the log of the database is folded back.
 const TIDY: Duration = Duration::from_secs(1);
+/// A reader that took nothing for so long is said to be stuck.
+const STUCK: Duration = Duration::from_secs(10);
 /// Actions read from the outbox at once.
 const PAGE: usize = 1000;
 /// Records in the journal after which a snapshot is due whatever it takes: a restart applies them
@@ -362,14 +364,20 @@ impl Keeper {
         let cursors: BTreeMap<String, i64> = db.cursors()?.into_iter().collect();
         let last = db.last_action()?;
         let mut outlets = Vec::new();
-        for sink in sinks {
+        for mut sink in sinks {
             let name = sink.name();
+            if let Err(error) = sink.go_apart(0, PATIENCE) {
+                warn!("sink {name}: {error}; who does not read it holds up the stream");
+            }
             // A sink that was not there before is told what happens from now on.
             let cursor = cursors.get(&name).copied().unwrap_or(last);
             outlets.push(Outlet {
                 sink,
                 name,
                 cursor,
+                given: cursor,
+                waits: None,
+                stuck: false,
                 noted: cursor,
                 failing: None,
                 closed: false,
@@ -589,6 +597,12 @@ struct Outlet {
     name: String,
     /// The last action that it has finished.
     cursor: i64,
+    /// The last one that it was given: what lies between waits in it for a reader.
+    given: i64,
+    /// It waits since then.
+    waits: Option<Instant>,
+    /// That took so long that it was said.
+    stuck: bool,
     /// That which the database knows.
     noted: i64,
     /// It failed, and was last tried then.
@@ -680,7 +694,27 @@ impl Worker {
         let errors = self.remotes.finish(false);
         self.errors.extend(errors);
         self.note_cursors(true);
+        self.wait_for_readers();
         self.errors
+    }
+
+    /// Like any program in a pipe it ends when all was read; after a signal it waits no longer.
+    fn wait_for_readers(&mut self) {
+        let mut signalled: Option<Instant> = None;
+        let waits =
+            |outlet: &Outlet| outlet.waits.is_some() && outlet.failing.is_none() && !outlet.closed;
+        while self.outlets.iter().any(waits) {
+            if self.stop.load(Ordering::Relaxed) != 0
+                && signalled.get_or_insert_with(Instant::now).elapsed() >= LAST
+            {
+                warn!(
+                    "standard output was not read to its end: what is left comes with the next start"
+                );
+                break;
+            }
+            thread::sleep(PATIENCE);
+            self.note_cursors(true);
+        }
     }
 
     /// Takes a message, and what waits behind it as long as it fits into one commit.
@@ -858,10 +892,8 @@ impl Worker {
             if outlet.failing.is_some() || outlet.cursor != from - 1 {
                 continue;
             }
-            match outlet.give(actions.iter(), &self.shared) {
-                Ok(Delivered::Yes) => outlet.cursor = last,
-                Ok(Delivered::Closed) => {}
-                Err(error) => outlet.fail(&error, &mut self.errors),
+            if let Err(error) = outlet.give(actions.iter(), last, &self.shared) {
+                outlet.fail(&error, &mut self.errors);
             }
         }
     }
@@ -881,12 +913,23 @@ impl Worker {
                 continue;
             }
             let caught = outlet.catch_up(&self.db, last, &self.shared);
-            match caught {
-                Ok(()) if outlet.failing.take().is_some() => {
+            match (caught, outlet.waits) {
+                (Ok(()), Some(since)) if !outlet.stuck && since.elapsed() >= STUCK => {
+                    outlet.stuck = true;
+                    let why = format!(
+                        "sink {}: what it was given {} s ago was not read; its lines wait in the outbox",
+                        outlet.name,
+                        STUCK.as_secs()
+                    );
+                    error!("{why}");
+                    self.errors.push(why);
+                }
+                (Ok(()), None) if outlet.failing.take().is_some() | outlet.stuck => {
+                    outlet.stuck = false;
                     info!("sink {}: works again, nothing was lost", outlet.name);
                 }
-                Ok(()) => {}
-                Err(error) => outlet.fail(&error, &mut self.errors),
+                (Ok(()), _) => {}
+                (Err(error), _) => outlet.fail(&error, &mut self.errors),
             }
         }
     }
@@ -936,7 +979,7 @@ impl Worker {
         let Ok(last) = self.db.last_action() else { return };
         let status = |outlet: &Outlet| SinkStatus {
             name: outlet.name.clone(),
-            state: if outlet.failing.is_some() { "failing" } else { "working" },
+            state: if outlet.failing.is_some() || outlet.stuck { "failing" } else { "working" },
             waiting: u64::try_from(last - outlet.cursor).unwrap_or(0),
             delivered: outlet.delivered,
             ..SinkStatus::default()
@@ -979,23 +1022,41 @@ impl Outlet {
         }
     }
 
+    /// Gives it actions, the last of which has the number `last`.
     fn give<'a>(
         &mut self,
         actions: impl Iterator<Item = &'a Action>,
+        last: i64,
         shared: &Shared,
-    ) -> std::io::Result<Delivered> {
-        let mut given = 0;
+    ) -> std::io::Result<()> {
+        let mut count = 0;
         for action in actions {
-            given += 1;
+            count += 1;
             self.closed |= self.sink.deliver(action)? == Delivered::Closed;
         }
-        self.closed |= self.sink.flush()? == Delivered::Closed;
-        if self.closed {
-            shared.closed.store(true, Ordering::Relaxed);
-            return Ok(Delivered::Closed);
+        self.given = last;
+        self.settle(shared)?;
+        self.delivered += if self.closed { 0 } else { count };
+        Ok(())
+    }
+
+    /// Sends out what it was given, and notes how far that came.
+    fn settle(&mut self, shared: &Shared) -> std::io::Result<()> {
+        let flushed = self.sink.flush();
+        match flushed {
+            Ok(Delivered::Yes) if !self.closed => {
+                self.waits = None;
+                self.cursor = self.given;
+            }
+            Ok(Delivered::Yes | Delivered::Closed) => {
+                self.closed = true;
+                shared.closed.store(true, Ordering::Relaxed);
+            }
+            Ok(Delivered::Waits) => _ = self.waits.get_or_insert_with(Instant::now),
+            Err(_) if self.sink.retains() => _ = self.waits.get_or_insert_with(Instant::now),
+            Err(_) => {}
         }
-        self.delivered += given;
-        Ok(Delivered::Yes)
+        flushed.map(|_| ())
     }
 
     fn catch_up(
@@ -1007,20 +1068,20 @@ impl Outlet {
         if self.failing.is_some() {
             self.sink.reopen()?;
         }
+        if self.waits.is_some() {
+            self.settle(shared)?;
+        }
         let behind = usize::try_from(last - self.cursor).unwrap_or(0);
         // What it was told before it could be noted that it was.
         let known = self.sink.known(behind)?;
-        while self.cursor < last {
+        while self.cursor < last && self.waits.is_none() && !self.closed {
             let stored = db.actions_after(self.cursor, PAGE)?;
             let Some(end) = stored.last().map(|action| action.seq) else { break };
             let mut actions = Vec::new();
             for stored in stored.iter().filter(|action| !known.contains(&action.id)) {
                 actions.push(Action::of_json(&stored.line)?);
             }
-            if self.give(actions.iter(), shared)? == Delivered::Closed {
-                break;
-            }
-            self.cursor = end;
+            self.give(actions.iter(), end, shared)?;
         }
         Ok(())
     }

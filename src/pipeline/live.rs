@@ -169,7 +169,8 @@ pub fn run(
             engine.core.lift_allowed(arrival().unwrap_or_default());
             Out::Kept(Box::new(keeper))
         }
-        _ => Out::Direct(Delivery::new(ways, replayed.then_some(stop))),
+        _ if replayed => Out::Direct(Delivery::new(ways, Some(stop))),
+        _ => Out::Direct(Delivery::new(ways, None).apart(stop)),
     };
     // Not before the board is filled: whoever asks would be told that nobody is blocked.
     let (_server, asks) = open_door(serve.as_ref(), board, settings)?;
@@ -640,10 +641,9 @@ impl LiveStream {
         let done = std::mem::take(&mut self.done);
         match &mut self.out {
             Out::Direct(delivery) => {
-                if !actions.is_empty() {
-                    delivery.send(&actions, &mut self.engine.core.summary);
-                    delivery.flush(&mut self.engine.core.summary);
-                }
+                delivery.send(&actions, &mut self.engine.core.summary);
+                // Also without any: whoever read may have gone meanwhile.
+                delivery.flush(&mut self.engine.core.summary);
                 // Nothing lasts any longer than this.
                 done.into_iter().for_each(|done| done());
             }

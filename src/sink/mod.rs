@@ -30,6 +30,7 @@ use crate::action::Action;
 use crate::kafka::{BUILT, Connection, NOT_BUILT, Side, check_topic};
 use crate::yaml::{Checker, Node};
 use std::collections::HashSet;
+use std::time::Duration;
 
 /// How a line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -299,6 +300,8 @@ pub enum Delivered {
     Yes,
     /// Nobody reads any more: a normal end.
     Closed,
+    /// More waits for who reads it than may.
+    Waits,
 }
 
 /// A sink at work.
@@ -337,6 +340,34 @@ impl Sink {
             Sink::File(sink) => sink.flush(),
             #[cfg(feature = "kafka")]
             Sink::Kafka(sink) => sink.flush(),
+        }
+    }
+
+    /// Lets nobody who reads slowly, or not at all, hold up whoever delivers: a flush waits no longer than
+    /// `patience` until no more than `waiting_max` bytes wait.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn go_apart(&mut self, waiting_max: usize, patience: Duration) -> std::io::Result<()> {
+        match self {
+            Sink::Stdout(sink) => sink.go_apart(waiting_max, patience),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether what it was given and could not write is written by it as soon as that works.
+    pub fn retains(&self) -> bool {
+        matches!(self, Sink::Stdout(sink) if sink.retains())
+    }
+
+    /// Waits no longer than `patience` until all is out that it was given.
+    ///
+    /// # Errors
+    /// What the system says when it cannot be written.
+    pub fn drain(&mut self, patience: Duration) -> std::io::Result<Delivered> {
+        match self {
+            Sink::Stdout(sink) => sink.drain(patience),
+            other => other.flush(),
         }
     }
 

@@ -1,18 +1,68 @@
 //! Standard output: the one place that writes to it.
+//!
+//! A replay writes in turn with everything else, and waits for who reads. A live stream does not let
+//! its reader hold up what blocks attackers: there a thread writes, and lines wait for it.
 
 use super::{Delivered, Output, closed};
 use crate::action::Action;
-use std::io::{BufWriter, IsTerminal, Stdout, Write};
+use std::fs::File;
+use std::io::{BufWriter, Error, ErrorKind, IsTerminal, Stdout, Write};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Bytes that are written together while nobody flushes.
 const BUFFER: usize = 1 << 16;
+/// How often what cannot be written is tried again.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// Writes lines to standard output.
 #[derive(Debug)]
 pub struct StdoutSink {
-    out: BufWriter<Stdout>,
+    way: Way,
     output: Output,
     colour: bool,
+}
+
+#[derive(Debug)]
+enum Way {
+    Here(BufWriter<Stdout>),
+    Apart(Apart),
+}
+
+/// Lines on their way to somebody who may read slowly, or not at all.
+#[derive(Debug)]
+struct Apart {
+    shared: Arc<Shared>,
+    waiting_max: usize,
+    patience: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// Whole lines.
+    lines: Vec<u8>,
+    /// Of the lines that the thread has taken, the bytes that are not out.
+    taken: usize,
+    /// Nobody reads any more.
+    closed: bool,
+    /// What the system last said, until it takes something again.
+    failed: Option<(ErrorKind, String)>,
+    /// No more lines come.
+    over: bool,
+}
+
+impl Queue {
+    fn waiting(&self) -> usize {
+        self.lines.len() + self.taken
+    }
 }
 
 impl StdoutSink {
@@ -22,7 +72,26 @@ impl StdoutSink {
         let terminal = stdout.is_terminal();
         let output = output.unwrap_or(if terminal { Output::Text } else { Output::Json });
         let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        Self { out: BufWriter::with_capacity(BUFFER, stdout), output, colour }
+        Self { way: Way::Here(BufWriter::with_capacity(BUFFER, stdout)), output, colour }
+    }
+
+    /// Writes on a thread of its own from here on. A flush then waits no longer than `patience` until no
+    /// more than `waiting_max` bytes wait.
+    ///
+    /// # Errors
+    /// When the system gives no second handle or no thread.
+    pub fn go_apart(&mut self, waiting_max: usize, patience: Duration) -> std::io::Result<()> {
+        let out = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+        let shared = Arc::new(Shared::default());
+        let own = Arc::clone(&shared);
+        thread::Builder::new().name("stdout".into()).spawn(move || own.write(out))?;
+        self.way = Way::Apart(Apart { shared, waiting_max, patience });
+        Ok(())
+    }
+
+    /// Whether what it was given and could not write is written by it as soon as that works.
+    pub fn retains(&self) -> bool {
+        matches!(self.way, Way::Apart(_))
     }
 
     /// Buffers one line.
@@ -32,7 +101,19 @@ impl StdoutSink {
     pub fn deliver(&mut self, action: &Action) -> std::io::Result<Delivered> {
         let mut line = self.output.render(action, self.colour);
         line.push('\n');
-        self.out.write_all(line.as_bytes()).map(|()| Delivered::Yes).or_else(closed)
+        match &mut self.way {
+            Way::Here(out) => {
+                out.write_all(line.as_bytes()).map(|()| Delivered::Yes).or_else(closed)
+            }
+            Way::Apart(apart) => {
+                let mut queue = apart.shared.queue();
+                if queue.closed {
+                    return Ok(Delivered::Closed);
+                }
+                queue.lines.extend_from_slice(line.as_bytes());
+                Ok(Delivered::Yes)
+            }
+        }
     }
 
     /// Writes what is buffered.
@@ -40,6 +121,117 @@ impl StdoutSink {
     /// # Errors
     /// When it cannot be written.
     pub fn flush(&mut self) -> std::io::Result<Delivered> {
-        self.out.flush().map(|()| Delivered::Yes).or_else(closed)
+        match &mut self.way {
+            Way::Here(out) => out.flush().map(|()| Delivered::Yes).or_else(closed),
+            Way::Apart(apart) => apart.flush(apart.waiting_max, apart.patience),
+        }
+    }
+
+    /// Waits no longer than `patience` until all is out that it was given.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn drain(&mut self, patience: Duration) -> std::io::Result<Delivered> {
+        match &mut self.way {
+            Way::Here(_) => self.flush(),
+            Way::Apart(apart) => apart.flush(0, patience),
+        }
+    }
+}
+
+impl Apart {
+    fn flush(&self, waiting_max: usize, patience: Duration) -> std::io::Result<Delivered> {
+        self.shared.changed.notify_all();
+        let until = Instant::now() + patience;
+        let mut queue = self.shared.queue();
+        loop {
+            if queue.closed {
+                return Ok(Delivered::Closed);
+            }
+            if let Some((kind, said)) = &queue.failed {
+                return Err(Error::new(*kind, said.clone()));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if queue.waiting() <= waiting_max {
+                return Ok(Delivered::Yes);
+            }
+            if left.is_zero() {
+                return Ok(Delivered::Waits);
+            }
+            let waited = self.shared.changed.wait_timeout(queue, left);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        self.shared.queue().over = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The thread: writes what waits until no more comes, or until nobody reads.
+    fn write(&self, mut out: File) {
+        let mut lines = Vec::new();
+        loop {
+            let mut queue = self.queue();
+            while queue.lines.is_empty() {
+                if queue.over {
+                    return;
+                }
+                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
+            lines.clear();
+            std::mem::swap(&mut lines, &mut queue.lines);
+            queue.taken = lines.len();
+            drop(queue);
+            if !self.write_all(&mut out, &lines) {
+                return;
+            }
+        }
+    }
+
+    /// `false` if nobody reads any more.
+    fn write_all(&self, out: &mut File, mut lines: &[u8]) -> bool {
+        while !lines.is_empty() {
+            let written = match out.write(lines) {
+                Ok(0) => Err(ErrorKind::WriteZero.into()),
+                other => other,
+            };
+            let mut queue = self.queue();
+            match written {
+                Ok(count) => {
+                    lines = lines.get(count..).unwrap_or_default();
+                    queue.taken = lines.len();
+                    queue.failed = None;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                    queue.closed = true;
+                    queue.lines = Vec::new();
+                    queue.taken = 0;
+                    self.changed.notify_all();
+                    return false;
+                }
+                Err(error) => {
+                    // Somebody else may have made it one that does not wait: that is no failure.
+                    if error.kind() != ErrorKind::WouldBlock {
+                        queue.failed = Some((error.kind(), error.to_string()));
+                    }
+                    self.changed.notify_all();
+                    drop(queue);
+                    thread::sleep(RETRY);
+                    continue;
+                }
+            }
+            self.changed.notify_all();
+        }
+        true
     }
 }

@@ -18,6 +18,7 @@
 //! * [`follow`]: files that are followed through rotation
 //! * [`lasting`]: what outlives the process: captured, written down, read again
 //! * [`disk`]: disks that fail or are full under the running program
+//! * [`reader`]: who reads standard output slowly or not at all holds up nobody
 //! * [`restart`]: killed at any moment, it says what an undisturbed run says
 //! * [`starting`]: what a start finds in its state directory, and says of it
 //! * [`reload`]: rules that change while a stream runs
@@ -101,6 +102,7 @@ mod railway_double;
 mod railway_run;
 mod railway_sink;
 mod railway_pipe;
+mod reader;
 mod readme;
 mod reload;
 mod remotes;

@@ -1,0 +1,107 @@
+//! Who reads standard output slowly, or not at all: nobody else may have to wait for him.
+
+use crate::service::{Running, Service, config, id, login, until};
+use std::io::Read;
+use std::process::Stdio;
+
+const RULES: &str = "
+pack: own
+rules:
+  - { id: few, title: t, on: FAILED_LOGIN, per: ip, when: count >= 2 within 1h, then: block for 24h }
+";
+/// Far more lines than fit into a pipe.
+const ADDRESSES: usize = 600;
+
+fn service(more: &str) -> Service {
+    let more = format!(
+        "brakes: {{ max_blocks_per_minute: off }}\nsource: {{ files: [app.log], follow: true }}\n\
+         sinks:\n  - stdout: {{ output: json }}\n  - file: {{ path: actions.jsonl }}\n{more}"
+    );
+    let service = Service::new(&config(&more), RULES);
+    let lines = (0..ADDRESSES * 2).map(|n| {
+        let ip = format!("203.0.{}.{}", n % ADDRESSES / 250, n % ADDRESSES % 250 + 1);
+        login(1_754_260_200_000_000 + i64::try_from(n).unwrap() * 100_000, &ip, "u") + "\n"
+    });
+    service.write("app.log", &lines.collect::<String>());
+    service
+}
+
+/// Starts it with a pipe that nobody reads, and waits until the file has every line.
+fn unread(service: &mut Service) -> Running {
+    let (mut command, out, said) = service.command();
+    let child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut running = Running::new(child, out, said);
+    until(|| running.goes_on() && service.lines("actions.jsonl").len() == ADDRESSES, &|| {
+        format!("the file has {} lines", service.lines("actions.jsonl").len())
+    });
+    running
+}
+
+/// What whoever comes late finds, as whole lines.
+fn read(running: &mut Running) -> Vec<String> {
+    let mut text = String::new();
+    running.child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    let whole = text.rfind('\n').map_or(0, |at| at + 1);
+    text[..whole].lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn who_does_not_read_holds_up_nobody_and_gets_the_rest_at_the_next_start() {
+    let mut service = service("state_dir: ./state\n");
+    let mut running = unread(&mut service);
+    running.signal("TERM");
+    assert_eq!(running.wait().code(), Some(143), "{}", running.said());
+    assert!(running.said().contains("not read to its end"), "{}", running.said());
+    let first = read(&mut running);
+    assert!(first.len() < ADDRESSES, "{}", first.len());
+
+    let mut running = service.start();
+    let all = service.lines("actions.jsonl");
+    until(|| running.goes_on() && running.out().contains(&id(all.last().unwrap())), &|| {
+        "the last line does not come".to_owned()
+    });
+    let second: Vec<String> = running.out().lines().map(str::to_owned).collect();
+    running.stop();
+    // None is missing, and what comes twice was on its way at the end of the first run.
+    let again = first.len() + second.len() - all.len();
+    assert_eq!([&first[..first.len() - again], &second[..]].concat(), all);
+    assert_eq!(first[first.len() - again..], second[..again]);
+}
+
+#[test]
+fn who_reads_late_gets_every_line_once() {
+    for more in ["", "state_dir: ./state\n"] {
+        let mut service = service(more);
+        let mut running = unread(&mut service);
+        running.signal("TERM");
+        // It has two seconds for that.
+        let told = read(&mut running);
+        assert_eq!(running.wait().code(), Some(143), "{}", running.said());
+        assert_eq!(told, service.lines("actions.jsonl"), "{more}");
+        assert!(!running.said().contains("not read"), "{}", running.said());
+    }
+}
+
+#[test]
+fn without_a_state_directory_it_is_said_that_lines_were_not_read() {
+    let mut service = service("");
+    let mut running = unread(&mut service);
+    running.signal("TERM");
+    assert_eq!(running.wait().code(), Some(143), "{}", running.said());
+    assert!(
+        running.said().contains("sink stdout: its last lines were not read"),
+        "{}",
+        running.said()
+    );
+}
+
+/// Whoever has gone ends the stream, as ever.
+#[test]
+fn who_has_gone_ends_the_stream() {
+    for more in ["", "state_dir: ./state\n"] {
+        let mut service = service(more);
+        let mut running = unread(&mut service);
+        drop(running.child.stdout.take());
+        assert_eq!(running.wait().code(), Some(0), "{more}: {}", running.said());
+    }
+}
