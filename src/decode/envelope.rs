@@ -497,6 +497,10 @@ fn only(members: &Members<'_>, known: &[&str]) -> bool {
     members.iter().all(|(key, _)| known.contains(&key.as_ref()))
 }
 
+/// Bytes of an event of CloudWatch that is full: 256 KiB less what each costs, and less a character that
+/// had no room.
+const CLOUDWATCHS_PIECE: std::ops::RangeInclusive<usize> = 262_114..=262_144;
+
 const CLOUDWATCH_KEYS: [&str; 7] = [
     "messageType",
     "owner",
@@ -519,11 +523,23 @@ fn cloudwatch(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: 
     if string(members, "messageType") == Some("CONTROL_MESSAGE") {
         return true;
     }
-    for event in events.iter().filter_map(|event| object(Some(event))) {
+    // Docker's driver cuts where an event is full, marks nothing, and gives all pieces one time.
+    let mut pieces: Option<(String, Option<When>)> = None;
+    let mut events = events.iter().filter_map(|event| object(Some(event))).peekable();
+    while let Some(event) = events.next() {
         let mut inner = outer.inside("cloudwatch");
-        inner.when = value_time(get(event, "timestamp"), config).or(inner.when);
-        if let Some(message) = string(event, "message") {
-            push_payload(message, &inner, config, out);
+        let time = |event: &Members<'_>| value_time(get(event, "timestamp"), config);
+        inner.when = time(event).or(inner.when);
+        let Some(message) = string(event, "message") else { continue };
+        let before = pieces.take().filter(|(_, when)| *when == time(event));
+        let goes_on = events.peek().is_some_and(|next| time(next) == time(event))
+            && CLOUDWATCHS_PIECE.contains(&message.len())
+            && !(before.is_none() && is_document(message));
+        match before {
+            Some((text, when)) if goes_on => pieces = Some((text + message, when)),
+            Some((text, _)) => push_payload(&(text + message), &inner, config, out),
+            None if goes_on => pieces = Some((message.to_owned(), time(event))),
+            None => push_payload(message, &inner, config, out),
         }
     }
     true
@@ -710,6 +726,18 @@ pub(super) fn is_carrier_key(name: &str) -> bool {
     CARRIER_KEYS.contains(&name)
 }
 
+/// Whether Vector writes a key of this name, normalised, for the source that it names.
+fn is_vectors_key(members: &Members<'_>, name: &str) -> bool {
+    match string(members, "source_type") {
+        Some("syslog") => {
+            matches!(name, "appname" | "facility" | "procid" | "msgid" | "sourceip")
+        }
+        Some("socket") => name == "port",
+        Some("http_server") => name == "path",
+        _ => false,
+    }
+}
+
 /// Keys of which one must be there to believe that a text which is no document is a carried line.
 const CARRIER_MARKS: [&str; 13] = [
     "sourcetype",
@@ -730,7 +758,7 @@ const CARRIER_MARKS: [&str; 13] = [
 /// The keys of a record in which all are a carrier's, normalised, and the line that it carries.
 fn carried<'v>(members: &'v Members<'_>) -> Option<(Vec<String>, &'v str)> {
     let keys: Vec<String> = members.iter().map(|(key, _)| fields::normalize(key)).collect();
-    if !keys.iter().all(|key| is_carrier_key(key)) {
+    if !keys.iter().all(|key| is_carrier_key(key) || is_vectors_key(members, key)) {
         return None;
     }
     let text_of = |name: &str| {

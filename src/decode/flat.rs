@@ -124,8 +124,9 @@ pub fn read<'a>(line: &'a [u8], config: &'a DecodeConfig, keys: &mut Keys) -> Op
     }
     let usable = !lost && !nulls && fields.len() <= PLACES_MAX;
     let cast = keys.cast(usable.then_some(way), || {
-        // Shippers write only such keys beside the line they carry.
-        let carriers = fields.iter().all(|field| envelope::is_carrier_key(&field.path()));
+        // Shippers write only such keys beside the line they carry; Vector some more, by its source.
+        let carriers = fields.iter().all(|field| envelope::is_carrier_key(&field.path()))
+            || fields.iter().any(|field| field.is("sourcetype"));
         (!carriers).then(|| config.fields.roles(&fields))
     })?;
     let names = cast.names;

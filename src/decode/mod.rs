@@ -364,7 +364,7 @@ impl<'a> Record<'a> {
             let core = core.into_iter().any(|role| repeated(self.of(role)))
                 || [Role::Message, Role::Logger].into_iter().any(|role| rivals(self.of(role)));
             let (mut ip, ip_doubt) = settle(
-                self.of(Role::Ip),
+                self.of(Role::Ip).filter(|hit| !self.is_senders(hit)),
                 |hit| read_ip(hit.field, self.config),
                 |(a, _), (b, _)| a == b,
             );
@@ -403,6 +403,13 @@ impl<'a> Record<'a> {
                 doubts: Doubts { ip: ip_doubt, user: user_doubt, user_id: id_doubt, core },
             }
         })
+    }
+
+    /// Whether an address is that of the machine which sent the line to Vector's syslog source.
+    fn is_senders(&self, hit: &Hit<'_>) -> bool {
+        hit.field.is("sourceip")
+            && hit.rank >= FieldMap::CONFIGURED
+            && self.raw("sourcetype").is_some_and(|source| source.text == "syslog")
     }
 
     /// The client's address by the word of the platform's edge, which no client and no application can

@@ -146,6 +146,8 @@ impl Prefilter {
         add(b"partial_message", true, Check::Enough);
         add(b"_LINE_BREAK", false, Check::Enough);
         add(b"short_message", false, Check::LongLine);
+        // What CloudWatch cut may hold a text of which each event has a part.
+        add(b"DATA_MESSAGE", false, Check::LongLine);
         add(b"\"attrs\"", false, Check::DockerPiece);
         for pattern in patterns {
             match need(pattern) {

@@ -200,7 +200,7 @@ type Wrap<'a> = &'a dyn Fn(&str, usize) -> Value;
 fn shippers_and_collectors() {
     let (raw, expected) = expected(64);
     let nanos = |i: usize| (1_754_260_201 + i * 20) * 1_000_000_000;
-    let carriers: [(&str, Wrap<'_>); 14] = [
+    let carriers: [(&str, Wrap<'_>); 17] = [
         ("fluent bit", &|raw, i| {
             json!({"date": 1_754_260_201.5, "log": format!("{raw}\n"), "stream": "stdout", "time": stamp(i),
                 "kubernetes": {"pod_name": "p", "pod_ip": "10.1.1.1", "host": "198.51.100.1"}})
@@ -218,6 +218,19 @@ fn shippers_and_collectors() {
             json!({"message": raw, "timestamp": stamp(i), "source_type": "kubernetes_logs", "file": "/var/log/x",
                 "stream": "stdout", "kubernetes": {"pod_ip": "10.1.1.1"}})
         }),
+        ("vector from syslog", &|raw, i| {
+            json!({"message": raw, "timestamp": stamp(i), "source_type": "syslog", "source_ip": "198.51.100.1",
+                "appname": "api", "facility": "user", "host": "web1", "hostname": "web1", "procid": 7,
+                "msgid": "m", "severity": "info", "version": 1})
+        }),
+        (
+            "vector from a socket",
+            &|raw, i| json!({"message": raw, "timestamp": stamp(i), "source_type": "socket", "host": "198.51.100.1", "port": 9}),
+        ),
+        (
+            "vector over HTTP",
+            &|raw, i| json!({"message": raw, "timestamp": stamp(i), "source_type": "http_server", "path": "/"}),
+        ),
         ("cloudwatch", &|raw, i| {
             json!({"messageType": "DATA_MESSAGE", "owner": "1", "logGroup": "g", "logStream": "s",
                 "subscriptionFilters": ["f"],

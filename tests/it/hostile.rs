@@ -891,12 +891,48 @@ fn pieces_of_dockers_drivers_and_of_the_journal_are_joined() {
             assert!(!told.contains("\"9.9.9.9"), "{name}: {told}");
         }
     }
+    // CloudWatch has all pieces in one message.
+    let pieces = cut(262_118);
+    let event = |line: usize, piece: &str| json!({"id": "1", "timestamp": 1754260200000u64 + line as u64, "message": piece});
+    let lines: String = (0..25)
+        .map(|line| {
+            let events: Vec<Value> = pieces.iter().map(|piece| event(line, piece)).collect();
+            let all = [events.clone(), vec![event(99, "else")], events].concat();
+            json!({"messageType": "DATA_MESSAGE", "logGroup": "g", "logStream": "s", "logEvents": all}).to_string() + "\n"
+        })
+        .collect();
+    let args = ["replay", "-", "--config", "c.yaml", "--summary", "json", "--quiet"];
+    let output = crate::support::run_in(folder.path(), &args, lines.as_bytes());
+    let summary: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(summary["events"], json!({ "FAILED_LOGIN": 50 }), "{summary}");
     // A text that is as long but whole waits for nothing: neither a document nor a line of Docker's.
     let whole = json!({"version": "1.1", "host": "h", "short_message": text, "timestamp": 1754260200, "_container_id": "c"});
     let lines = format!("{whole}\n").repeat(2);
     let output = run(&["replay", "-", "--summary", "json", "--quiet"], lines.as_bytes());
     let summary: Value = serde_json::from_slice(&output.stderr).unwrap();
     assert_eq!(summary["events"], json!({ "FAILED_LOGIN": 2 }), "{summary}");
+}
+
+/// Vector's syslog source names the machine that sent the line, which is no client.
+#[test]
+fn whoever_sent_a_line_to_vector_is_not_blocked_for_it() {
+    let told = |source: &str, config: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("c.yaml"), config).unwrap();
+        let line = json!({"message": "FAILED_LOGIN: email=a@x.org, ip=203.0.113.9, reason=bad", "source_type": source,
+            "source_ip": "198.51.100.1", "timestamp": "2025-08-03T22:30:00Z", "appname": "api", "severity": "warning"});
+        let args = ["replay", "-", "--config", "c.yaml", "--summary", "none"];
+        let output =
+            crate::support::run_in(folder.path(), &args, format!("{line}\n").repeat(25).as_bytes());
+        let told = stdout(&output);
+        ["198.51.100.1", "203.0.113.9"].map(|ip| {
+            told.contains(&format!(r#""action":"block","target":{{"kind":"ip","value":"{ip}"}}"#))
+        })
+    };
+    assert_eq!(told("syslog", "{}"), [false, true]);
+    // Anywhere else it is the client, and here where it is said to be.
+    assert_eq!(told("suricata", "{}"), [true, false]);
+    assert_eq!(told("syslog", "fields: { ip: [source_ip] }"), [true, false]);
 }
 
 /// What has a logger of its own is not opened, however it travels.
