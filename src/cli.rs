@@ -205,7 +205,7 @@ pub struct Common {
     /// Say nothing on standard error but errors
     #[arg(long, short, global = true)]
     pub quiet: bool,
-    /// Say more; with explain, why each pattern does not match (-vv: everything)
+    /// Say more; with check, what each pattern costs (-vv: everything)
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }

@@ -4,17 +4,28 @@ use super::{assemble, print, settings};
 use crate::action::escape;
 use crate::assembly::Assembly;
 use crate::cli::{Common, Explain};
+use crate::decode::envelope::{Fragment, joined};
 use crate::decode::fields::FieldName;
 use crate::decode::time::{self, When};
-use crate::decode::{Decoded, Record, decode};
+use crate::decode::{Record, Shape, each};
 use crate::detect::detector::{Detector, describe};
+use crate::engine::order::Engine;
+use crate::engine::summary::Outcomes;
 use crate::pattern::set::{Matched, Verdict};
 use crate::pattern::spec::Pattern;
 use crate::pattern::{EventView, Events, Standing};
+use crate::sink::remote::micros;
+use crate::source::Batch;
+use crate::source::lines::LineReader;
 use anyhow::Result;
+use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::io::BufRead;
+use std::io::Read;
 use std::process::ExitCode;
+use std::time::SystemTime;
+
+/// Bytes that are read at once.
+const BLOCK: usize = 64 * 1024;
 
 /// Runs the command.
 ///
@@ -23,32 +34,21 @@ use std::process::ExitCode;
 pub fn explain(common: &Common, explain: &Explain) -> Result<ExitCode> {
     let settings = settings(common)?;
     let assembly = assemble(&settings, false)?;
-    let detector = assembly.detector(&assembly.rules, settings.learn);
-    let explainer = Explainer { assembly: &assembly, detector: &detector };
-    let mut shown = 0;
-    if explain.lines.is_empty() {
-        let mut stdin = std::io::stdin().lock();
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            if stdin.read_until(b'\n', &mut line)? == 0 {
-                break;
-            }
-            while line.last().is_some_and(|b| matches!(b, b'\n' | b'\r')) {
-                line.pop();
-            }
-            shown += 1;
-            if !print(&explainer.line(&line, shown)) {
-                break;
-            }
-        }
+    let mut explainer = Explainer {
+        assembly: &assembly,
+        detector: &assembly.detector(&assembly.rules, settings.learn),
+        engine: assembly.engine(),
+        max_line: settings.max_line,
+        pieces: BTreeMap::new(),
+        shown: 0,
+    };
+    let go_on = if explain.lines.is_empty() {
+        explainer.lines(std::io::stdin().lock())?
     } else {
-        for line in &explain.lines {
-            shown += 1;
-            if !print(&explainer.line(line.as_bytes(), shown)) {
-                break;
-            }
-        }
+        explainer.lines(format!("{}\n", explain.lines.join("\n")).as_bytes())?
+    };
+    if go_on {
+        explainer.finish();
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -56,36 +56,144 @@ pub fn explain(common: &Common, explain: &Explain) -> Result<ExitCode> {
 struct Explainer<'a> {
     assembly: &'a Assembly,
     detector: &'a Detector,
+    /// Takes the lines as a replay does, so that what is said of them is what it does.
+    engine: Engine,
+    max_line: usize,
+    /// The first piece of each line that waits for the rest, and what of it has come.
+    pieces: BTreeMap<String, (Fragment, String)>,
+    shown: usize,
 }
 
 impl Explainer<'_> {
-    fn line(&self, line: &[u8], number: usize) -> String {
-        let scanner = &self.assembly.scanner;
-        let mut out = format!("line {number}: {}\n", escape(&String::from_utf8_lossy(line)));
-        if !scanner.set.prefilter().candidate(line) {
-            out.push_str("  prefilter: no loaded pattern can match this line; a run counts it as unmatched without decoding it\n");
+    /// Says what all lines of a text are; `false` if nobody listens any more.
+    fn lines(&mut self, text: impl Read) -> Result<bool> {
+        let mut lines = LineReader::new(text, 0, self.max_line, BLOCK);
+        while let Some(batch) = lines.next_batch()? {
+            for line in batch.lines() {
+                self.shown += 1;
+                if !print(&self.line(line, batch.oversized)) {
+                    return Ok(false);
+                }
+            }
         }
-        match decode(line, &scanner.decode) {
-            Decoded::Empty => out.push_str("  empty: there is no text in it\n"),
-            Decoded::Unread(why, error) => {
+        Ok(true)
+    }
+
+    /// Says what of pieces is read whose rest never came.
+    fn finish(&mut self) {
+        for (first, content) in std::mem::take(&mut self.pieces).into_values() {
+            let mut out =
+                "the input ends before the rest of a line has come; what there is of it:\n"
+                    .to_owned();
+            if let Shape::Unread(..) = self.pieces_read(&first, &content, true, &mut out) {
+                out.push_str("  counted as: unreadable, and its last piece no longer as joined\n");
+            }
+            if !print(&out) {
+                return;
+            }
+        }
+    }
+
+    fn line(&mut self, line: &[u8], oversized: bool) -> String {
+        let scanner = &self.assembly.scanner;
+        let text = String::from_utf8_lossy(line);
+        let mut out = format!("line {}: {}\n", self.shown, escape(text.trim_end_matches('\r')));
+        let fragment = if oversized { None } else { scanner.fragment(line) };
+        let waits = fragment.as_ref().is_some_and(|f| self.pieces.contains_key(&f.stream));
+        match fragment {
+            _ if line.iter().all(u8::is_ascii_whitespace) => {
+                out.push_str("  empty: there is no text in it\n");
+            }
+            Some(piece) if waits || !piece.last => {
+                let (first, mut content) =
+                    self.pieces.remove(&piece.stream).unwrap_or((piece.clone(), String::new()));
+                content.push_str(&piece.content);
+                if piece.last {
+                    out.push_str("  the last piece of a line that was cut; the whole line:\n");
+                    self.pieces_read(&first, &content, false, &mut out);
+                } else {
+                    out.push_str("  a piece of a line that was cut; it is joined with the pieces that follow\n");
+                    self.pieces.insert(piece.stream, (first, content));
+                }
+            }
+            _ => {
+                if !oversized && !scanner.set.prefilter().candidate(line) {
+                    out.push_str(
+                        "  prefilter: no loaded pattern can match this line, so it is not decoded; if it were:\n",
+                    );
+                }
+                let mut records = Vec::new();
+                let shape = each(line, oversized, &scanner.decode, &mut |record| {
+                    records.push(record.into_owned(&scanner.decode));
+                });
+                self.shape(&shape, &records, &mut out);
+            }
+        }
+        self.counted(line, oversized, &mut out);
+        out
+    }
+
+    fn pieces_read(&self, first: &Fragment, content: &str, cut: bool, out: &mut String) -> Shape {
+        let config = &self.assembly.scanner.decode;
+        let mut records = Vec::new();
+        let shape = joined(first, content, cut, config, &mut |record| {
+            records.push(record.into_owned(config));
+        });
+        self.shape(&shape, &records, out);
+        shape
+    }
+
+    /// Lets the line be counted behind those before it, and says as what.
+    fn counted(&mut self, line: &[u8], oversized: bool, out: &mut String) {
+        let before = self.engine.core.summary.clone();
+        let end: &[u8] = if oversized { b"" } else { b"\n" };
+        let batch = Batch { bytes: [line, end].concat(), oversized, ..Batch::default() };
+        self.engine.apply_batch(self.assembly.scanner.scan(batch), None);
+        self.engine.take_due();
+        self.engine.core.messages.clear();
+        let after = &self.engine.core.summary;
+        let Some(outcome) = risen(&before.lines, &after.lines) else { return };
+        let name = outcome.replace('_', " ");
+        let what = match outcome {
+            "late" => {
+                ": it is older than the lines before it by more than `lateness`, so no rule counts it"
+            }
+            "future" => {
+                ": it lies ahead of the lines before it by more than `max_ahead`, so it is held until others come near it"
+            }
+            "no_time" => {
+                ": no matched line before it has a time, so a replay does not use it; `run` takes the time of its arrival"
+            }
+            "repeated" => ": a line before it says the same (`dedupe`)",
+            "oversized" => ": it is longer than `max_line`, and only its beginning is read",
+            _ => "",
+        };
+        let _ = writeln!(out, "  counted as: {name}{what}");
+        if matches!(outcome, "oversized" | "joined")
+            && let Some(records) = risen(&before.records, &after.records)
+        {
+            let _ = writeln!(out, "  what it holds: {}", records.replace('_', " "));
+        }
+    }
+
+    fn shape(&self, shape: &Shape, records: &[Record<'_>], out: &mut String) {
+        match shape {
+            Shape::Empty => out.push_str("  empty: there is no text in it\n"),
+            Shape::Unread(why, error) => {
                 let _ = writeln!(out, "  unreadable ({why}): {error}");
             }
-            Decoded::Partial => {
-                out.push_str("  a piece of a line that the container runtime cut; it is joined with the pieces that follow\n");
+            Shape::Partial => out.push_str("  a piece of a line that was cut\n"),
+            Shape::Records if records.is_empty() => {
+                out.push_str("  an envelope without records\n");
             }
-            Decoded::Records(records) => {
-                for (n, record) in records.iter().enumerate() {
-                    if records.len() > 1 {
-                        let _ = writeln!(out, "  record {} of {}", n + 1, records.len());
-                    }
-                    self.record(record, &mut out);
-                }
-                if records.is_empty() {
-                    out.push_str("  an envelope without records\n");
-                }
-            }
+            Shape::Records => {}
         }
-        out
+        for (n, record) in records.iter().enumerate() {
+            if records.len() > 1 {
+                let _ = writeln!(out, "  record {} of {}", n + 1, records.len());
+            }
+            self.record(record, out);
+        }
     }
 
     fn record(&self, record: &Record<'_>, out: &mut String) {
@@ -98,9 +206,12 @@ impl Explainer<'_> {
         let time = match record.when() {
             Some(When::At(at)) => time::format(at),
             Some(When::Yearless(_)) => {
-                "without a year; it is taken from the records before it".to_owned()
+                "without a year: the one nearest to the lines before it, else to its source's date"
+                    .to_owned()
             }
-            None => "none: the time of the record before it, or of its arrival".to_owned(),
+            None => {
+                "none: that of the last matched line before it; in `run`, of its arrival".to_owned()
+            }
         };
         let mut field = |name: &str, value: String| {
             let _ = writeln!(out, "    {name:<11} {value}");
@@ -112,7 +223,9 @@ impl Explainer<'_> {
         if let Some(logger) = record.logger() {
             field("logger", escape(logger));
         }
-        field("message", escape(&record.message()));
+        let message =
+            if record.has_message() { escape(&record.message()) } else { "none".to_owned() };
+        field("message", message);
         if let Some(ip) = record.ip() {
             let doubt = if ip.proven {
                 ""
@@ -152,16 +265,20 @@ impl Explainer<'_> {
                 let _ = writeln!(out, "    contradiction: {what}");
             }
         }
-        self.verdicts(record, out);
+        if let Some(keys) = record.closed() {
+            let _ = writeln!(out, "    not opened: {}", not_opened(&keys));
+        }
         let mut events = Events::default();
         let matched = self.assembly.scanner.set.matches(record, &mut events);
+        self.verdicts(record, !matched.near_misses.is_empty(), out);
         self.marks(&matched, &events, out);
         for event in events.of(matched.events) {
             self.event(event, record, out);
         }
     }
 
-    fn verdicts(&self, record: &Record<'_>, out: &mut String) {
+    /// How each pattern meets a record; `near`: it is told below that it is a near miss.
+    fn verdicts(&self, record: &Record<'_>, near: bool, out: &mut String) {
         let set = &self.assembly.scanner.set;
         let mut nearest: Option<(usize, &Pattern, String)> = None;
         let mut any = false;
@@ -203,7 +320,7 @@ impl Explainer<'_> {
             };
             let _ = writeln!(out, "  pattern {:<22} {text}", pattern.name);
         }
-        if !any && nearest.as_ref().is_none_or(|(at, ..)| *at == 0) {
+        if !any && !near && nearest.as_ref().is_none_or(|(at, ..)| *at == 0) {
             out.push_str("  no pattern matches, and none is near\n");
         }
         if let Some((at, pattern, text)) = nearest.filter(|(at, ..)| !any && *at > 0) {
@@ -262,7 +379,7 @@ impl Explainer<'_> {
             }
             let counted = event.rules().iter().any(|n| usize::from(*n) == number);
             let text = if !counted {
-                "does not count it: its own `where` or `unless` holds it off".to_owned()
+                "would not count it: its own `where` or `unless` holds it off".to_owned()
             } else {
                 match self.detector.key(rule, event) {
                     None => "cannot count it: it has no such key".to_owned(),
@@ -272,7 +389,7 @@ impl Explainer<'_> {
                         let standing = event.ip.map_or(Standing::Good, |ip| ip.standing);
                         let at = match record.when() {
                             Some(When::At(at)) => at,
-                            _ => 0,
+                            _ => self.engine.core.last(0).unwrap_or_else(|| micros(now())),
                         };
                         let held: Vec<String> = rule
                             .then
@@ -287,7 +404,7 @@ impl Explainer<'_> {
                             })
                             .collect();
                         format!(
-                            "counts it {} ({}){}",
+                            "would count it {} ({}){}",
                             match value {
                                 Some(value) => format!("per {kind} {}", escape(&value)),
                                 None => "for all together".to_owned(),
@@ -301,4 +418,36 @@ impl Explainer<'_> {
             let _ = writeln!(out, "    rule {:<26} {text}", rule.id);
         }
     }
+}
+
+/// The outcome that a line has added to.
+fn risen(before: &Outcomes, after: &Outcomes) -> Option<&'static str> {
+    let parts = before.parts().into_iter().zip(after.parts());
+    // What is counted as matched behind others was held aside by lines before this one.
+    parts.rev().find(|((_, before), (_, after))| after > before).map(|((name, _), _)| name)
+}
+
+/// Why a document in a message stays a text, and what would help.
+fn not_opened(keys: &[&str]) -> String {
+    let named: Vec<String> = keys.iter().take(3).map(|key| format!("`{}`", escape(key))).collect();
+    let named = named.join(", ");
+    let why = match keys.len() {
+        0 => {
+            return "the document in its message stays a text: what it travels in names a logger or other \
+                    fields of its own, holds two messages, or lies too deep"
+                .to_owned();
+        }
+        1 => format!("the key {named} is one that no carrier writes"),
+        2 | 3 => format!("the keys {named} are ones that no carrier writes"),
+        n => format!("{n} keys ({named}, ...) are ones that no carrier writes"),
+    };
+    format!(
+        "the document in its message stays a text: {why}, so the record is an application's own; take \
+         off what wraps the document, or let it put what it adds under `labels`"
+    )
+}
+
+#[expect(clippy::disallowed_methods, reason = "a line without a time is judged when it comes")]
+fn now() -> SystemTime {
+    SystemTime::now()
 }

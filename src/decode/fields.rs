@@ -595,6 +595,14 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// The key of its record under which it stands, as written.
+    pub fn key(&self) -> &str {
+        match self.path {
+            Some(_) => self.shown.split('.').next().unwrap_or_default(),
+            None => &self.shown,
+        }
+    }
+
     /// A field that borrows nothing.
     pub fn into_owned(self) -> Field<'static> {
         Field {

@@ -311,6 +311,22 @@ impl<'a> Record<'a> {
         !self.header_messages().is_empty() || self.message_field().is_some()
     }
 
+    /// If its message is a document that was not opened, as it would be in a carrier's record: those of
+    /// its keys that no carrier writes; none if it is for another reason.
+    pub fn closed(&self) -> Option<Vec<&str>> {
+        let message = &self.message_field().filter(|_| self.header_messages().is_empty())?.text;
+        if !message.trim_start().starts_with('{') || json::read(message).is_err() {
+            return None;
+        }
+        if matches!(self.outer.layers.last(), Some(&("otlp" | "loki"))) {
+            return Some(Vec::new());
+        }
+        let mut keys: Vec<&str> = self.fields.iter().map(Field::key).collect();
+        keys.retain(|key| !envelope::is_carrier_key(&fields::normalize(key)));
+        keys.dedup();
+        Some(keys)
+    }
+
     fn header_messages(&self) -> &[Cow<'a, str>] {
         self.header.as_ref().map_or(&[], |header| header.messages.as_slice())
     }

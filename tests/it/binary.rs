@@ -3,7 +3,7 @@
 use crate::support::{binary, failed_logins, piped, portcullis, root, run, run_in, stderr, stdout};
 use portcullis::config::{EXAMPLE, KEYS, Settings};
 use portcullis::yaml::{Checker, Document};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -682,6 +682,145 @@ fn rules_can_be_changed_switched_off_and_people_allowed() {
     let expired = actions("allow: [{ ip: 203.0.113.0/24, until: 2025-01-01T00:00:00Z }]\n");
     assert!(expired.contains("\"op\":\"start\",\"action\":\"block\""), "{expired}");
     assert_eq!(actions("rules:\n#  ip-blocking: off\n").lines().count(), 2);
+}
+
+/// Lines that are read in some odd way, or in none.
+fn odd_lines() -> Vec<String> {
+    let time = "2025-08-03T22:30:00Z";
+    let text = "FAILED_LOGIN: email=a@example.org, ip=203.0.113.7, reason=bad";
+    let home = serde_json::json!({ "timestamp": time, "logger": "security", "message": text });
+    let home = home.to_string();
+    let with = |more: &str| format!("{},{more}}}", &home[..home.len() - 1]);
+    let wrapped = |key: &str, more: &str| {
+        format!("{{{}:{}{more}}}", serde_json::json!(key), serde_json::json!(home))
+    };
+    let (begun, rest) = text.split_at(20);
+    let long = "x".repeat(2000);
+    vec![
+        String::new(),
+        " \t".into(),
+        "\r".into(),
+        "\0\0".into(),
+        "\u{feff}".into(),
+        "\u{1b}[0m".into(),
+        "hello".into(),
+        home.clone(),
+        format!("{home}\r"),
+        format!("\u{feff}{home}"),
+        text.into(),
+        format!("{time} [WARN] {text}"),
+        format!("Aug  3 22:30:00 host app[1]: {text}"),
+        "FAILED_LOGIN: drifted".into(),
+        home.replace("security", "app"),
+        with("\"ip_address\":\"198.51.100.4\""),
+        with("\"ip_address\":\"198.51.100.4\",\"client_ip\":\"198.51.100.5\""),
+        with("\"timestamp\":\"2025-08-03T23:30:00Z\""),
+        home.replace("203.0.113.7", "10.0.0.1"),
+        format!("[{home},{home},3]"),
+        "[]".into(),
+        "{}".into(),
+        "{\"a\":1".into(),
+        "{hello".into(),
+        "{FAILED_LOGIN: ".into(),
+        home[..home.len() - 10].into(),
+        format!("{home} {home}"),
+        with("\"x\":NaN"),
+        format!("{time} stdout P {begun}"),
+        format!("{time} stdout F {rest}"),
+        format!("{time} stdout F {rest}"),
+        format!("{time} stdout P hello"),
+        wrapped("log", &format!(",\"stream\":\"stdout\",\"time\":\"{time}\"")),
+        format!("{{\"log\":\"{begun}\",\"stream\":\"stderr\",\"attrs\":{{}}}}"),
+        wrapped("message", ""),
+        wrapped("message", ",\"port\":80"),
+        wrapped("message", ",\"logger\":\"security\""),
+        r#"{"messageType":"CONTROL_MESSAGE","logGroup":"FAILED_LOGIN: ","logEvents":[]}"#.into(),
+        r#"{"__REALTIME_TIMESTAMP":"1754260200000000","MESSAGE":null}"#.into(),
+        format!("{text} {long}"),
+        with(&format!("\"x\":\"{long}\"")),
+        " ".repeat(2000),
+    ]
+}
+
+#[test]
+fn explain_says_of_a_line_what_a_replay_makes_of_it() {
+    let folder = folder();
+    let config = write(&folder, "c.yaml", "max_line: 1000\ndedupe: 10m\n");
+    let lines = odd_lines();
+    let told = |input: &str| -> Vec<String> {
+        let output = run(&["explain", "-q", "--config", &config], input.as_bytes());
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        let said = stdout(&output);
+        said.lines().filter_map(|l| l.strip_prefix("  counted as: ")).map(str::to_owned).collect()
+    };
+    let replayed = |input: &str| {
+        let args = ["replay", "-", "-q", "--summary", "json", "--config", &config];
+        json(&stderr(&run(&args, input.as_bytes())))["lines"].clone()
+    };
+    let total = |said: &[String]| {
+        let mut total = BTreeMap::from([("total".to_owned(), said.len())]);
+        for one in said {
+            let name = one.split(':').next().unwrap().replace(' ', "_");
+            *total.entry(name).or_default() += 1;
+        }
+        total
+    };
+    let counted = |lines: &serde_json::Value| -> BTreeMap<String, usize> {
+        let lines = lines.as_object().unwrap().iter();
+        let lines = lines.map(|(name, n)| (name.clone(), n.as_u64().unwrap() as usize));
+        lines.filter(|(_, n)| *n > 0).collect()
+    };
+    for line in &lines {
+        let input = format!("{line}\n");
+        assert_eq!(total(&told(&input)), counted(&replayed(&input)), "{line}");
+    }
+    // Together they are one stream, in which a record can come again or late.
+    let mut all = lines.join("\n");
+    for minute in 31..36 {
+        let line = attack().lines().next().unwrap().replace("22:30:00", &format!("22:{minute}:00"));
+        all.push_str(&format!("\n{line}"));
+    }
+    all.push_str(&format!("\n{}\n", lines[7].replace("22:30:00", "21:30:00")));
+    all.push_str(&format!("{}\n", lines[7].replace("2025", "2199")));
+    let (said, lines) = (told(&all), counted(&replayed(&all)));
+    assert_eq!(total(&said), lines);
+    for outcome in ["late", "future", "repeated", "joined", "oversized", "near_miss"] {
+        assert!(lines.contains_key(outcome), "{outcome}: {lines:?}");
+    }
+}
+
+#[test]
+fn explain_says_why_a_document_is_not_opened_and_joins_pieces() {
+    let explain = |input: &str| stdout(&run(&["explain", "-q"], input.as_bytes()));
+    let document =
+        serde_json::json!({ "message": "FAILED_LOGIN: email=a, ip=203.0.113.7, reason=b" });
+    let record =
+        serde_json::json!({ "message": document.to_string(), "port": 80, "stream": "stdout" });
+    let said = explain(&format!("{record}\n"));
+    assert!(
+        said.contains("not opened")
+            && said.contains("the key `port` is one that no carrier writes"),
+        "{said}"
+    );
+    let opened = serde_json::json!({ "message": document.to_string(), "stream": "stdout" });
+    let said = explain(&format!("{opened}\n"));
+    assert!(!said.contains("not opened") && said.contains("event FAILED_LOGIN"), "{said}");
+    let pieces = "2025-08-03T22:30:00Z stdout P FAILED_LOGIN: email=a, \n\
+                  2025-08-03T22:30:00Z stdout F ip=203.0.113.7, reason=b\n";
+    let said = explain(pieces);
+    assert!(
+        said.contains("event FAILED_LOGIN") && said.contains("what it holds: matched"),
+        "{said}"
+    );
+    let said = explain(pieces.lines().next().unwrap());
+    assert!(said.contains("before the rest of a line has come"), "{said}");
+    // Another logger is a near miss, so that something is near.
+    let other = attack().lines().next().unwrap().replace("\"security\"", "\"app\"");
+    let said = explain(&other);
+    assert!(said.contains("near miss of FAILED_LOGIN") && !said.contains("none is near"), "{said}");
+    // An argument is a line, an empty one too.
+    let said = stdout(&run(&["explain", "-q", "", "hello"], b""));
+    assert!(said.starts_with("line 1: \n  empty") && said.contains("\nline 2: hello\n"), "{said}");
 }
 
 #[test]
