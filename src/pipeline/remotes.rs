@@ -45,6 +45,9 @@ const AFTER_MAX: Duration = Duration::from_secs(3600);
 const LAST_MAX: Duration = Duration::from_secs(5);
 /// How long that of a replay does.
 const ALL_MAX: Duration = Duration::from_secs(86_400);
+/// Failures in a row after which a replay gives a sink up: whoever is restarted is back by then, and whoever
+/// waits for the end of a replay learns soon that nothing comes of it.
+const PATIENCE: usize = 6;
 /// How often somebody looks whether there is anything to do, besides being told.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -93,6 +96,10 @@ struct State {
     queue: VecDeque<(i64, Action)>,
     ending: Option<Ending>,
     status: SinkStatus,
+    /// Failures in a row.
+    failures: usize,
+    /// Actions that were over before they came here.
+    over: usize,
     /// Lines dropped since that was asked last.
     dropped: u64,
 }
@@ -173,6 +180,8 @@ impl Remotes {
                     queue: VecDeque::new(),
                     ending: None,
                     status: SinkStatus { name: name.clone(), state, ..SinkStatus::default() },
+                    failures: 0,
+                    over: 0,
                     dropped: 0,
                 }),
                 name,
@@ -185,7 +194,6 @@ impl Remotes {
                 board: Arc::clone(board),
                 pace,
                 reconciled: None,
-                failures: 0,
                 resume: None,
                 off: false,
             };
@@ -204,13 +212,17 @@ impl Remotes {
     }
 
     /// Hands actions over where there is no state directory. With `waits`, a sink that has no room is
-    /// waited for, as a finite input can.
+    /// waited for, as a finite input can, until it is given up.
     pub fn hand(&mut self, actions: &[Action], waits: Option<&Stop>) {
         let goes_on = || waits.is_some_and(|stop| stop.load(Ordering::Relaxed) == 0);
         for (line, thread) in &self.lines {
             let mut state = line.state();
             for (at, action) in (self.last + 1..).zip(actions) {
-                while state.queue.len() >= QUEUE_MAX && goes_on() && !thread.is_finished() {
+                while state.queue.len() >= QUEUE_MAX
+                    && state.failures < PATIENCE
+                    && goes_on()
+                    && !thread.is_finished()
+                {
                     line.bell.notify_all();
                     let waited = line.bell.wait_timeout(state, LOOK);
                     state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -248,7 +260,7 @@ impl Remotes {
     /// Lets them finish what they can in a limited time, or all of it with `all`; gives what went
     /// wrong.
     pub fn finish(&mut self, all: bool) -> Vec<String> {
-        let (limit, patience) = if all { (ALL_MAX, PAUSES.len()) } else { (LAST_MAX, 1) };
+        let (limit, patience) = if all { (ALL_MAX, PATIENCE) } else { (LAST_MAX, 1) };
         let until = Instant::now() + limit;
         for (line, _) in &self.lines {
             line.state().ending = Some(Ending { until, patience });
@@ -262,6 +274,16 @@ impl Remotes {
                 thread::sleep(Duration::from_millis(5));
             }
             let state = line.state();
+            if state.over > 0 {
+                let over = match state.over {
+                    1 => "1 action had ended already and was".to_owned(),
+                    n => format!("{n} actions had ended already and were"),
+                };
+                info!(
+                    "sink {}: {over} not carried out: a sink applies what is left of a decision",
+                    line.name
+                );
+            }
             // What there was no room for is said below.
             let queued = i64::try_from(state.queue.len()).unwrap_or(0);
             let waiting = if self.kept { state.last - state.cursor } else { queued };
@@ -295,8 +317,6 @@ struct Worker {
     pace: f64,
     /// When the world was compared with the board last.
     reconciled: Option<Instant>,
-    /// Failures in a row.
-    failures: usize,
     /// It is not tried again before.
     resume: Option<Instant>,
     /// The receiver wants nothing any more.
@@ -327,7 +347,7 @@ impl Worker {
         match state.ending {
             Some(Ending { until, patience }) => {
                 let done = state.cursor >= state.last && self.driven.remote.due(now()).is_none();
-                done || Instant::now() >= until || self.failures >= patience
+                done || Instant::now() >= until || state.failures >= patience
             }
             None => false,
         }
@@ -378,7 +398,7 @@ impl Worker {
             let past = self.line.state().cursor < end;
             if past {
                 // Lines that nothing here can read were said above.
-                self.advance(end, 0, 1);
+                self.advance(end, &[], 0, 1);
             }
             return past;
         }
@@ -458,18 +478,19 @@ impl Worker {
     fn deliver(&mut self, page: &[(i64, Action)], end: i64) {
         let remote = &mut self.driven.remote;
         let (acts, now) = (remote.acts(), now());
-        let wanted: Vec<&(i64, Action)> = page
+        let (over, wanted): (Vec<_>, Vec<&(i64, Action)>) = page
             .iter()
-            .filter(|(_, action)| !acts || action.mode == "enforce" && !is_over(action, now))
+            .filter(|(_, action)| !acts || action.mode == "enforce")
             .filter(|(_, action)| remote.wants(action))
-            .collect();
+            .partition(|(_, action)| acts && is_over(action, now));
+        let over: Vec<i64> = over.into_iter().map(|(at, _)| *at).collect();
         if self.driven.dry || self.off {
             if self.driven.dry {
                 for (_, action) in &wanted {
                     info!("sink {}: dry: would {}", self.line.name, remote.would(action));
                 }
             }
-            self.advance(end, 0, if self.off { wanted.len() } else { 0 });
+            self.advance(end, &over, 0, if self.off { wanted.len() } else { 0 });
             return;
         }
         let actions: Vec<Action> = wanted.iter().map(|(_, action)| action.clone()).collect();
@@ -481,22 +502,23 @@ impl Worker {
             (Some(Trouble::Refused { why }), Some(at)) => {
                 let refused = actions.get(done).map_or("", |action| action.id.as_str());
                 error!("sink {}: action {refused} is passed over: {why}", self.line.name);
-                self.advance(at, done, 1);
+                self.advance(at, &over, done, 1);
                 self.note(None);
                 return;
             }
             (Some(Trouble::Disabled { .. }), Some(_)) => {
                 self.off = true;
-                self.advance(end, done, actions.len() - done);
+                self.advance(end, &over, done, actions.len() - done);
             }
-            (_, Some(at)) => self.advance(at - 1, done, 0),
-            (_, None) => self.advance(end, done, 0),
+            (_, Some(at)) => self.advance(at - 1, &over, done, 0),
+            (_, None) => self.advance(end, &over, done, 0),
         }
         self.note(progress.trouble);
     }
 
-    /// All up to `cursor` is done, or will never be.
-    fn advance(&self, cursor: i64, delivered: usize, refused: usize) {
+    /// All up to `cursor` is done, or will never be; `over` are those for which there was nothing to do
+    /// any more.
+    fn advance(&self, cursor: i64, over: &[i64], delivered: usize, refused: usize) {
         let mut state = self.line.state();
         state.cursor = state.cursor.max(cursor);
         let cursor = state.cursor;
@@ -507,6 +529,7 @@ impl Worker {
         if state.queue.is_empty() && matches!(self.outbox, Outbox::Memory) {
             state.cursor = state.last;
         }
+        state.over += over.iter().filter(|at| **at <= cursor).count();
         state.status.delivered += u64::try_from(delivered).unwrap_or(0);
         state.status.refused += u64::try_from(refused).unwrap_or(0);
         drop(state);
@@ -518,9 +541,9 @@ impl Worker {
         let mut state = self.line.state();
         let Some(trouble) = trouble else {
             self.resume = None;
-            if self.failures > 0 {
+            if state.failures > 0 {
                 info!("sink {}: works again", self.line.name);
-                self.failures = 0;
+                state.failures = 0;
                 state.status.why = None;
                 state.status.state = "working";
             }
@@ -529,12 +552,12 @@ impl Worker {
         let why = trouble.why().to_owned();
         match trouble {
             Trouble::Later { after, .. } => {
-                let pause = pause(self.failures).max(after.unwrap_or_default().min(AFTER_MAX));
+                let pause = pause(state.failures).max(after.unwrap_or_default().min(AFTER_MAX));
                 self.resume = Some(Instant::now() + pause.div_f64(self.pace));
-                if self.failures == 0 {
+                if state.failures == 0 {
                     error!("sink {}: {why}; its lines wait", self.line.name);
                 }
-                self.failures += 1;
+                state.failures += 1;
                 state.status.state = "failing";
             }
             Trouble::Paced { wait } => {
@@ -836,6 +859,44 @@ mod tests {
                 "sink slow: 5 lines were lost to it"
             ]
         );
+    }
+
+    #[test]
+    fn a_finite_input_gives_a_dead_sink_up() {
+        let (fake, world) = Fake::new("dead");
+        world.dead.store(true, Ordering::Relaxed);
+        let mut remotes = start(vec![fake.driven(false)]);
+        let actions = starts(0..3);
+        // Nobody would ever make room.
+        for _ in 0..QUEUE_MAX / 2 {
+            remotes.hand(&actions, Some(&Stop::default()));
+        }
+        let errors = remotes.finish(true);
+        assert_eq!(errors.len(), 3, "{errors:?}");
+        let calls = world.calls.load(Ordering::Relaxed);
+        assert!((PATIENCE..40).contains(&calls), "{calls}");
+        let pauses: Duration = PAUSES.iter().take(PATIENCE - 1).sum();
+        assert!(pauses < Duration::from_secs(25), "as README says: {pauses:?}");
+    }
+
+    #[test]
+    fn what_was_over_before_it_came_is_counted_once() {
+        let (mut fake, world) = Fake::new("late");
+        fake.acts = true;
+        fake.takes = 1;
+        let past = Some("2025-08-03T23:30:00.000000Z".to_owned());
+        let over =
+            |number| Action { until: past.clone(), ..action(number, Op::Start, Mode::Enforce) };
+        let mut actions = starts(0..3);
+        actions.insert(1, over(7));
+        actions.extend([over(8), action(9, Op::Start, Mode::Shadow)]);
+        let mut remotes = start(vec![fake.driven(false)]);
+        remotes.hand(&actions, None);
+        until("the others are done", || world.done.lock().unwrap().len() == 3);
+        let line = Arc::clone(&remotes.lines[0].0);
+        until("all has passed", || line.state().queue.is_empty());
+        assert_eq!(line.state().over, 2);
+        remotes.finish(false);
     }
 
     #[test]

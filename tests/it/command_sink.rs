@@ -2,6 +2,7 @@
 
 use crate::remotes::parse;
 use crate::service::until;
+use crate::support::{failed_logins, run, stderr};
 use portcullis::action::{Action, Op};
 use portcullis::sink::command::Options;
 use portcullis::sink::remote::{Progress, Remote, Trouble};
@@ -253,4 +254,30 @@ fn its_settings_are_checked_where_they_stand() {
         let told = parse(&format!("command: {text}\n")).unwrap_err();
         assert!(told.contains(said), "{text}: {told}");
     }
+}
+
+#[test]
+fn a_replay_says_what_had_ended_before_it_came_to_a_sink() {
+    let script = Script::new("exit 75");
+    let config = script.folder.path().join("c.yaml");
+    let path = &script.options.argv[0];
+    let text = format!(
+        "mode: enforce\nsinks:\n  - command: {{ argv: [{path}], on: [start], actions: [block] }}\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let args = ["replay", "-", "--apply", "--config", config.to_str().unwrap()];
+    let lines = failed_logins(21, 170, "203.0.113.7");
+    let output = run(&args, lines.as_bytes());
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("1 action had ended already and was not carried out"), "{said}");
+    // What lasts is done.
+    let script = Script::new("cat >>$HERE/lines");
+    let text = std::fs::read_to_string(&config).unwrap().replace(path, &script.options.argv[0]);
+    std::fs::write(&config, text).unwrap();
+    let output = run(&args, lines.replace("2025-", "2099-").as_bytes());
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(!said.contains("had ended already"), "{said}");
+    assert_eq!(script.left("lines").lines().count(), 1);
 }
