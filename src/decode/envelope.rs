@@ -5,7 +5,7 @@
 //! record. An envelope gives a time, a logger or a level where its content has none; it never
 //! says who the client was.
 
-use super::fields::{self, Field, Kind, Known};
+use super::fields::{self, Field, FieldMap, Kind, Known, Role};
 use super::json::{self, Value};
 use super::level::Level;
 use super::text;
@@ -261,6 +261,15 @@ fn payload(text: &str, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> Sh
     }
     for value in &document.values {
         value_records(value, outer, config, out);
+    }
+    if let [Value::Object(members)] = document.values.as_slice()
+        && outer.layers.is_empty()
+        && is_journal(members)
+        && matches!(get(members, "MESSAGE"), Some(Value::Null))
+    {
+        let why = "MESSAGE is null: journalctl leaves out what is longer than 4096 bytes unless it \
+                   is given --all";
+        return Shape::Unread(Unread::Omitted, why.to_owned());
     }
     Shape::Records
 }
@@ -623,10 +632,14 @@ fn otlp_record(
 ) {
     let mut inner = outer.inside("otlp");
     inner.logger = scope.cloned().or(inner.logger);
-    inner.when = value_time(get(record, "observedTimeUnixNano"), config).or(inner.when);
-    inner.when = value_time(get(record, "timeUnixNano"), config).or(inner.when);
-    let attributes = key_values(array(record, "attributes").unwrap_or_default());
-    let body = object(get(record, "body")).and_then(|body| string(body, "stringValue"));
+    let stamps = ["timeUnixNano", "observedTimeUnixNano"];
+    let when = stamps.into_iter().find_map(|name| value_time(get(record, name), config));
+    inner.when = when.or(inner.when);
+    let attributes = key_values(array(record, "attributes").unwrap_or_default(), Value::clone);
+    let body = object(get(record, "body"));
+    let map = body.and_then(|body| object(get(body, "kvlistValue")));
+    let map = map.and_then(|map| array(map, "values"));
+    let body = body.and_then(|body| string(body, "stringValue"));
     let transport = |key: &str| key.starts_with("log.") || key.starts_with("k8s.");
     if let Some(body) = body
         && scope.is_none()
@@ -638,6 +651,11 @@ fn otlp_record(
     }
     let mut own: Vec<(Cow<'_, str>, Value<'_>)> =
         record.iter().filter(|(key, _)| key != "attributes").cloned().collect();
+    // What the application logged as a structure is read as one, beside what else the record says.
+    if let Some(map) = map {
+        own.retain(|(key, _)| key != "body");
+        own.extend(key_values(map, typed));
+    }
     // A message that was taken out of the body stands in it; any other contradicts it.
     let other = |body: &str, (key, value): &(Cow<'_, str>, Value<'_>)| {
         let text = object(Some(value)).and_then(|value| string(value, "stringValue"));
@@ -650,16 +668,39 @@ fn otlp_record(
         own.push((Cow::Borrowed("message"), Value::String(Cow::Borrowed(body))));
     }
     own.extend(attributes);
-    out(object_record(&own, &inner, config));
+    let record = object_record(&own, &inner, config);
+    // The SDK's clock, against which an attribute that is called a time may be anything: but for one
+    // that the configuration names.
+    let named = record.of(Role::Time).any(|hit| {
+        hit.rank < FieldMap::CONFIGURED && super::read_time(hit.field, &config.zone).is_some()
+    });
+    let header = Header { when, ..Header::default() };
+    let header = (when.is_some() && !named).then(|| Box::new(header));
+    out(Record { header, ..record });
 }
 
-fn key_values<'a>(items: &[Value<'a>]) -> Vec<(Cow<'a, str>, Value<'a>)> {
+/// A typed value as JSON has it: of a map, an object.
+fn typed<'a>(value: &Value<'a>) -> Value<'a> {
+    let Some([(kind, inner)]) = object(Some(value)) else { return value.clone() };
+    let values = object(Some(inner)).and_then(|list| array(list, "values"));
+    match (&**kind, values) {
+        ("stringValue" | "intValue" | "doubleValue" | "boolValue", _) => inner.clone(),
+        ("kvlistValue", Some(items)) => Value::Object(key_values(items, typed)),
+        ("arrayValue", Some(items)) => Value::Array(items.iter().map(typed).collect()),
+        _ => value.clone(),
+    }
+}
+
+fn key_values<'a>(
+    items: &[Value<'a>],
+    read: impl Fn(&Value<'a>) -> Value<'a>,
+) -> Vec<(Cow<'a, str>, Value<'a>)> {
     items
         .iter()
         .filter_map(|item| {
             let item = object(Some(item))?;
             let Some(Value::String(key)) = get(item, "key") else { return None };
-            Some((key.clone(), get(item, "value")?.clone()))
+            Some((key.clone(), read(get(item, "value")?)))
         })
         .collect()
 }
@@ -872,11 +913,15 @@ fn journald(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Ou
     true
 }
 
-/// The message of a record of the journal; `None` if it is none.
-fn journal_text<'v>(members: &'v Members<'_>) -> Option<Cow<'v, str>> {
+fn is_journal(members: &Members<'_>) -> bool {
     let journal =
         |key: &str| key.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
-    if get(members, "__REALTIME_TIMESTAMP").is_none() || !members.iter().all(|(k, _)| journal(k)) {
+    get(members, "__REALTIME_TIMESTAMP").is_some() && members.iter().all(|(k, _)| journal(k))
+}
+
+/// The message of a record of the journal; `None` if it is none.
+fn journal_text<'v>(members: &'v Members<'_>) -> Option<Cow<'v, str>> {
+    if !is_journal(members) {
         return None;
     }
     match get(members, "MESSAGE") {

@@ -48,6 +48,8 @@ pub enum Unread {
     Syntax,
     /// It ends before anything in it is complete.
     Truncated,
+    /// Whoever handed it on has left its message out.
+    Omitted,
 }
 
 impl fmt::Display for Unread {
@@ -55,6 +57,7 @@ impl fmt::Display for Unread {
         f.write_str(match self {
             Unread::Syntax => "syntax",
             Unread::Truncated => "truncated",
+            Unread::Omitted => "omitted",
         })
     }
 }
@@ -77,7 +80,7 @@ pub enum Decoded<'c> {
 pub enum Shape {
     /// Blank.
     Empty,
-    /// Nothing that can be read.
+    /// Nothing that can be read, but for what was handed over all the same.
     Unread(Unread, String),
     /// A part of a longer line, to be joined before it means anything.
     Partial,

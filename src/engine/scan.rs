@@ -294,10 +294,18 @@ impl Scanner {
 }
 
 /// What a line was whose records stand in `out` from `first` on.
-fn what(shape: Shape, first: usize, out: &Findings) -> Option<What> {
+fn what(shape: Shape, first: usize, out: &mut Findings) -> Option<What> {
     match shape {
         Shape::Empty => None,
-        Shape::Unread(why, error) => Some(What::Unread(why, error)),
+        Shape::Unread(why, error) => {
+            // What names it although it could not be read as a whole has read enough.
+            let behind = out.records.get(first..).unwrap_or_default();
+            if behind.iter().any(|found| !found.matched.events.is_empty()) {
+                return Some(What::Records(Run::between(first, out.records.len())));
+            }
+            out.records.truncate(first);
+            Some(What::Unread(why, error))
+        }
         Shape::Partial => Some(What::Piece),
         Shape::Records => Some(What::Records(Run::between(first, out.records.len()))),
     }

@@ -26,6 +26,8 @@ const NEEDLE_MIN: usize = 3;
 /// How nearly every line names its level: a word follows, which is no number.
 const ORDINARY: [&str; 3] = [r#"level": ""#, r#"level":""#, r#"level\": \""#];
 const LEVEL: &str = "level";
+/// Bytes between a key and its typed value, at most: names, quotes and escapes.
+const TYPED_MAX: usize = 128;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Check {
@@ -35,8 +37,8 @@ enum Check {
     NumberBehind,
     /// Syslog's priority, which is a level: `<11>`.
     Priority,
-    /// The journal's message as a list of bytes, in which no text stands as it is.
-    ByteList,
+    /// The journal's message as a list of bytes, in which no text stands as it is, or left out.
+    Journal,
     /// Docker's `"stream"` in a line whose text does not end in a newline.
     DockerPiece,
     /// In a line of the length of a piece that Docker cut.
@@ -139,7 +141,7 @@ impl Prefilter {
         for control in [0x90, 0x98, 0x9b, 0x9d, 0x9e, 0x9f] {
             add(&[0xc2, control], false, Check::Enough);
         }
-        add(b"MESSAGE", false, Check::ByteList);
+        add(b"MESSAGE", false, Check::Journal);
         // And those that a shipper hands on with the mark of Kubernetes' runtime.
         add(b"\"stream\"", false, Check::DockerPiece);
         // Those of Docker's drivers for Fluentd, the journal and GELF, and of the journal itself.
@@ -213,9 +215,12 @@ impl Prefilter {
 
     fn holds(&self, text: &[u8], found: Found) -> bool {
         match self.checks.get(found.needle) {
-            Some(Check::NumberBehind) => number_behind(text.get(found.end..).unwrap_or_default()),
+            Some(Check::NumberBehind) => {
+                number_behind(text.get(found.end..).unwrap_or_default())
+                    || typed_number(text, found)
+            }
             Some(Check::Priority) => priority(text.get(found.end..).unwrap_or_default()),
-            Some(Check::ByteList) => byte_list(text.get(found.end..).unwrap_or_default()),
+            Some(Check::Journal) => list_or_null(text.get(found.end..).unwrap_or_default()),
             Some(Check::DockerPiece) => docker_piece(text, found),
             Some(Check::LongLine) => {
                 let (start, end) = line_around(text, 0, found);
@@ -321,15 +326,29 @@ fn number_behind(rest: &[u8]) -> bool {
     gap > 0 && rest.get(gap).is_some_and(|b| b.is_ascii_digit() || matches!(b, b'-' | b'+'))
 }
 
+/// Whether the name of a level stands beside a typed number: `"key":"level","value":{"intValue":"50"}`.
+fn typed_number(text: &[u8], found: Found) -> bool {
+    let behind = text.get(found.end..).unwrap_or_default();
+    // As most lines have it, a value follows.
+    if !behind.get(gap(behind)).is_some_and(|b| matches!(b, b',' | b'}')) {
+        return false;
+    }
+    let (start, end) = line_around(text, 0, found);
+    let near = start.max(found.start.saturating_sub(TYPED_MAX))..end.min(found.end + TYPED_MAX);
+    let near = text.get(near).unwrap_or_default();
+    [&b"intValue"[..], b"doubleValue"].iter().any(|kind| memchr::memmem::find(near, kind).is_some())
+}
+
 /// Whether one to three digits and `>` follow.
 fn priority(rest: &[u8]) -> bool {
     let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
     (1..=3).contains(&digits) && rest.get(digits) == Some(&b'>')
 }
 
-/// Whether a list follows the name.
-fn byte_list(rest: &[u8]) -> bool {
-    rest.get(..gap(rest)).is_some_and(|gap| gap.contains(&b'['))
+/// Whether a list follows the name, or nothing.
+fn list_or_null(rest: &[u8]) -> bool {
+    let (gap, value) = rest.split_at(gap(rest));
+    gap.contains(&b'[') || gap.contains(&b':') && value.starts_with(b"null")
 }
 
 /// Docker ends the text of a whole line with a newline, written `\n"`.
@@ -398,7 +417,7 @@ mod tests {
         ] {
             assert!(number_behind(rest.as_bytes()), "{rest}");
         }
-        assert!(byte_list(br#"": [70,97]"#) && !byte_list(br#"":"Failed [x]""#));
+        assert!(list_or_null(br#"": [70,97]"#) && !list_or_null(br#"":"Failed [x]""#));
         assert!(priority(b"11>Aug") && !priority(b"html>") && !priority(b"1234>"));
         for rest in [r#"":"INFO""#, r#"": "INFO""#, r#"":  "INFO""#, r#"":["INFO"]"#] {
             assert!(!number_behind(rest.as_bytes()), "{rest}");

@@ -200,7 +200,7 @@ type Wrap<'a> = &'a dyn Fn(&str, usize) -> Value;
 fn shippers_and_collectors() {
     let (raw, expected) = expected(64);
     let nanos = |i: usize| (1_754_260_201 + i * 20) * 1_000_000_000;
-    let carriers: [(&str, Wrap<'_>); 17] = [
+    let carriers: [(&str, Wrap<'_>); 18] = [
         ("fluent bit", &|raw, i| {
             json!({"date": 1_754_260_201.5, "log": format!("{raw}\n"), "stream": "stdout", "time": stamp(i),
                 "kubernetes": {"pod_name": "p", "pod_ip": "10.1.1.1", "host": "198.51.100.1"}})
@@ -244,6 +244,16 @@ fn shippers_and_collectors() {
             json!({"resourceLogs": [{"resource": {"attributes": []}, "scopeLogs": [{"logRecords": [
                 {"timeUnixNano": nanos(i).to_string(), "body": {"stringValue": raw},
                  "attributes": [{"key": "log.file.path", "value": {"stringValue": "/x"}}]}]}]}]})
+        }),
+        ("otlp, with a structure for its body", &|raw, _| {
+            let own: Value = serde_json::from_str(raw).unwrap();
+            let list = own.as_object().unwrap().iter().map(|(key, value)| {
+                let kind = if value.is_string() { "stringValue" } else { "intValue" };
+                json!({"key": key, "value": {kind: value}})
+            });
+            // Its own time would be that of the record.
+            json!({"resourceLogs": [{"scopeLogs": [{"logRecords": [
+                {"body": {"kvlistValue": {"values": list.collect::<Vec<_>>()}}}]}]}]})
         }),
         ("journald", &|raw, i| {
             json!({"__REALTIME_TIMESTAMP": (nanos(i) / 1000).to_string(), "PRIORITY": "6", "_TRANSPORT": "stdout",

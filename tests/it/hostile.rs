@@ -966,6 +966,21 @@ fn the_text_of_a_record_with_a_logger_is_no_record() {
         r#"{{"version":"1.1","host":"h","short_message":"contact","timestamp":"TIME","_message":"{failed}"}}"#
     );
     assert!(!blocks(&gelf));
+    // A structure is the application's own: what contradicts it is no message, nor is a text in it a record.
+    let map = |own: &str, attributes: &str| {
+        let list = |pairs: &str| format!(r#"{{"kvlistValue":{{"values":[{pairs}]}}}}"#);
+        otlp("", "BODY", attributes).replace(r#"{"stringValue":"BODY"}"#, &list(own))
+    };
+    assert!(blocks(&map(&message(failed), "")));
+    assert!(!blocks(&map(&message("contact form"), &message(failed))));
+    assert!(!blocks(&map(&message(failed), &message("contact form"))));
+    assert!(!blocks(&map(&message(forged), "")));
+    assert!(!blocks(&map(&format!("{},{}", message("contact form"), message(failed)), "")));
+    let nested = format!(
+        r#"{{"key":"request","value":{{"kvlistValue":{{"values":[{}]}}}}}}"#,
+        message(failed)
+    );
+    assert!(!blocks(&map(&format!("{},{nested}", message("contact form")), "")));
     // Without one, a text is the line that was carried, and a parsed message stands in its line.
     assert!(blocks(&loki("", "")));
     assert!(blocks(&otlp("", forged, "")));

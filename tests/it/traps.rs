@@ -1,6 +1,8 @@
 //! Ways in which real logs have fooled real tools: each was reproduced with the real software.
 
 use crate::support::{failed_logins, run, run_in, stderr, stdout};
+use portcullis::decode::fields::{FieldMap, Role};
+use portcullis::decode::time::When;
 use portcullis::decode::{DecodeConfig, Decoded, Record, decode};
 use serde_json::Value;
 use std::fs;
@@ -22,6 +24,70 @@ fn record(line: &str) -> Record<'static> {
 
 fn ip(line: &str) -> Option<String> {
     record(line).ip().map(|fact| fact.ip.to_string())
+}
+
+/// What stands in a record of OTLP under the name of a time may be a client's; the SDK has a clock.
+#[test]
+fn a_record_of_otlp_happened_when_it_says_itself() {
+    let line = |stamp: &str, name: &str| {
+        format!(
+            r#"{{"resourceLogs":[{{"scopeLogs":[{{"logRecords":[{{{stamp}"body":{{"stringValue":"x"}},"attributes":[{{"key":"{name}","value":{{"stringValue":"1999-01-01T00:00:00Z"}}}}]}}]}}]}}]}}"#
+        )
+    };
+    let (sdk, other) = (When::At(1_754_260_200_000_000), When::At(915_148_800_000_000));
+    for name in ["timestamp", "time", "date"] {
+        for stamp in [
+            r#""timeUnixNano":"1754260200000000000","#,
+            r#""observedTimeUnixNano":"1754260200000000000","#,
+            // 0 is unknown.
+            r#""timeUnixNano":"0","observedTimeUnixNano":1754260200000000000,"#,
+        ] {
+            assert_eq!(record(&line(stamp, name)).when(), Some(sdk), "{stamp} {name}");
+        }
+        assert_eq!(record(&line("", name)).when(), Some(other), "{name}");
+    }
+    // The configuration knows better.
+    let named = [(Role::Time, vec!["happened".to_owned()])];
+    let config = DecodeConfig { fields: FieldMap::new(&named), ..DecodeConfig::default() };
+    let line = line(r#""timeUnixNano":"1754260200000000000","#, "happened");
+    let Decoded::Records(records) = decode(line.as_bytes(), &config) else { panic!("{line}") };
+    assert_eq!(records[0].when(), Some(other));
+}
+
+/// Whoever pads a name beyond what `journalctl` writes out would be seen nowhere.
+#[test]
+fn a_message_that_the_journal_leaves_out_is_counted() {
+    let line = |text: &str| {
+        format!(
+            r#"{{"__REALTIME_TIMESTAMP":"1754260200000000","PRIORITY":"3","SYSLOG_IDENTIFIER":"app","MESSAGE"{text}}}"#
+        )
+    };
+    let counted = |pack: &str, text: &str| {
+        let args = ["replay", "-", "--summary", "json", "--quiet", "--pack", pack];
+        let output = run(&args, format!("{}\n", line(text)).as_bytes());
+        let summary: Value = serde_json::from_str(&stderr(&output)).unwrap();
+        (summary["lines"]["unreadable"].clone(), summary["unreadable"]["omitted"].clone())
+    };
+    assert_eq!(counted("sshd", ":null"), (1.into(), 1.into()));
+    assert_eq!(counted("sshd", " : null"), (1.into(), 1.into()));
+    assert_eq!(counted("sshd", ":\"null\""), (0.into(), Value::Null));
+    // What names it without its message is an event all the same.
+    assert_eq!(counted("velro", ":null"), (0.into(), Value::Null));
+}
+
+/// A level that a structure holds as a typed number stands apart from its name.
+#[test]
+fn the_prefilter_knows_typed_levels() {
+    for value in
+        [r#""key":"level","value":{"intValue":"50"}"#, r#""value":{"intValue":50},"key":"level""#]
+    {
+        let line = format!(
+            r#"{{"resourceLogs":[{{"scopeLogs":[{{"logRecords":[{{"timeUnixNano":"1754260200000000000","body":{{"kvlistValue":{{"values":[{{{value}}},{{"key":"msg","value":{{"stringValue":"x"}}}},{{"key":"pid","value":{{"intValue":1}}}},{{"key":"hostname","value":{{"stringValue":"h"}}}},{{"key":"logger","value":{{"stringValue":"app"}}}}]}}}}}}]}}]}}]}}"#
+        );
+        let output = run(&["replay", "-", "--summary", "json", "--quiet"], line.as_bytes());
+        let summary: Value = serde_json::from_str(&stderr(&output)).unwrap();
+        assert_eq!(summary["events"]["SERVER_ERROR"], 1, "{summary}");
+    }
 }
 
 fn actions_of(out: &str) -> Vec<Value> {
