@@ -54,9 +54,12 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 const HELD_MAX: usize = 1000;
 /// The version of what [`Core::capture`] writes and of the entries of a journal.
 pub const FORMAT: u64 = 4;
+/// The minute of a limit that is to be said with the first time that the stream shows.
+const UNTIMED: i64 = i64::MIN;
 /// What a limit or a message that is given once is called.
 const SAID: [&str; 7] =
-    ["dedupe", "held", "known_values", "max_line", "proxy_hidden", "reorder", "sink"];
+    ["dedupe", "held", "known_values", MAX_LINE, "proxy_hidden", "reorder", "sink"];
+const MAX_LINE: &str = "max_line";
 
 /// What the state machine needs of the settings.
 #[derive(Debug, Clone, Copy, Default)]
@@ -133,6 +136,8 @@ pub struct Core {
     pub journal: Option<Journal>,
     /// Said once each: limits that were hit, by what and minute.
     said: HashMap<&'static str, i64>,
+    /// A line was too long before the stream had shown a time.
+    untimed: bool,
     /// Events by their pattern's number.
     by_pattern: Vec<u64>,
     countries_seen: bool,
@@ -168,6 +173,7 @@ impl Core {
             messages: Vec::new(),
             journal: None,
             said: HashMap::new(),
+            untimed: false,
             by_pattern: Vec::new(),
             countries_seen: false,
             degraded: false,
@@ -477,6 +483,9 @@ impl Core {
         let Some(time) = time else {
             self.summary.marks.untimed += 1;
             let Some(time) = arrival.or(self.last(source)) else { return Outcome::NoTime };
+            if self.untimed {
+                self.say_too_long(time);
+            }
             self.summary.saw(time);
             self.events(events, run, time);
             return Outcome::Matched;
@@ -504,6 +513,9 @@ impl Core {
             }
             Arrival::OnTime => {
                 self.sources.entry(source).or_default().last = Some(time);
+                if self.untimed {
+                    self.say_too_long(time);
+                }
                 self.summary.saw(time);
                 self.events(events, run, time);
                 Outcome::Matched
@@ -597,11 +609,23 @@ impl Core {
     /// A line of a source was longer than a line may be.
     pub fn oversized(&mut self, source: u32) {
         self.write_down(|| Entry::Oversized { source });
+        *self.summary.limits.entry(MAX_LINE).or_default() += 1;
+        match self.clock.now().or(self.last(source)) {
+            Some(time) => self.say_too_long(time),
+            // Live or replayed, what is said must not depend on when that was.
+            None => {
+                self.untimed = true;
+                self.said.insert(MAX_LINE, UNTIMED);
+            }
+        }
+    }
+
+    fn say_too_long(&mut self, time: Micros) {
+        self.untimed = false;
         let max = self.config.max_line;
-        let time = self.clock.now().or(self.last(source)).unwrap_or(0);
         let reason =
             format!("a line is longer than max_line ({max} bytes): only its beginning was read");
-        self.limit("max_line", time, reason);
+        self.say_limit(MAX_LINE, time, reason);
     }
 
     /// Whether something is said for the first time.
@@ -613,6 +637,10 @@ impl Core {
     /// the same input gives the same bytes, wherever it comes from.
     fn limit(&mut self, what: &'static str, time: Micros, reason: String) {
         *self.summary.limits.entry(what).or_default() += 1;
+        self.say_limit(what, time, reason);
+    }
+
+    fn say_limit(&mut self, what: &'static str, time: Micros, reason: String) {
         // By the clock, which does not go back and forth as the times of records do.
         let time = self.clock.now().unwrap_or(time);
         let minute = time.div_euclid(60_000_000);
@@ -645,6 +673,10 @@ impl Core {
 
     /// Puts into the summary what is known only at the end.
     pub fn finish(&mut self) {
+        // The stream has ended without a time; one that lasts goes on.
+        if self.untimed && self.journal.is_none() {
+            self.say_too_long(0);
+        }
         self.summary = self.summary_now();
     }
 
@@ -881,6 +913,7 @@ impl Core {
         for _ in 0..from.number()? {
             let (what, minute) = (from.text()?, from.time()?);
             if let Some(what) = SAID.into_iter().find(|known| *known == what) {
+                self.untimed |= what == MAX_LINE && minute == UNTIMED;
                 self.said.insert(what, minute);
             }
         }

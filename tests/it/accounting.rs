@@ -203,6 +203,31 @@ fn a_piece_that_ends_with_nothing_is_joined() {
     assert!(actions.contains(r#""rule":"limit""#), "{actions}");
 }
 
+/// Before the stream has a time there is none to say it with, and none that every run would have.
+#[test]
+fn a_line_that_is_too_long_is_told_of_with_the_first_time_of_the_stream() {
+    let assembly = Assembly::new(&settings(), &[]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in.log");
+    let long = "x".repeat(MAX_LINE + 1) + "\n";
+    let told = |text: String| {
+        std::fs::write(&path, text).unwrap();
+        let inputs = vec![Input::File(path.clone())];
+        let (actions, summary) = replay(&assembly, &settings(), folder.path(), inputs);
+        let notes = actions.lines().filter(|line| line.contains(r#""rule":"limit""#));
+        let notes: Vec<String> =
+            notes.map(|line| line.split(',').nth(2).unwrap().to_owned()).collect();
+        (notes, summary.limits["max_line"])
+    };
+    let first = r#""time":"2025-08-03T22:30:05.000000Z""#.to_owned();
+    let record = |second| login(second, "203.0.113.7", "u") + "\n";
+    let notes = told(format!("{long}{long}{}{}", record(5), record(6)));
+    assert_eq!(notes, (vec![first.clone()], 2));
+    assert_eq!(told(format!("{}{long}", record(5))), (vec![first], 1));
+    // A limit is told of in any case.
+    assert_eq!(told(long).0.len(), 1);
+}
+
 /// Alternating pieces and ends in one block cost no more than their length.
 #[test]
 fn many_joined_lines_in_one_block_are_all_counted() {
