@@ -92,7 +92,7 @@ pub fn split_lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Cuts a stream of bytes into batches of whole lines; holds the unfinished last line.
 ///
-/// Holds at most `max_line` bytes between calls, whatever it is fed: of a longer line it gives the
+/// Holds at most `max_line` bytes between calls, and a CR, whatever it is fed: of a longer line it gives the
 /// first `max_line` bytes and then forgets everything up to the newline.
 ///
 /// It knows where in the stream each batch begins, since it alone knows what was cut off or
@@ -114,7 +114,8 @@ pub struct LineSplitter {
 }
 
 impl LineSplitter {
-    /// A splitter at the beginning of a line. `max_line` is in bytes of content, newline excluded.
+    /// A splitter at the beginning of a line. `max_line` is in bytes of content, without the newline and a
+    /// CR before it.
     pub fn new(source: u32, max_line: usize) -> Self {
         let spares = Spares::default();
         Self { source, max_line, buf: Vec::new(), held: 0, base: 0, skipping: false, spares }
@@ -183,6 +184,14 @@ impl LineSplitter {
                 line = from + newline + 1;
             } else if until - line < longest {
                 break;
+            } else if self.buf.get(line + self.max_line) == Some(&b'\r')
+                && part(&self.buf, line + longest, end).first().is_none_or(|next| *next == b'\n')
+            {
+                // It ends its line, if the newline has come.
+                if line + longest == end {
+                    break;
+                }
+                line += longest + 1;
             } else {
                 if start < line {
                     out.push(self.copied(start, line, false));
@@ -367,7 +376,11 @@ mod tests {
         if lines.last().is_some_and(|last| last.is_empty()) {
             lines.pop();
         }
-        let cut = |line: &&[u8]| (line[..line.len().min(max_line)].to_vec(), line.len() > max_line);
+        let cut = |line: &&[u8]| {
+            let content = line.strip_suffix(b"\r").unwrap_or(line).len();
+            let oversized = content > max_line;
+            (line[..if oversized { max_line } else { line.len() }].to_vec(), oversized)
+        };
         lines.iter().map(cut).collect()
     }
 
@@ -385,7 +398,7 @@ mod tests {
         #[test]
         fn lines_do_not_depend_on_block_or_chunks(
             bytes in prop::collection::vec(
-                prop_oneof![3 => Just(b'\n'), 12 => any::<u8>(), 8 => Just(b'x')], 0..400),
+                prop_oneof![3 => Just(b'\n'), 2 => Just(b'\r'), 12 => any::<u8>(), 8 => Just(b'x')], 0..400),
             max_line in 0usize..40,
             block in 1usize..70,
             mut sizes in prop::collection::vec(0usize..50, 1..12),
@@ -398,7 +411,7 @@ mod tests {
         #[test]
         fn each_batch_says_where_its_bytes_lie_and_reading_can_go_on_behind_any(
             bytes in prop::collection::vec(
-                prop_oneof![3 => Just(b'\n'), 12 => any::<u8>(), 8 => Just(b'x')], 0..400),
+                prop_oneof![3 => Just(b'\n'), 2 => Just(b'\r'), 12 => any::<u8>(), 8 => Just(b'x')], 0..400),
             max_line in 0usize..40,
             block in 1usize..70,
             pick in any::<prop::sample::Index>(),
@@ -470,6 +483,14 @@ mod tests {
         for (text, oversized) in [("12345\n", false), ("12345", false), ("123456", true)] {
             let mut reader = LineReader::new(text.as_bytes(), 0, 5, 64);
             assert_eq!(read_all(&mut reader), [(b"12345".to_vec(), oversized)], "{text:?}");
+        }
+        // A CR belongs to the end of its line, and to nothing else.
+        for (text, oversized) in [("12345\r\n", false), ("12345\r", false), ("12345\rx\n", true)] {
+            for block in [1, 64] {
+                let mut reader = LineReader::new(text.as_bytes(), 0, 5, block);
+                let [(line, cut)] = &read_all(&mut reader)[..] else { panic!("{text:?}") };
+                assert_eq!((line.starts_with(b"12345"), *cut), (true, oversized), "{text:?}");
+            }
         }
     }
 }
