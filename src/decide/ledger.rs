@@ -94,16 +94,31 @@ pub struct Active {
 /// Earlier decisions of one key, for escalation and limits.
 #[derive(Debug, Clone, Default)]
 struct Past {
-    /// Starts in a row, none of them forgotten before the next.
-    streak: u32,
-    /// When the last one ends or ended.
-    until: Micros,
-    /// Times of the latest starts.
-    starts: Vec<Micros>,
+    /// When the latest began, and when each ends or ended.
+    spans: Vec<(Micros, Micros)>,
 }
 
-/// Starts remembered per key, for limits per time.
-const STARTS_MAX: usize = 64;
+impl Past {
+    /// When the last one ends or ended.
+    fn until(&self) -> Micros {
+        self.spans.last().map_or(Micros::MIN, |(_, until)| *until)
+    }
+
+    /// How many there were in a row before `at`, none of them over for more than `forget` before the
+    /// next: whichever rules began them.
+    fn streak(&self, at: Micros, forget: Micros) -> u32 {
+        let mut next = at;
+        let near = |(start, until): &&(Micros, Micros)| {
+            let gap = next.saturating_sub(*until);
+            next = *start;
+            gap <= forget
+        };
+        u32::try_from(self.spans.iter().rev().take_while(near).count()).unwrap_or(u32::MAX)
+    }
+}
+
+/// Spans remembered per key: as often as anything can be doubled.
+const SPANS_MAX: usize = 64;
 /// Keys whose past is remembered; past it, those that ended longest ago are forgotten first.
 const PAST_MAX: usize = 500_000;
 
@@ -183,6 +198,8 @@ fn put_key(out: &mut Vec<u8>, key: &LedgerKey) {
 /// What a ledger is read with when rules or fields have other numbers than those it was written
 /// with.
 pub struct Renumber<'r> {
+    /// The format in which it was written.
+    pub format: u64,
     /// The rules as they are now.
     pub rules: &'r [Arc<Rule>],
     /// The number that a rule has now, by its number before.
@@ -208,6 +225,26 @@ fn take_key(from: &mut Reader<'_>, fields: &[Option<usize>]) -> Option<Option<Le
         let target = Key { kind: kind_now, value: &value }.own();
         LedgerKey { mode, kind, rule: None, target }
     }))
+}
+
+/// The first format that knows when earlier decisions ended.
+const SPANS_SINCE: u64 = 5;
+
+fn take_spans(from: &mut Reader<'_>) -> Option<Vec<(Micros, Micros)>> {
+    (0..from.number()?).map(|_| Some((from.time()?, from.time()?))).collect()
+}
+
+/// Of older formats: how many starts came in a row, when the last of them ends, and when they began.
+fn take_starts(from: &mut Reader<'_>) -> Option<Vec<(Micros, Micros)>> {
+    let (streak, mut until) = (from.narrow::<usize>()?, from.time()?);
+    let starts = (0..from.number()?).map(|_| from.time()).collect::<Option<Vec<_>>>()?;
+    let mut spans = Vec::with_capacity(starts.len());
+    for (n, start) in starts.into_iter().rev().enumerate() {
+        spans.push((start, if n < streak { until } else { Micros::MIN }));
+        until = start;
+    }
+    spans.reverse();
+    Some(spans)
 }
 
 impl Ledger {
@@ -242,10 +279,11 @@ impl Ledger {
         for (key, past) in &self.past {
             put_key(out, key);
             put_option(out, key.rule, |out, rule| put_number(out, u64::from(rule)));
-            put_number(out, u64::from(past.streak));
-            put_time(out, past.until);
-            put_number(out, number(past.starts.len()));
-            past.starts.iter().for_each(|start| put_time(out, *start));
+            put_number(out, number(past.spans.len()));
+            for (start, until) in &past.spans {
+                put_time(out, *start);
+                put_time(out, *until);
+            }
         }
         put_number(out, self.started);
     }
@@ -291,17 +329,14 @@ impl Ledger {
         for _ in 0..from.number()? {
             let key = take_key(from, now.fields)?;
             let before = from.option(Reader::narrow::<u16>)?;
-            let (streak, until) = (from.narrow()?, from.time()?);
-            let mut starts = Vec::new();
-            for _ in 0..from.number()? {
-                starts.push(from.time()?);
-            }
+            let spans =
+                if now.format < SPANS_SINCE { take_starts(from)? } else { take_spans(from)? };
             let rule = match before {
                 None => Some(None),
                 Some(before) => (now.rule)(before).map(Some),
             };
             if let (Some(key), Some(rule)) = (key, rule) {
-                self.past.insert(LedgerKey { rule, ..key }, Past { streak, until, starts });
+                self.past.insert(LedgerKey { rule, ..key }, Past { spans });
             }
         }
         self.started = from.number()?;
@@ -483,19 +518,17 @@ impl Ledger {
 
     fn remember(&mut self, key: &LedgerKey, at: Micros, until: Micros) {
         if self.past.len() >= PAST_MAX {
-            let mut ends: Vec<Micros> = self.past.values().map(|past| past.until).collect();
+            let mut ends: Vec<Micros> = self.past.values().map(Past::until).collect();
             let middle = ends.len() / 2;
             let (_, cut, _) = ends.select_nth_unstable(middle);
             let cut = *cut;
-            self.past.retain(|_, past| past.until > cut);
+            self.past.retain(|_, past| past.until() > cut);
         }
         let past = self.past.entry(key.clone()).or_default();
-        past.streak = past.streak.saturating_add(1);
-        past.until = past.until.max(until);
-        if past.starts.len() >= STARTS_MAX {
-            past.starts.remove(0);
+        if past.spans.len() >= SPANS_MAX {
+            past.spans.remove(0);
         }
-        past.starts.push(at);
+        past.spans.push((at, until.max(past.until())));
     }
 
     /// Counts a crossing of an active decision and, with `until`, lets it end no earlier; its id and
@@ -514,36 +547,52 @@ impl Ledger {
             self.ends.insert((until, entry.number), own.unwrap_or_else(|| key.own()));
         }
         if !self.past.is_empty()
-            && let Some(past) = self.past.get_mut(&key)
+            && let Some((_, end)) = self.past.get_mut(&key).and_then(|past| past.spans.last_mut())
         {
-            past.until = past.until.max(until);
+            *end = until.max(*end);
         }
         Some((id, until))
     }
 
     /// How long a start at `at` lasts: longer for each earlier start that is not forgotten.
     pub fn escalated(
-        &mut self,
+        &self,
         key: Asked<'_>,
         at: Micros,
         base: Micros,
         escalate: Option<&Escalate>,
     ) -> Micros {
         let Some(escalate) = escalate else { return base };
-        let Some(past) = self.past.get_mut(&key) else { return base };
-        if at.saturating_sub(past.until) > escalate.forget {
-            past.streak = 0;
-            return base;
-        }
-        let factor = i64::from(escalate.factor).saturating_pow(past.streak);
+        let streak = self.past.get(&key).map_or(0, |past| past.streak(at, escalate.forget));
+        let factor = i64::from(escalate.factor).saturating_pow(streak);
         base.saturating_mul(factor).min(escalate.up_to.max(base))
     }
 
     /// Starts of `key` in (at - per, at].
     pub fn recent_starts(&self, key: Asked<'_>, at: Micros, per: Micros) -> u32 {
-        let starts = self.past.get(&key).map(|past| past.starts.as_slice()).unwrap_or_default();
+        let spans = self.past.get(&key).map(|past| past.spans.as_slice()).unwrap_or_default();
         let recent =
-            starts.iter().filter(|start| **start > at.saturating_sub(per) && **start <= at);
+            spans.iter().filter(|(start, _)| *start > at.saturating_sub(per) && *start <= at);
         u32::try_from(recent.count()).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_older_formats_are_as_long_as_they_were() {
+        let mut out = Vec::new();
+        // Two in a row, the last until 900; the first of three was forgotten.
+        put_number(&mut out, 2);
+        put_time(&mut out, 900);
+        put_number(&mut out, 3);
+        [0, 500, 700].into_iter().for_each(|start| put_time(&mut out, start));
+        let spans = take_starts(&mut Reader::new(&out)).unwrap();
+        assert_eq!(spans, [(0, Micros::MIN), (500, 700), (700, 900)]);
+        let past = Past { spans };
+        assert_eq!([past.streak(950, 100), past.streak(1001, 100)], [2, 0]);
+        assert_eq!(past.streak(Micros::MAX - 1, Micros::MAX - 900), 2);
     }
 }

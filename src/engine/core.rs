@@ -53,7 +53,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 /// Records that may be held aside because they lie too far ahead.
 const HELD_MAX: usize = 1000;
 /// The version of what [`Core::capture`] writes and of the entries of a journal.
-pub const FORMAT: u64 = 4;
+pub const FORMAT: u64 = 5;
 /// The minute of a limit that is to be said with the first time that the stream shows.
 const UNTIMED: i64 = i64::MIN;
 /// What a limit or a message that is given once is called.
@@ -856,14 +856,14 @@ impl Core {
             from.take(len).map(Reader::new)
         };
         let mut head = part().ok_or("it is too short")?;
-        match head.number() {
-            Some(1..=FORMAT) => {}
+        let format = match head.number() {
+            Some(format @ 1..=FORMAT) => format,
             Some(other) => {
                 return Err(format!("its format is {other}, this version's is {FORMAT}"));
             }
             None => return Err("it is empty".to_owned()),
-        }
-        self.restore_head(&mut head, by.as_ref()).ok_or("its head cannot be read")?;
+        };
+        self.restore_head(&mut head, format, by.as_ref()).ok_or("its head cannot be read")?;
         for shard in 0..Self::shards() {
             let mut keys = part().ok_or("keys are missing")?;
             let restored = self.detector.restore_shard(shard, &mut keys, by.as_ref());
@@ -874,12 +874,18 @@ impl Core {
         if from.is_empty() { Ok(()) } else { Err("it is longer than it says".to_owned()) }
     }
 
-    fn restore_head(&mut self, from: &mut Reader<'_>, by: Option<&Translation>) -> Option<()> {
+    fn restore_head(
+        &mut self,
+        from: &mut Reader<'_>,
+        format: u64,
+        by: Option<&Translation>,
+    ) -> Option<()> {
         self.clock.restore(from)?;
         self.detector.restore(from, by)?;
         let own: Vec<Option<usize>> = (0..self.key_names.len()).map(Some).collect();
         let fields = by.map_or(&own, |by| &by.moves.fields);
         let now = Renumber {
+            format,
             rules: self.detector.rules(),
             rule: &|old| by.map_or(Some(old), |by| by.rule(old)),
             fields,

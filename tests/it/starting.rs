@@ -245,7 +245,7 @@ fn what_a_newer_version_wrote_is_refused_and_left_as_it_is() {
     };
     let newer = Snapshots::open(&service.state()).unwrap().write(&new).unwrap();
     for _ in 0..2 {
-        service.refused(&["has format 9, and this version knows format 4", "a newer Portcullis"]);
+        service.refused(&["has format 9, and this version knows format 5", "a newer Portcullis"]);
     }
     assert_eq!(service.info()["snapshots"][0]["id"], newer);
     meddle(&service, &format!("DELETE FROM snapshots WHERE id = {newer}"));

@@ -729,6 +729,34 @@ fn whoever_comes_back_is_kept_out_longer_until_it_is_forgotten() {
 }
 
 #[test]
+fn what_another_rule_starts_is_one_in_the_row_and_keeps_no_older_one_alive() {
+    let story = |also: &str| {
+        Story::of("FAIL", "ip", "count >= 1 within 1s", "block for 100s", also).rule(
+            "other",
+            "LOGIN",
+            "ip",
+            "count >= 1 within 1s",
+            "block for 10s",
+            "",
+        )
+    };
+    let lasting = |lines: &str| {
+        let told = story("escalate: 'x2 up to 1d, forget after 1h'").tell(lines);
+        let starts = told.actions.iter().filter(|a| a.op == Op::Start);
+        starts.map(|a| a.duration_s.unwrap()).collect::<Vec<_>>()
+    };
+    // The second is forgotten when the other rule starts one, which is then the only one before the last.
+    let lines = "0s FAIL ip=203.0.113.1\n200s FAIL ip=203.0.113.1\n4100s LOGIN ip=203.0.113.1";
+    assert_eq!(lasting(&format!("{lines}\n4200s FAIL ip=203.0.113.1")), [100, 200, 10, 200]);
+    // Within the hour of each other they are a row.
+    let lines = "0s FAIL ip=203.0.113.1\n3000s LOGIN ip=203.0.113.1\n6000s FAIL ip=203.0.113.1";
+    assert_eq!(lasting(lines), [100, 10, 400]);
+    // Those of other rules alone, long forgotten.
+    let lines = "0s LOGIN ip=203.0.113.1\n9000s LOGIN ip=203.0.113.1\n9100s FAIL ip=203.0.113.1";
+    assert_eq!(lasting(lines), [10, 10, 200]);
+}
+
+#[test]
 fn past_the_limit_a_lock_becomes_a_second_factor() {
     let lines = "0s FAIL user=a\n200s FAIL user=a\n400s FAIL user=a\n401s FAIL user=b";
     let expected = "0s start lock a until 100s x1
