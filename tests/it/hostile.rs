@@ -791,29 +791,21 @@ fn pieces_that_a_shipper_hands_on_are_joined() {
     }
 }
 
+/// A record with a long account, in pieces of `size` bytes of which the last begins with what the
+/// client chose.
+fn long_record_in_pieces(size: usize) -> Vec<String> {
+    let chosen = "RATE_LIMIT_VIOLATION: ip=9.9.9.9, endpoint=/, ip=203.0.113.9, reason=bad\"}";
+    let begin = r#"{"timestamp":"2025-08-03T22:30:00Z","level":"WARNING","logger":"security","message":"FAILED_LOGIN: email="#;
+    // Each full, also the one before the last.
+    let filled = (begin.len() / size + 3) * size - begin.len();
+    let full = format!("{begin}{}", "x".repeat(filled));
+    let pieces = full.as_bytes().chunks(size).map(|piece| String::from_utf8_lossy(piece).into());
+    pieces.chain([chosen.to_owned()]).collect()
+}
+
 /// The same where Docker or the journal cut, each with its own mark or none.
 #[test]
 fn pieces_of_dockers_drivers_and_of_the_journal_are_joined() {
-    let text = format!(
-        r#"{{"timestamp":"2025-08-03T22:30:00Z","level":"WARNING","logger":"security","message":"FAILED_LOGIN: email={}RATE_LIMIT_VIOLATION: ip=9.9.9.9, endpoint=/, ip=203.0.113.9, reason=bad"}}"#,
-        "x".repeat(49_000)
-    );
-    // As Docker cuts, so that the last begins with what the client chose; and as the journal does.
-    let chosen = text.find("RATE_LIMIT").unwrap();
-    let cut = |size: usize| {
-        let (before, last) = text.split_at(chosen);
-        let before = before.as_bytes().chunks(size);
-        let mut pieces: Vec<_> = before.map(|piece| String::from_utf8_lossy(piece)).collect();
-        // The one before the last is full too.
-        let short = size - pieces.pop().unwrap().len();
-        let padded = text.replacen("email=", &format!("email={}", "y".repeat(short)), 1);
-        let pieces: Vec<String> = padded.as_bytes()[..padded.len() - last.len()]
-            .chunks(size)
-            .map(|piece| String::from_utf8_lossy(piece).into_owned())
-            .collect();
-        assert!(pieces.iter().all(|piece| piece.len() == size));
-        [pieces, vec![last.to_owned()]].concat()
-    };
     type Write = fn(&str, usize, usize, usize, bool) -> Value;
     let ways: [(&str, usize, Write); 7] = [
         ("fluentd", 16 * 1024, |log, line, n, container, last| {
@@ -867,7 +859,7 @@ fn pieces_of_dockers_drivers_and_of_the_journal_are_joined() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("c.yaml"), "max_line: 16MiB\n").unwrap();
     for (name, size, write) in ways {
-        let pieces = cut(size);
+        let pieces = long_record_in_pieces(size);
         // Two containers take turns.
         let lines: Vec<String> = (0..25)
             .flat_map(|line| (0..pieces.len()).map(move |n| (line, n)))
@@ -891,8 +883,14 @@ fn pieces_of_dockers_drivers_and_of_the_journal_are_joined() {
             assert!(!told.contains("\"9.9.9.9"), "{name}: {told}");
         }
     }
-    // CloudWatch has all pieces in one message.
-    let pieces = cut(262_118);
+}
+
+/// CloudWatch has all pieces of a line in one message, and marks none.
+#[test]
+fn pieces_of_cloudwatch_are_joined() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("c.yaml"), "max_line: 16MiB\n").unwrap();
+    let pieces = long_record_in_pieces(262_118);
     let event = |line: usize, piece: &str| json!({"id": "1", "timestamp": 1754260200000u64 + line as u64, "message": piece});
     let lines: String = (0..25)
         .map(|line| {
@@ -905,7 +903,13 @@ fn pieces_of_dockers_drivers_and_of_the_journal_are_joined() {
     let output = crate::support::run_in(folder.path(), &args, lines.as_bytes());
     let summary: Value = serde_json::from_slice(&output.stderr).unwrap();
     assert_eq!(summary["events"], json!({ "FAILED_LOGIN": 50 }), "{summary}");
-    // A text that is as long but whole waits for nothing: neither a document nor a line of Docker's.
+    assert!(!stdout(&output).contains("\"9.9.9.9"), "{}", stdout(&output));
+}
+
+/// A document that is as long but whole waits for nothing.
+#[test]
+fn a_whole_document_of_the_length_of_a_piece_waits_for_nothing() {
+    let text = long_record_in_pieces(16 * 1024).concat();
     let whole = json!({"version": "1.1", "host": "h", "short_message": text, "timestamp": 1754260200, "_container_id": "c"});
     let lines = format!("{whole}\n").repeat(2);
     let output = run(&["replay", "-", "--summary", "json", "--quiet"], lines.as_bytes());
