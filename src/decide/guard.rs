@@ -18,8 +18,10 @@ use std::sync::Arc;
 pub enum Allowed {
     /// An address or a network.
     Net(IpNet),
-    /// An account, canonical.
+    /// An account, canonical, whichever role its key has: the settings name none.
     User(String),
+    /// An account by its role, canonical: whoever names one means that one.
+    Account(KeyKind, String),
 }
 
 /// An entry of the allowlist.
@@ -172,7 +174,7 @@ impl Guard {
     /// too many.
     pub fn add(&mut self, entry: Allow, at: Micros) -> bool {
         self.by_hand.retain(|known| known.until.is_none_or(|until| until > at));
-        self.by_hand.retain(|known| known.who != entry.who);
+        self.by_hand.retain(|known| !known.who.is(&entry.who));
         let room = self.by_hand.len() < BY_HAND_MAX;
         if room {
             self.by_hand.push(entry);
@@ -188,13 +190,13 @@ impl Guard {
     /// Takes an entry away that was added by hand; whether there was one.
     pub fn remove(&mut self, who: &Allowed) -> bool {
         let before = self.by_hand.len();
-        self.by_hand.retain(|entry| entry.who != *who);
+        self.by_hand.retain(|entry| !entry.who.is(who));
         self.by_hand.len() < before
     }
 
     /// Whether the settings' own list has an entry for exactly this.
     pub fn is_configured(&self, who: &Allowed) -> bool {
-        self.allow.iter().any(|entry| entry.who == *who)
+        self.allow.iter().any(|entry| entry.who.is(who))
     }
 
     /// Decides nothing against `who` before `until`: it was lifted by hand.
@@ -217,14 +219,15 @@ impl Guard {
         for list in [&self.by_hand, &self.grace] {
             put_number(out, number(list.len()));
             for Allow { who, comment, until } in list {
-                match who {
-                    Allowed::Net(net) => put_bytes(out, net.to_string().as_bytes()),
-                    Allowed::User(_) => put_bytes(out, b""),
-                }
-                match who {
-                    Allowed::Net(_) => put_bytes(out, b""),
-                    Allowed::User(user) => put_bytes(out, user.as_bytes()),
-                }
+                // A role stands where a network would: none is written like one.
+                let (net, user) = match who {
+                    Allowed::Net(net) => (net.to_string(), ""),
+                    Allowed::User(user) => (String::new(), user.as_str()),
+                    Allowed::Account(KeyKind::UserId, id) => ("user_id".to_owned(), id.as_str()),
+                    Allowed::Account(_, user) => ("user".to_owned(), user.as_str()),
+                };
+                put_bytes(out, net.as_bytes());
+                put_bytes(out, user.as_bytes());
                 put_bytes(out, comment.as_bytes());
                 put_option(out, *until, put_time);
             }
@@ -238,6 +241,8 @@ impl Guard {
                 let (net, user) = (from.text()?, from.text()?);
                 let who = match net {
                     "" => Allowed::User(user.to_owned()),
+                    "user" => Allowed::Account(KeyKind::User, user.to_owned()),
+                    "user_id" => Allowed::Account(KeyKind::UserId, user.to_owned()),
                     net => Allowed::Net(net.parse().ok()?),
                 };
                 let comment = from.text()?.to_owned();
@@ -343,8 +348,17 @@ impl Allow {
 }
 
 impl Allowed {
+    /// Whether two entries are one; whoever names no role means either.
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Allowed::User(one), Allowed::Account(_, two))
+            | (Allowed::Account(_, one), Allowed::User(two)) => one == two,
+            _ => self == other,
+        }
+    }
+
     /// Whether it names `key`; of a prefix, if they overlap, and of an account in either of its
-    /// spellings.
+    /// spellings. Equal texts of two roles are two accounts to whoever names the role.
     fn covers(&self, key: Key<'_>, identities: &Identities) -> bool {
         match (self, key.kind) {
             (Allowed::Net(allowed), KeyKind::Host | KeyKind::Range) => {
@@ -353,7 +367,36 @@ impl Allowed {
             (Allowed::User(user), KeyKind::User | KeyKind::UserId) => {
                 key.text().is_some_and(|text| identities.same(user, text))
             }
+            (Allowed::Account(kind, name), KeyKind::User | KeyKind::UserId) => {
+                key.text().is_some_and(|text| {
+                    if text == name { key.kind == *kind } else { identities.same(name, text) }
+                })
+            }
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_joins_roles_and_equal_texts_do_not() {
+        let mut identities = Identities::default();
+        identities.add("7", "ann@example.org");
+        let key = |kind, text: &'static str| Key { kind, value: text.as_bytes() };
+        let covers = |kind, name: &str, key| {
+            Allowed::Account(kind, name.to_owned()).covers(key, &identities)
+        };
+        let (user, id) = (KeyKind::User, KeyKind::UserId);
+        assert!(covers(id, "7", key(user, "ann@example.org")));
+        assert!(covers(user, "ann@example.org", key(id, "7")));
+        assert!(covers(id, "7", key(id, "7")));
+        assert!(!covers(id, "7", key(user, "7")));
+        assert!(!covers(user, "bob", key(id, "bob")));
+        let settings = Allowed::User("bob".to_owned());
+        assert!(settings.covers(key(id, "bob"), &identities));
+        assert!(settings.covers(key(user, "bob"), &identities));
     }
 }

@@ -12,7 +12,7 @@ use crate::detect::condition::{ACTIONS, ActionKind};
 use crate::detect::detector::describe;
 use crate::detect::rule::{MODES, Mode, OnRepeat, Rule};
 use crate::pattern::Standing;
-use crate::window::key::{Key, OwnKey};
+use crate::window::key::{Key, KeyKind, OwnKey};
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -337,7 +337,8 @@ fn who(target: &Target) -> Option<Allowed> {
     match target.kind.as_str() {
         "ip" => Some(Allowed::Net(IpNet::from(value.parse::<std::net::IpAddr>().ok()?))),
         "range" => value.parse().ok().map(Allowed::Net),
-        "user" | "user_id" => Some(Allowed::User(value.to_owned())),
+        "user" => Some(Allowed::Account(KeyKind::User, value.to_owned())),
+        "user_id" => Some(Allowed::Account(KeyKind::UserId, value.to_owned())),
         _ => None,
     }
 }

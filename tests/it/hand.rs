@@ -162,6 +162,49 @@ fn an_address_is_lifted_with_the_range_that_it_lies_in() {
 }
 
 #[test]
+fn who_names_a_role_means_that_account_only() {
+    let lock = What::Lock { lasting: 3600 * SECOND };
+    let held = |core: &mut Core| {
+        for kind in ["user", "user_id"] {
+            core.order(&order(lock, kind, "bob", 0));
+        }
+        core.take_actions();
+    };
+    let standing = |core: &Core| -> Vec<String> {
+        core.standing().into_iter().map(|one| one.target.kind).collect()
+    };
+    let assembly = assembly("allow: [{ user: root }]\n");
+    for (what, guard) in [(LIFT, "grace"), (What::Allow { until: None }, "allow")] {
+        for (named, other) in [("user", "user_id"), ("user_id", "user")] {
+            let mut core = assembly.engine().core;
+            held(&mut core);
+            let carried = core.order(&order(what, named, "bob", 10));
+            assert_eq!(carried.lifted.len(), 1, "{guard} {named}");
+            assert_eq!(standing(&core), [other], "{guard} {named}");
+            let asked =
+                |kind: &str| Target { kind: kind.to_owned(), value: Some("bob".to_owned()) };
+            assert_eq!(core.why(&asked(named), START + 11 * SECOND).decisions, []);
+            // What is spared or allowed is that account too, and that lasts.
+            let bytes = core.capture_all();
+            let mut again = assembly.engine().core;
+            again.restore(&bytes, &core.dictionary()).unwrap();
+            for core in [&mut core, &mut again] {
+                let why = |kind: &str| core.why(&asked(kind), START + 11 * SECOND).guard;
+                assert_eq!((why(named), why(other)), (Some(guard), None), "{named}");
+            }
+        }
+    }
+    // The settings name no role: their entries protect both, and are not taken out by hand.
+    let mut core = assembly.engine().core;
+    for kind in ["user", "user_id"] {
+        let refused = core.order(&order(lock, kind, "root", 0)).refused.unwrap();
+        assert!(refused.contains("allow"), "{refused}");
+        let refused = core.order(&order(What::Disallow, kind, "root", 1)).refused.unwrap();
+        assert!(refused.contains("configuration"), "{refused}");
+    }
+}
+
+#[test]
 fn an_entry_by_hand_lifts_protects_and_can_be_taken_away() {
     let assembly = assembly("allow: [{ ip: 192.0.2.1, comment: c }]\n");
     let mut engine = assembly.engine();
