@@ -2,7 +2,7 @@
 
 use super::auth::Who;
 use super::reply::Refusal;
-use super::target::{self, Meant};
+use super::target::{self, Meant, Object};
 use super::{Shared, audit, metrics, openapi};
 use crate::action::Target;
 use crate::action::decision::Decision;
@@ -311,11 +311,11 @@ struct DisallowQuery {
     because: String,
 }
 
-type Read<T> = Result<Json<T>, JsonRejection>;
+type Read<T> = Result<Json<Object<T>>, JsonRejection>;
 
 /// What was sent, if it can be read.
 fn read<T>(sent: Read<T>) -> Result<T, Refusal> {
-    sent.map(|Json(read)| read).map_err(|rejected| {
+    sent.map(|Json(Object(read))| read).map_err(|rejected| {
         let error = match rejected.status() {
             StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported_media_type",
             StatusCode::UNPROCESSABLE_ENTITY => "unprocessable",

@@ -5,7 +5,11 @@ use crate::action::escape;
 use crate::decode::addr;
 use crate::pattern::filter::parse_net;
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::fmt;
+use std::marker::PhantomData;
 use std::net::IpAddr;
 
 /// Longer is nobody's name.
@@ -13,9 +17,31 @@ const TEXT_MAX: usize = 1024;
 /// The kinds that can be meant.
 pub const KINDS: [&str; 4] = ["ip", "range", "user", "user_id"];
 
+/// What stands in a request as an object. A list of values by their order would do for what is
+/// derived, and nobody sees in it which is which.
+#[derive(Debug)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Reading<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Reading<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with names")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        from.deserialize_map(Reading(PhantomData))
+    }
+}
+
 /// A target as it stands in a request.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone)]
 pub enum Meant {
     /// An address, a range, an account, or `kind:value`.
     Text(String),
@@ -29,6 +55,28 @@ pub enum Meant {
 pub struct Parts {
     kind: String,
     value: String,
+}
+
+impl<'de> Deserialize<'de> for Meant {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Reading;
+        impl<'de> Visitor<'de> for Reading {
+            type Value = Meant;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a target: a text, or an object with `kind` and `value`")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Meant, E> {
+                Ok(Meant::Text(text.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Meant, A::Error> {
+                Parts::deserialize(MapAccessDeserializer::new(map)).map(Meant::Parts)
+            }
+        }
+        from.deserialize_any(Reading)
+    }
 }
 
 impl Meant {

@@ -544,8 +544,15 @@ fn what_cannot_be_meant_reaches_nobody_and_is_told() {
         ("/api/block", with("target", json!(null)), "target"),
         ("/api/block", json!({ "target": "203.0.113.9", "for": "1h" }), "because"),
         ("/api/lift", json!({ "target": "203.0.113.9", "because": "b", "grace": "x" }), "grace"),
-        ("/api/block", json!([]), ""),
-        ("/api/block", json!("x"), ""),
+        ("/api/block", json!([]), "an object with names"),
+        ("/api/block", json!("x"), "an object with names"),
+        ("/api/block", json!(["203.0.113.9", "1h", "b", true]), "an object with names"),
+        ("/api/lift", json!(["203.0.113.9", "b", "1h"]), "an object with names"),
+        ("/api/allow", json!(["203.0.113.9", null, "b"]), "an object with names"),
+        ("/api/disallow", json!(["203.0.113.9", "b"]), "an object with names"),
+        ("/api/block", with("target", json!(["ip", "203.0.113.9"])), "`kind` and `value`"),
+        ("/api/block", with("target", json!({ "kind": "ip" })), "value"),
+        ("/api/block", with("target", json!({ "kind": "ip", "value": "x", "v": 1 })), "`v`"),
     ] {
         let got = post(at, path, &body);
         assert_eq!(got.status, 422, "{path} {body}: {got:?}");
