@@ -91,7 +91,7 @@ pub struct Decisions {
     /// Also those that have ended, the newest first
     #[arg(long)]
     pub history: bool,
-    /// How many at most; the newest are given
+    /// How many at most, 100 unless told otherwise; the newest are given, and how many more there are
     #[arg(long, value_name = "N")]
     pub limit: Option<u32>,
     /// Only block, lock, require_2fa, alert or under_attack

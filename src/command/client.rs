@@ -6,6 +6,7 @@ use crate::action::escape;
 use crate::cli::{Command, Common, Decisions, Hold, Server};
 use crate::config::CLIENT_VARIABLES;
 use crate::serve::LISTEN;
+use crate::serve::api::LIMIT_MAX;
 use crate::sink::Output;
 use crate::sink::http::{Answer, Client, Method, encoded};
 use crate::sink::secret::SecretPlace;
@@ -16,6 +17,9 @@ use std::process::ExitCode;
 
 /// Decisions that a table has unless told otherwise.
 const LISTED: u32 = 100;
+
+/// Bytes of an answer: as many decisions as can be asked for.
+const ANSWER_MAX: u64 = 64 << 20;
 
 /// Runs one of the commands. Exit code 0: done; 1: refused, for example by a guard; 2: there was
 /// nobody, or he did not know the token or what was meant.
@@ -34,7 +38,9 @@ pub fn client(common: &Common, command: &Command) -> Result<ExitCode> {
     let answer = call(&url, server, &asked)?;
     if answer.is_ok() {
         if answer.cut {
-            bail!("error: the answer is longer than 1 MiB: ask for less");
+            bail!(
+                "error: the answer is longer than 64 MiB: ask for less\n  help: with a smaller --limit, or with --target, --rule, --action or --mode"
+            );
         }
         let body: Value = serde_json::from_str(&answer.body).map_err(|_| no_portcullis(&url))?;
         if json {
@@ -88,7 +94,7 @@ impl<'c> Asked<'c> {
             Command::Decisions(wanted) => Self::get(
                 format!("/api/decisions?{}", query(wanted)),
                 &wanted.server,
-                show_decisions,
+                if wanted.history { show_history } else { show_decisions },
             ),
             Command::Block(hold) => Self::hold("/api/block", hold),
             Command::Lock(hold) => Self::hold("/api/lock", hold),
@@ -204,6 +210,7 @@ fn token(server: &Server) -> Result<Option<String>> {
 
 fn call(url: &str, server: &Server, asked: &Asked<'_>) -> Result<Answer> {
     let client = Client::new(server.ca.as_deref()).map_err(|why| anyhow!("error: {why}"))?;
+    let client = client.reading(ANSWER_MAX);
     let bearer = token(server)?.map(|token| format!("Bearer {token}"));
     let mut headers = vec![("accept", "application/json")];
     if let Some(bearer) = &bearer {
@@ -303,20 +310,30 @@ fn decision_table(decisions: &[Value], history: bool) -> String {
 }
 
 fn show_decisions(body: &Value) -> String {
-    let decisions = items(&body["decisions"]);
-    let total = body["total"].as_u64();
-    if decisions.is_empty() {
-        return match total {
-            Some(_) => "nothing is in force".to_owned(),
-            None => "there is none in the history".to_owned(),
-        };
+    match items(&body["decisions"]) {
+        [] => "nothing is in force".to_owned(),
+        decisions => decision_table(decisions, false) + &left_out(body),
     }
-    let mut out = decision_table(decisions, total.is_none());
-    let count = u64::try_from(decisions.len()).unwrap_or(u64::MAX);
-    if let Some(more) = total.and_then(|total| total.checked_sub(count)).filter(|more| *more > 0) {
-        let _infallible = writeln!(out, "and {more} older ones; --limit shows more");
+}
+
+fn show_history(body: &Value) -> String {
+    match items(&body["decisions"]) {
+        [] => "there is none in the history".to_owned(),
+        decisions => decision_table(decisions, true) + &left_out(body),
     }
-    out
+}
+
+/// How many decisions a table has not, and how to see them.
+fn left_out(body: &Value) -> String {
+    let shown = u64::try_from(items(&body["decisions"]).len()).unwrap_or(u64::MAX);
+    let total = body["total"].as_u64().unwrap_or(0);
+    match total.saturating_sub(shown) {
+        0 => String::new(),
+        more => format!(
+            "and {more} older ones: --limit {} shows more, --target, --rule, --action and --mode choose among all {total}\n",
+            total.min(LIMIT_MAX.into())
+        ),
+    }
 }
 
 fn show_why(body: &Value) -> String {

@@ -226,9 +226,9 @@ async fn decisions(
     });
     let failed = |why: String| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_history", why);
     let found = read.await.map_err(|error| failed(error.to_string()))?;
-    let found = found.map_err(|error| failed(error.to_string()))?;
+    let (found, total) = found.map_err(|error| failed(error.to_string()))?;
     let found: Vec<Value> = found.iter().map(stored).collect();
-    Ok(Json(json!({ "decisions": found })).into_response())
+    Ok(Json(json!({ "decisions": found, "total": total })).into_response())
 }
 
 fn target_of(decision: &StoredDecision) -> Target {

@@ -260,7 +260,7 @@ fn decisions() -> Value {
     json!({
         "parameters": [
             query("history", "Also those that have ended, the newest first.", &json!({ "type": "boolean", "default": false })),
-            query("limit", "How many at most; the newest are given.", &limit),
+            query("limit", "How many at most; the newest are given, and `total` says how many there are.", &limit),
             query("action", "Only these.", &words(ACTIONS.iter().map(|(name, _)| *name).collect())),
             query("mode", "Only these.", &words(MODES.iter().map(|(name, _)| *name).collect())),
             query("target", "Only what is about this target, or a range around or in it.", &reference("TargetText")),
@@ -404,7 +404,7 @@ fn answered() -> Value {
         ]),
         "Decisions": object(&[
             ("decisions", list(&reference("Decision"))),
-            ("total?", count.clone()),
+            ("total", count.clone()),
         ]),
         "Carried": object(&[
             ("actions", list(&reference("Action"))),

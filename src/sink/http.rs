@@ -9,13 +9,14 @@ use std::time::{Duration, SystemTime};
 
 /// How long a call may take.
 pub const TIMEOUT: Duration = Duration::from_secs(15);
-/// Bytes of an answer that are read.
+/// Bytes of an answer that are read, unless more are expected.
 const ANSWER_MAX: u64 = 1 << 20;
 
 /// A client.
 #[derive(Debug, Clone)]
 pub struct Client {
     agent: ureq::Agent,
+    most: u64,
 }
 
 /// An answer: its status and its body.
@@ -23,7 +24,7 @@ pub struct Client {
 pub struct Answer {
     /// The status.
     pub status: u16,
-    /// The body, as far as it is text, at most 1 MiB.
+    /// The body, as far as it is text, and at most as long as the client reads (1 MiB).
     pub body: String,
     /// It was longer.
     pub cut: bool,
@@ -74,7 +75,12 @@ impl Client {
             .user_agent(concat!("portcullis/", env!("CARGO_PKG_VERSION")))
             .tls_config(tls.build())
             .build();
-        Ok(Self { agent: config.into() })
+        Ok(Self { agent: config.into(), most: ANSWER_MAX })
+    }
+
+    /// The same for answers of up to `most` bytes.
+    pub fn reading(self, most: u64) -> Self {
+        Self { most, ..self }
     }
 
     /// Makes one call.
@@ -109,9 +115,9 @@ impl Client {
         let status = answer.status().as_u16();
         // What the answer means stands at its beginning, if anywhere.
         let mut body = Vec::new();
-        let read = answer.body_mut().as_reader().take(ANSWER_MAX + 1).read_to_end(&mut body);
+        let read = answer.body_mut().as_reader().take(self.most + 1).read_to_end(&mut body);
         read.map_err(|error| Trouble::later(error.to_string()))?;
-        let most = usize::try_from(ANSWER_MAX).unwrap_or(usize::MAX);
+        let most = usize::try_from(self.most).unwrap_or(usize::MAX);
         let cut = body.len() > most;
         body.truncate(most);
         let body = String::from_utf8_lossy(&body).into_owned();

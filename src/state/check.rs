@@ -166,29 +166,30 @@ pub(super) fn decisions(
     Ok(())
 }
 
-/// The newest decisions that are wanted, up to `limit`, each of them checked.
+/// The newest decisions that are wanted, up to `limit`, and how many there are; each of them checked.
 pub(super) fn newest_decisions(
     conn: &Connection,
     file: &Path,
     limit: usize,
     wanted: &dyn Fn(&StoredDecision) -> bool,
-) -> Result<Vec<StoredDecision>, StateError> {
+) -> Result<(Vec<StoredDecision>, usize), StateError> {
     let select = format!("{DECISION} ORDER BY started DESC, id");
     let mut select = conn.prepare(&select).at(file)?;
     let mut rows = select.query(()).at(file)?;
-    let mut found = Vec::new();
-    while found.len() < limit
-        && let Some(row) = rows.next().at(file)?
-    {
+    let (mut found, mut total) = (Vec::new(), 0);
+    while let Some(row) = rows.next().at(file)? {
         let (decision, sound) = decision_of(row).at(file)?;
         if !sound {
             return Err(unsealed(file, "decision", &decision.id));
         }
         if wanted(&decision) {
-            found.push(decision);
+            total += 1;
+            if found.len() < limit {
+                found.push(decision);
+            }
         }
     }
-    Ok(found)
+    Ok((found, total))
 }
 
 /// The decision with that id, checked.

@@ -670,7 +670,8 @@ impl Db {
         })
     }
 
-    /// The newest decisions that are `wanted`, whether they have ended or not, up to `limit`.
+    /// The newest decisions that are `wanted`, whether they have ended or not, up to `limit`, and how
+    /// many there are in all.
     ///
     /// # Errors
     /// When one is not as it was committed.
@@ -678,7 +679,7 @@ impl Db {
         &self,
         limit: usize,
         wanted: &dyn Fn(&StoredDecision) -> bool,
-    ) -> Result<Vec<StoredDecision>, StateError> {
+    ) -> Result<(Vec<StoredDecision>, usize), StateError> {
         self.view(|conn, file| check::newest_decisions(conn, file, limit, wanted))
     }
 

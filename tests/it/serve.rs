@@ -725,8 +725,19 @@ fn history_is_read_from_the_state_directory() {
         get(at, "/api/decisions?history=true&target=203.0.113.8&action=block&mode=enforce", READ)
             .json();
     assert_eq!(values(&got), ["203.0.113.8"]);
-    let got = get(at, "/api/decisions?history=true&action=block&limit=1", READ).json();
-    assert_eq!(values(&got).len(), 1);
+    let some = get(at, "/api/decisions?history=true&action=block&limit=1", READ).json();
+    let total = get(at, "/api/decisions?history=true&action=block", READ).json()["total"].clone();
+    assert_eq!((values(&some).len(), &some["total"]), (1, &total));
+    let table = |args: &[&str]| {
+        let output = command(&served, &[&["decisions", "--history"], args].concat(), Some(READ));
+        stdout(&output)
+    };
+    let cut = table(&["--action", "block", "--limit", "1"]);
+    let more = total.as_u64().unwrap() - 1;
+    let told = format!("and {more} older ones: --limit {total} shows more, --target,");
+    assert!(cut.contains(&told) && cut.contains("ENDED"), "{cut}");
+    assert!(!table(&["--action", "block"]).contains("older ones"));
+    assert_eq!(table(&["--rule", "none"]).trim(), "there is none in the history");
 }
 
 #[test]
