@@ -103,7 +103,7 @@ impl<'c> Asked<'c> {
                 let because = because(lift.because.as_ref(), "lifted");
                 let mut body = json!({ "target": lift.at.target, "because": because });
                 put(&mut body, "grace", lift.grace.as_ref());
-                Self::post("/api/lift", body, &lift.at.server)
+                Self { show: show_lifted, ..Self::post("/api/lift", body, &lift.at.server) }
             }
             Command::Allow(allow) => {
                 let because = because(allow.because.as_ref(), "allowed");
@@ -377,6 +377,13 @@ fn show_why(body: &Value) -> String {
         }
     }
     out
+}
+
+fn show_lifted(body: &Value) -> String {
+    match items(&body["lifted"]) {
+        [] => "done; nothing was in force against it: `portcullis decisions` shows what is, each target as it is to be named".to_owned(),
+        _ => show_carried(body),
+    }
 }
 
 fn show_carried(body: &Value) -> String {
