@@ -5,10 +5,10 @@
 //! who has seen too little of late, or nothing since a restart, takes the whole list.
 
 use crate::action::decision::{Decision, instant_of};
-use crate::action::{Action, Op, Target};
+use crate::action::{Action, Op, Target, hex};
 use crate::decode::time::Micros;
 use dashmap::DashMap;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -60,6 +60,8 @@ struct Log {
     over: BTreeMap<(Micros, String), Decision>,
     /// Ends that were said of decisions before these were extended, from before a restart.
     ends_before: Vec<(String, Micros)>,
+    /// Ends that have become later in silence, of decisions whose start is still to come.
+    prolonged: HashMap<String, Micros>,
 }
 
 impl Log {
@@ -152,7 +154,9 @@ impl Board {
             let id = action.decision.as_deref().unwrap_or_default();
             let (happened, decision) = match action.op {
                 Op::Start => {
-                    let Some(decision) = Decision::of_start(action) else { continue };
+                    let Some(mut decision) = Decision::of_start(action) else { continue };
+                    let later = log.prolonged.remove(id);
+                    decision.until = later.unwrap_or(decision.until).max(decision.until);
                     self.active.insert(decision.id.clone(), decision.clone());
                     (Happened::Begun, decision)
                 }
@@ -174,6 +178,7 @@ impl Board {
                     (Happened::Extended { before }, decision.clone())
                 }
                 Op::End => {
+                    log.prolonged.remove(id);
                     let Some((_, mut decision)) = self.active.remove(id) else { continue };
                     let announced = decision.until;
                     decision.until = instant_of(&action.time).unwrap_or(announced);
@@ -184,6 +189,21 @@ impl Board {
                 Op::Withheld | Op::Note => continue,
             };
             log.note(happened, decision);
+        }
+    }
+
+    /// Takes in that decisions last longer although no line says so, by their ids: no change that is
+    /// told, but the end that stands.
+    pub fn prolong(&self, ends: &BTreeMap<u64, Micros>) {
+        let mut log = self.log();
+        for (id, until) in ends {
+            let id = hex(*id);
+            match self.active.get_mut(&id) {
+                Some(mut decision) => decision.until = decision.until.max(*until),
+                None => {
+                    log.prolonged.insert(id, *until);
+                }
+            }
         }
     }
 

@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use ledger::{Active, Asked, Ledger, Renumber};
 use line::{Due, Line, Says};
 use std::cell::OnceCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -52,12 +52,22 @@ pub struct Decider {
     noted: VecDeque<(&'static str, Micros, u32)>,
     /// Lines that are due, in order.
     pub out: Vec<Due>,
+    /// Ends of alerts that have become later in silence, by the id of the decision, for who shows what
+    /// is in force; if somebody does.
+    pub prolonged: Option<BTreeMap<u64, Micros>>,
 }
 
 impl Decider {
     /// A decider with nothing active.
     pub fn new(config: DecideConfig, guard: Guard) -> Self {
-        Self { config, guard, ledger: Ledger::default(), noted: VecDeque::new(), out: Vec::new() }
+        Self {
+            config,
+            guard,
+            ledger: Ledger::default(),
+            noted: VecDeque::new(),
+            out: Vec::new(),
+            prolonged: None,
+        }
     }
 
     /// Decisions that are active.
@@ -304,6 +314,12 @@ impl Decider {
         let Some((id, until)) = self.ledger.repeat(key, later) else { return };
         if let Some(host) = firing.host {
             self.ledger.offended(key, host);
+        }
+        if way == OnRepeat::Quiet
+            && then.action == ActionKind::Alert
+            && let Some(prolonged) = &mut self.prolonged
+        {
+            prolonged.insert(id, until);
         }
         if way == OnRepeat::Extend && !firing.approx {
             let until = Some(until);

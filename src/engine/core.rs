@@ -195,6 +195,16 @@ impl Core {
         due
     }
 
+    /// From here on says which alerts have become longer in silence.
+    pub fn watch_ends(&mut self) {
+        self.decider.prolonged = Some(BTreeMap::new());
+    }
+
+    /// Alerts that have become longer in silence since this was asked last: their ids and ends.
+    pub fn take_prolonged(&mut self) -> BTreeMap<u64, Micros> {
+        self.decider.prolonged.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// The stream's clock.
     pub fn clock(&self) -> Option<Micros> {
         self.clock.now()
@@ -701,8 +711,11 @@ impl Core {
 
     /// Takes over what was counted and said by one that this one goes on for.
     pub fn take_over(&mut self, before: Self) {
-        let Self { summary, messages, journal, patterns, by_pattern, countries_seen, .. } = before;
+        let Self {
+            summary, messages, journal, patterns, by_pattern, countries_seen, decider, ..
+        } = before;
         (self.summary, self.messages, self.journal) = (summary, messages, journal);
+        self.decider.prolonged = decider.prolonged;
         self.countries_seen = countries_seen;
         for (name, count) in patterns.iter().zip(by_pattern).filter(|(_, count)| *count > 0) {
             *self.summary.events.entry(name.clone()).or_default() += count;

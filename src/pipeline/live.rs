@@ -172,6 +172,9 @@ pub fn run(
         _ if replayed => Out::Direct(Delivery::new(ways, Some(stop))),
         _ => Out::Direct(Delivery::new(ways, None).apart(stop)),
     };
+    if watched.is_some() {
+        engine.core.watch_ends();
+    }
     // Not before the board is filled: whoever asks would be told that nobody is blocked.
     let (_server, asks) = open_door(serve.as_ref(), board, settings)?;
     let pool = Pool::new(&assembly.scanner, settings.threads);
@@ -188,6 +191,7 @@ pub fn run(
     let mut stream = LiveStream {
         engine,
         out,
+        watched,
         scanner: Arc::clone(&assembly.scanner),
         shared: scanner,
         last,
@@ -451,6 +455,8 @@ struct Reading {
 struct LiveStream {
     engine: Engine,
     out: Out,
+    /// What is in force, if anybody looks at it.
+    watched: Option<Arc<Board>>,
     scanner: Arc<Scanner>,
     /// What the workers scan with.
     shared: super::Shared,
@@ -638,6 +644,11 @@ impl LiveStream {
     fn hand_on(&mut self) {
         self.bury();
         let actions = self.engine.take_actions();
+        let prolonged = self.engine.core.take_prolonged();
+        if let Some(board) = self.watched.as_ref().filter(|_| !prolonged.is_empty()) {
+            let board = Arc::clone(board);
+            self.done.push(Box::new(move || board.prolong(&prolonged)));
+        }
         let done = std::mem::take(&mut self.done);
         match &mut self.out {
             Out::Direct(delivery) => {

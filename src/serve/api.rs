@@ -226,7 +226,11 @@ async fn decisions(
     });
     let failed = |why: String| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_history", why);
     let found = read.await.map_err(|error| failed(error.to_string()))?;
-    let (found, total) = found.map_err(|error| failed(error.to_string()))?;
+    let (mut found, total) = found.map_err(|error| failed(error.to_string()))?;
+    for one in found.iter_mut().filter(|one| one.ended.is_none()) {
+        // What was prolonged in silence is not written down.
+        one.until = shared.board.get(&one.id).map(|now| now.until).or(one.until);
+    }
     let found: Vec<Value> = found.iter().map(stored).collect();
     Ok(Json(json!({ "decisions": found, "total": total })).into_response())
 }

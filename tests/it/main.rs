@@ -52,6 +52,7 @@
 //! * [`railway`]: the Railway source, against a stand-in for its API
 //! * [`railway_run`]: the program that reads Railway by itself, against it too
 //! * [`railway_double`]: that stand-in, for every test of what calls Railway
+//! * [`told`]: what a running program tells those who ask it and look at it
 //! * [`tidy`]: the house rules: who may use whom, and that files say what they are
 #![allow(
     clippy::unwrap_used,
@@ -116,5 +117,6 @@ mod stream;
 mod supabase;
 mod support;
 mod tidy;
+mod told;
 mod traps;
 mod webhook;

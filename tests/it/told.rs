@@ -1,0 +1,85 @@
+//! What a running program tells those who ask it and look at it: what is in force, how it counts, how its
+//! sinks are, over restarts and SIGHUP.
+
+use crate::service::{Running, SECOND, START, Service, config, login, until};
+use crate::support::{run_in, stderr, stdout};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+const LOG: &str = "app.log";
+const SERVE: &str = "serve: { listen: 127.0.0.1:0, insecure_loopback: true }\n";
+
+fn service(more: &str, rules: &str) -> Service {
+    let config = config(&format!("source: {{ files: [{LOG}], follow: true }}\n{SERVE}{more}"));
+    let service = Service::new(&config, &format!("pack: p\n{rules}"));
+    service.append(LOG, "");
+    service
+}
+
+/// Failed logins from one address at these seconds, each of a user of its own.
+fn failures(seconds: impl IntoIterator<Item = i64>, ip: &str) -> String {
+    let line = |s| login(START + s * SECOND, ip, &format!("u{s}")) + "\n";
+    seconds.into_iter().map(line).collect()
+}
+
+/// The address at which it serves.
+fn address(running: &mut Running) -> String {
+    running.wait_until_it_says("serving http://");
+    running.wait_until_it_says(": following");
+    let said = running.said();
+    let at = said.split("serving http://").nth(1).unwrap();
+    at.split_whitespace().next().unwrap().to_owned()
+}
+
+/// What a command of the client prints.
+fn asked(service: &Service, at: &str, args: &[&str]) -> String {
+    let url = format!("http://{at}");
+    let output = run_in(&service.path(""), &[args, &["--url", &url]].concat(), b"");
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+    stdout(&output)
+}
+
+fn decisions(service: &Service, at: &str, more: &[&str]) -> Vec<Value> {
+    let text = asked(service, at, &[&["decisions", "--output", "json"], more].concat());
+    let body: Value = serde_json::from_str(&text).unwrap();
+    body["decisions"].as_array().unwrap().clone()
+}
+
+#[test]
+fn an_alert_that_is_prolonged_in_silence_shows_the_end_that_stands() {
+    let rules = "rules: [{ id: fresh, title: t, on: FAILED_LOGIN, per: ip, when: count >= 3 within 1h, then: alert for 1h }]";
+    for state in ["", "state_dir: ./state\n"] {
+        let mut service = service(state, rules);
+        let mut running = service.start();
+        let at = address(&mut running);
+        let ends = |more: &[&str]| -> Vec<String> {
+            let all = decisions(&service, &at, more);
+            all.iter().map(|one| one["until"].as_str().unwrap().to_owned()).collect()
+        };
+        // What is over stays behind it in the history.
+        let newest = |got: Vec<String>| got.into_iter().take(1).collect::<Vec<_>>();
+        let mut end_is = |second: i64| {
+            let want = portcullis::decode::time::format(START + (3600 + second) * SECOND);
+            let is = |got: &[String]| got == [want.clone()];
+            until(|| running.goes_on() && is(&ends(&[])), &|| format!("{want}: {:?}", ends(&[])));
+            let was = || newest(ends(&["--history"]));
+            assert!(state.is_empty() || is(&was()), "{want}: {:?}", was());
+        };
+        service.append(LOG, &failures(0..3, "203.0.113.7"));
+        end_is(2);
+        service.append(LOG, &failures(100..103, "203.0.113.7"));
+        end_is(102);
+        // Begun and prolonged before anything of it lasts.
+        service.append(LOG, &failures(4000..4006, "203.0.113.7"));
+        end_is(4005);
+        running.signal("HUP");
+        running.wait_until_it_says("reloaded");
+        service.append(LOG, &failures(4100..4103, "203.0.113.7"));
+        let want = portcullis::decode::time::format(START + (3600 + 4102) * SECOND);
+        until(|| running.goes_on() && ends(&[]) == [want.clone()], &|| want.clone());
+        running.stop();
+    }
+}
