@@ -83,8 +83,9 @@ impl Decider {
             self.end(key.asked(), &over, names);
         }
         let wanted = order.at.saturating_add(lasting);
-        let rule = Arc::new(by_hand());
         let of = describe_order(order, kind);
+        // It has no rule that would say what it is about: who asked and why does.
+        let rule = Arc::new(Rule { title: of.clone(), ..by_hand() });
         if self.ledger.get(key.asked()).is_some() {
             let Some((id, until)) = self.ledger.repeat(key.asked(), Some(wanted)) else {
                 return Carried::default();

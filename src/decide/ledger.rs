@@ -4,7 +4,9 @@
 //! late event may cross at a time that the clock has passed, and an idle stream says ends earlier
 //! than a busy one. So what has ended stays known until no such crossing can come.
 
+use crate::action::OWN_PACK;
 use crate::action::decision::add_host;
+use crate::action::order::BY_HAND;
 use crate::decode::time::Micros;
 use crate::detect::condition::{ACTIONS, ActionKind, Escalate};
 use crate::detect::rule::{Mode, Rule, Severity, Urgency};
@@ -371,6 +373,31 @@ impl Ledger {
             if let Some((started, forced, hosts)) = more.remove(&entry.number) {
                 let active = &mut entry.active;
                 (active.started, active.forced, active.hosts) = (started, forced, hosts);
+            }
+        }
+        Some(())
+    }
+
+    /// Writes what the formats before the fifth do not know: who decided by hand, and why.
+    pub fn capture_reasons(&self, out: &mut Vec<u8>) {
+        let is_by_hand = |rule: &Rule| rule.pack == OWN_PACK && rule.id == BY_HAND;
+        let by_hand = || self.active.values().filter(|entry| is_by_hand(&entry.active.rule));
+        put_number(out, number(by_hand().count()));
+        for entry in by_hand() {
+            put_number(out, entry.number);
+            put_bytes(out, entry.active.rule.title.as_bytes());
+        }
+    }
+
+    /// Reads it as it was written.
+    pub fn restore_reasons(&mut self, from: &mut Reader<'_>) -> Option<()> {
+        let mut reasons = HashMap::<u64, String, RandomState>::default();
+        for _ in 0..from.number()? {
+            reasons.insert(from.number()?, from.text()?.to_owned());
+        }
+        for entry in self.active.values_mut() {
+            if let Some(reason) = reasons.remove(&entry.number) {
+                Arc::make_mut(&mut entry.active.rule).title = reason;
             }
         }
         Some(())

@@ -126,6 +126,16 @@ impl Decider {
         self.guard.restore_later(from)
     }
 
+    /// Writes what the formats before the fifth do not know.
+    pub fn capture_reasons(&self, out: &mut Vec<u8>) {
+        self.ledger.capture_reasons(out);
+    }
+
+    /// Reads it as it was written.
+    pub fn restore_reasons(&mut self, from: &mut Reader<'_>) -> Option<()> {
+        self.ledger.restore_reasons(from)
+    }
+
     /// Emits the end of every decision whose time is up at `clock`; `names` as for
     /// [`Decider::fire`].
     pub fn advance(&mut self, clock: Micros, names: &[String]) {

@@ -141,6 +141,8 @@ pub struct Core {
     /// Events by their pattern's number.
     by_pattern: Vec<u64>,
     countries_seen: bool,
+    /// Time of the latest record that was counted; the summary's is that of one run.
+    newest: Option<Micros>,
     /// Keys were given up that windows can still reach.
     degraded: bool,
     /// The head of a capture that is under way.
@@ -176,6 +178,7 @@ impl Core {
             untimed: false,
             by_pattern: Vec::new(),
             countries_seen: false,
+            newest: None,
             degraded: false,
             captured_head: Vec::new(),
         }
@@ -361,7 +364,7 @@ impl Core {
     /// How a target stands at `now`, of the stream's time.
     pub fn why(&self, target: &Target, now: Micros) -> Why {
         // The clock lies a little behind what was counted last.
-        let now = self.summary.newest().map_or(now, |last| now.max(last));
+        let now = self.newest.map_or(now, |newest| now.max(newest));
         let names = &self.key_names;
         let keys = keys_of(target, self.detector.ipv6_prefix(), names);
         let kind = match target.kind.as_str() {
@@ -496,13 +499,15 @@ impl Core {
             if self.untimed {
                 self.say_too_long(time);
             }
-            self.summary.saw(time);
+            self.saw(time);
             self.events(events, run, time);
             return Outcome::Matched;
         };
         let before = self.clock.now();
         let (arrived, restarted) = self.clock.observe(time);
         if restarted {
+            // Nothing of before tells how far the stream has come.
+            self.newest = None;
             self.note_restart();
         }
         if self.clock.now() != before {
@@ -526,11 +531,16 @@ impl Core {
                 if self.untimed {
                     self.say_too_long(time);
                 }
-                self.summary.saw(time);
+                self.saw(time);
                 self.events(events, run, time);
                 Outcome::Matched
             }
         }
+    }
+
+    fn saw(&mut self, time: Micros) {
+        self.newest = self.newest.max(Some(time));
+        self.summary.saw(time);
     }
 
     fn hold(&mut self, held: HeldBack) {
@@ -562,7 +572,7 @@ impl Core {
                     self.summary.lines.change(Outcome::Future, Outcome::Matched);
                 }
                 self.sources.entry(held.source).or_default().last = Some(held.time);
-                self.summary.saw(held.time);
+                self.saw(held.time);
                 self.events(&held.events, held.events.all(), held.time);
             }
         }
@@ -789,6 +799,8 @@ impl Core {
         self.decider.capture_later(out);
         self.seen.capture(out);
         self.detector.store().capture_domains(out);
+        self.decider.capture_reasons(out);
+        put_option(out, self.newest, put_time);
     }
 
     /// Shards that keys lie in.
@@ -949,6 +961,11 @@ impl Core {
         // And the third.
         if !from.is_empty() {
             self.detector.store_mut().restore_domains(from)?;
+        }
+        // And the fourth.
+        if !from.is_empty() {
+            self.decider.restore_reasons(from)?;
+            self.newest = from.option(Reader::time)?;
         }
         from.is_empty().then_some(())
     }

@@ -4,9 +4,9 @@ use super::auth::Who;
 use super::reply::Refusal;
 use super::target::{self, Meant, Object};
 use super::{Shared, audit, metrics, openapi};
-use crate::action::Target;
 use crate::action::decision::Decision;
 use crate::action::order::{Order, What};
+use crate::action::{Action, Target};
 use crate::decode::time::{self, Micros};
 use crate::detect::condition::ACTIONS;
 use crate::detect::rule::MODES;
@@ -227,11 +227,11 @@ async fn decisions(
     let failed = |why: String| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_history", why);
     let found = read.await.map_err(|error| failed(error.to_string()))?;
     let (mut found, total) = found.map_err(|error| failed(error.to_string()))?;
-    for one in found.iter_mut().filter(|one| one.ended.is_none()) {
+    for (one, _) in found.iter_mut().filter(|(one, _)| one.ended.is_none()) {
         // What was prolonged in silence is not written down.
         one.until = shared.board.get(&one.id).map(|now| now.until).or(one.until);
     }
-    let found: Vec<Value> = found.iter().map(stored).collect();
+    let found: Vec<Value> = found.iter().map(|(one, line)| stored(one, line.as_deref())).collect();
     Ok(Json(json!({ "decisions": found, "total": total })).into_response())
 }
 
@@ -239,7 +239,9 @@ fn target_of(decision: &StoredDecision) -> Target {
     Target { kind: decision.kind.clone(), value: decision.value.clone() }
 }
 
-fn stored(decision: &StoredDecision) -> Value {
+/// A decision of the history; `line` is that of its start.
+fn stored(decision: &StoredDecision, line: Option<&str>) -> Value {
+    let line: Option<Action> = line.and_then(|line| serde_json::from_str(line).ok());
     let mut value = json!({
         "id": decision.id,
         "action": decision.action,
@@ -253,6 +255,7 @@ fn stored(decision: &StoredDecision) -> Value {
         ("until", decision.until.map(|at| json!(time::format(at)))),
         ("ended", decision.ended.map(|at| json!(time::format(at)))),
         ("crossings", decision.crossings.map(|n| json!(n))),
+        ("reason", line.map(|line| json!(line.reason))),
     ];
     for (name, part) in optional {
         if let Some(part) = part {

@@ -8,7 +8,7 @@ use super::snapshots::PART;
 use super::{JournalRow, SnapshotInfo, StoredAction, StoredDecision};
 use crate::decode::time::Micros;
 use crate::source::position::Position;
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row, Statement};
 use sha2::{Digest, Sha256};
 use std::path::Path;
 
@@ -166,17 +166,19 @@ pub(super) fn decisions(
     Ok(())
 }
 
-/// The newest decisions that are wanted, up to `limit`, and how many there are; each of them checked.
+/// The newest decisions that are wanted, up to `limit`, with the lines with which they started, and
+/// how many there are; each of them checked.
 pub(super) fn newest_decisions(
     conn: &Connection,
     file: &Path,
     limit: usize,
     wanted: &dyn Fn(&StoredDecision) -> bool,
-) -> Result<(Vec<StoredDecision>, usize), StateError> {
+) -> Result<(Vec<(StoredDecision, Option<String>)>, usize), StateError> {
     let select = format!("{DECISION} ORDER BY started DESC, id");
     let mut select = conn.prepare(&select).at(file)?;
     let mut rows = select.query(()).at(file)?;
     let (mut found, mut total) = (Vec::new(), 0);
+    let mut starts = Starts::of(conn, file)?;
     while let Some(row) = rows.next().at(file)? {
         let (decision, sound) = decision_of(row).at(file)?;
         if !sound {
@@ -185,7 +187,8 @@ pub(super) fn newest_decisions(
         if wanted(&decision) {
             total += 1;
             if found.len() < limit {
-                found.push(decision);
+                let line = starts.line(&decision.id)?;
+                found.push((decision, line));
             }
         }
     }
@@ -205,6 +208,33 @@ pub(super) fn decision(
     match found {
         Some((_, false)) => Err(unsealed(file, "decision", &id)),
         found => Ok(found.map(|(decision, _)| decision)),
+    }
+}
+
+/// The lines with which decisions started.
+struct Starts<'c> {
+    select: Statement<'c>,
+    file: &'c Path,
+}
+
+impl<'c> Starts<'c> {
+    fn of(conn: &'c Connection, file: &'c Path) -> Result<Self, StateError> {
+        let select = "SELECT seq, time, op, line, checksum FROM actions WHERE id = ?1 ORDER BY seq";
+        Ok(Self { select: conn.prepare(select).at(file)?, file })
+    }
+
+    /// That of a decision, checked; none once it is no longer kept.
+    fn line(&mut self, decision: &str) -> Result<Option<String>, StateError> {
+        let found = self.select.query_row([decision], |row| {
+            let (seq, time, op): (i64, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let line: String = row.get(3)?;
+            let sound = row.get::<_, i64>(4)? == action_seal(seq, decision, time, &op, &line);
+            Ok((seq, line, sound))
+        });
+        match found.optional().at(self.file)? {
+            Some((seq, _, false)) => Err(unsealed(self.file, "action", &seq)),
+            found => Ok(found.map(|(_, line, _)| line)),
+        }
     }
 }
 

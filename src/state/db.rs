@@ -670,8 +670,8 @@ impl Db {
         })
     }
 
-    /// The newest decisions that are `wanted`, whether they have ended or not, up to `limit`, and how
-    /// many there are in all.
+    /// The newest decisions that are `wanted`, whether they have ended or not, up to `limit`, with the
+    /// lines with which they started, as long as those are kept; and how many there are in all.
     ///
     /// # Errors
     /// When one is not as it was committed.
@@ -679,7 +679,7 @@ impl Db {
         &self,
         limit: usize,
         wanted: &dyn Fn(&StoredDecision) -> bool,
-    ) -> Result<(Vec<StoredDecision>, usize), StateError> {
+    ) -> Result<(Vec<(StoredDecision, Option<String>)>, usize), StateError> {
         self.view(|conn, file| check::newest_decisions(conn, file, limit, wanted))
     }
 

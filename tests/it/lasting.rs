@@ -212,8 +212,8 @@ fn what_waits_or_is_held_at_a_restart_is_counted_in_one_run_only() {
 }
 
 /// What a format adds stands at the end of the head: of the third the brake of `under_attack` and what
-/// was seen, of the fourth the domains of accounts. The fifth writes decisions that are over in another way, and
-/// here are none.
+/// was seen, of the fourth the domains of accounts, of the fifth who decided by hand and why, and the
+/// newest time. The fifth writes decisions that are over in another way, and here are none.
 #[test]
 fn older_formats_are_read_and_the_third_knows_one_brake_more() {
     let house = House::new(RULES, "rules: { flood: { then: under_attack for 1s } }\n");
@@ -229,18 +229,23 @@ fn older_formats_are_read_and_the_third_knows_one_brake_more() {
     let length = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
     let (head, shards) = bytes[8..].split_at(length);
     // Where no brake of that kind has counted and no record is remembered, these are one byte each; then
-    // come how many domains there may be, 1,023, and that there is none.
-    let added = [&[0][..], &[0], &[0xff, 7, 0]];
-    assert_eq!((head[0], &head[length - 5..]), (5, &*added.concat()), "the rule fires");
-    for (format, less) in [(2, 5), (3, 3), (4, 0)] {
+    // come how many domains there may be, 1,023, and that there is none; that nobody decided anything
+    // by hand, and that there is a time.
+    let added = [&[0][..], &[0], &[0xff, 7, 0], &[0, 1]];
+    let time = size_of::<i64>();
+    let found = &head[length - 7 - time..length - time];
+    assert_eq!((head[0], found), (5, &*added.concat()), "the rule fires");
+    for (format, less, fewer) in
+        [(2, 7 + time, 1 + time), (3, 5 + time, 1 + time), (4, 2 + time, time)]
+    {
         let mut older = head[..length - less].to_vec();
         older[0] = format;
         let mut old = u64::try_from(older.len()).unwrap().to_le_bytes().to_vec();
         old.extend(older);
         old.extend(shards);
         let mut again = restored(&house, &old, &names);
-        // Now there may be none, but of a format that told of none.
-        assert_eq!(again.core.capture_all().len(), bytes.len() - usize::from(less > 0));
+        // Now there may be no domain, and no time is known.
+        assert_eq!(again.core.capture_all().len(), bytes.len() - fewer);
 
         // So accounts are written out and stay the same, also when all is read once more.
         let (one, other) = behind.split_at(behind.len() / 2);

@@ -83,3 +83,41 @@ fn an_alert_that_is_prolonged_in_silence_shows_the_end_that_stands() {
         running.stop();
     }
 }
+
+#[test]
+fn what_is_told_of_counts_and_of_orders_outlives_a_restart() {
+    let rules = "rules: [{ id: block, title: t, on: FAILED_LOGIN, per: ip, when: count > 20 within 1h, then: block for 1h }]";
+    let mut service = service("state_dir: ./state\n", rules);
+    let mut running = service.start();
+    let mut at = address(&mut running);
+    // The clock lies two records behind.
+    service.append(LOG, &failures([0, 600, 1200, 1800], "203.0.113.7"));
+    let why = |service: &Service, at: &str, who: &str| asked(service, at, &["why", who]);
+    let counted = |service: &Service, at: &str| {
+        why(service, at, "203.0.113.7").contains("4 of 21 FAILED_LOGIN")
+    };
+    until(|| running.goes_on() && counted(&service, &at), &|| why(&service, &at, "203.0.113.7"));
+    let order = ["block", "198.51.100.9", "--for", "7d", "--because", "seen in the logs"];
+    asked(&service, &at, &order);
+    let told = |service: &Service, at: &str| {
+        let reasons = |more: &[&str]| decisions(service, at, more)[0]["reason"].clone();
+        (why(service, at, "198.51.100.9"), reasons(&[]), reasons(&["--history"]))
+    };
+    let before = told(&service, &at);
+    let (stands, reason, history) = &before;
+    assert!(stands.contains(": seen in the logs"), "{stands}");
+    assert!(reason.as_str().unwrap().ends_with(": seen in the logs"), "{reason}");
+    assert_eq!(history, reason);
+    // From what was captured at the end, and from the journal.
+    for killed in [false, true] {
+        if killed {
+            running.kill()
+        } else {
+            drop(running.stop())
+        }
+        running = service.start();
+        at = address(&mut running);
+        assert!(counted(&service, &at), "{}", why(&service, &at, "203.0.113.7"));
+        assert_eq!(told(&service, &at), before);
+    }
+}
