@@ -1,7 +1,7 @@
 //! Figures in the text form of Prometheus.
 //!
-//! The values of labels are bounded: names of what is loaded, fixed words, and `other` for what a
-//! reload has taken out. No text out of a log is ever one.
+//! The values of labels are bounded: names of what is loaded or was when it counted, and fixed words.
+//! No text out of a log is ever one.
 
 use super::Shared;
 use super::api::{Started, unanswered};
@@ -20,8 +20,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Arc;
 
-/// The rules of Portcullis' own messages and of what is decided by hand.
-const OWN_RULES: [&str; 5] = ["brake", "clock", "limit", "manual", "source"];
 /// What a sink can be.
 const SINK_STATES: [&str; 4] = ["working", "failing", "dry", "disabled"];
 
@@ -120,7 +118,11 @@ fn stream(page: &mut Page, status: &Status) {
     let help = "Records by what became of them.";
     page.put("portcullis_records_total", Counter, help, &outcomes(&summary.records));
     page.one("portcullis_read_bytes_total", Counter, "Bytes of lines.", float(summary.bytes));
-    let patterns: BTreeSet<&str> = status.patterns.iter().map(String::as_str).collect();
+    // What a reload has taken out keeps its figures: a counter that falls, or adds up to less than
+    // before, is a restart to whoever reads it.
+    let loaded = status.patterns.iter().map(String::as_str);
+    let patterns: BTreeSet<&str> =
+        loaded.chain(summary.events.keys().map(String::as_str)).collect();
     let events: Vec<_> = patterns
         .iter()
         .map(|name| {
@@ -132,23 +134,15 @@ fn stream(page: &mut Page, status: &Status) {
     let near: Vec<_> = summary
         .near_misses
         .iter()
-        .filter(|(name, _)| patterns.contains(name.as_str()))
         .map(|(name, near)| (vec![("pattern", name.as_str())], float(near.count)))
         .collect();
     let help = "Records that begin like a pattern and are none.";
     page.put("portcullis_near_misses_total", Counter, help, &near);
-    let rules: BTreeSet<&str> = status.rules.iter().map(|(id, _)| id.as_str()).collect();
-    let mut actions: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-    for (rule, ops) in &summary.actions {
-        let known = rules.contains(rule.as_str()) || OWN_RULES.contains(&rule.as_str());
-        let rule = if known { rule.as_str() } else { "other" };
-        for (op, n) in ops {
-            *actions.entry((rule, op)).or_default() += n;
-        }
-    }
-    let actions: Vec<_> = actions
-        .into_iter()
-        .map(|((rule, op), n)| (vec![("rule", rule), ("op", op)], float(n)))
+    let actions: Vec<_> = summary
+        .actions
+        .iter()
+        .flat_map(|(rule, ops)| ops.iter().map(move |(op, n)| (rule.as_str(), op.as_str(), n)))
+        .map(|(rule, op, n)| (vec![("rule", rule), ("op", op)], float(*n)))
         .collect();
     page.put("portcullis_actions_total", Counter, "Action lines by rule and op.", &actions);
     let limits: Vec<_> =

@@ -121,3 +121,57 @@ fn what_is_told_of_counts_and_of_orders_outlives_a_restart() {
         assert_eq!(told(&service, &at), before);
     }
 }
+
+/// The counters of the page of figures.
+fn counters(at: &str) -> BTreeMap<String, f64> {
+    let mut stream = TcpStream::connect(at).unwrap();
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    let samples = page.lines().filter_map(|line| line.rsplit_once(' '));
+    let counters = samples.filter(|(name, _)| !name.starts_with('#') && name.contains("_total"));
+    counters.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
+}
+
+#[test]
+fn no_counter_falls_when_rules_come_and_go() {
+    let pattern = "patterns:\n  CARD:\n    title: t\n    read: 'CARD: ip={ip}'\n    tests: [{ line: 'CARD: ip=203.0.113.7', gives: { ip: 203.0.113.7 } }]\n";
+    let fresh = "{ id: fresh, title: t, on: FAILED_LOGIN, per: ip, when: count >= 1 within 1h, then: alert }";
+    let card = "{ id: card, title: t, on: CARD, per: ip, when: count >= 1 within 1h, then: alert }";
+    let with = format!("{pattern}rules: [{fresh}, {card}]\n");
+    let without = format!("rules: [{fresh}]\n");
+    let mut service = service("", &with);
+    let mut running = service.start();
+    let at = address(&mut running);
+    let mut last = BTreeMap::new();
+    for (n, rules) in [&with, &without, &with, &without, &with].into_iter().enumerate() {
+        if n > 0 {
+            service.write("rules.yaml", &format!("pack: p\n{rules}"));
+            running.signal("HUP");
+            until(|| running.goes_on() && running.said().matches("reloaded").count() == n, &|| {
+                format!("reload {n}")
+            });
+        }
+        let n = i64::try_from(n).unwrap();
+        let ip = format!("203.0.113.{n}");
+        let time = portcullis::decode::time::format(START + n * 10 * SECOND);
+        let card = format!("{time} [WARN] CARD: ip={ip}\n{time} [WARN] CARD: drifted\n");
+        service.append(LOG, &(card + &failures([n * 10 + 1], &ip)));
+        let started = |of: &BTreeMap<String, f64>| {
+            of.get(r#"portcullis_actions_total{rule="fresh",op="start"}"#).copied()
+        };
+        let want = Some(n as f64 + 1.0);
+        until(|| running.goes_on() && started(&counters(&at)) == want, &|| {
+            format!("{:?}", counters(&at))
+        });
+        let now = counters(&at);
+        for (name, before) in &last {
+            let after = now.get(name).unwrap_or_else(|| panic!("{name} is gone: {now:?}"));
+            assert!(after >= before, "{name} was {before} and is {after}");
+        }
+        last = now;
+    }
+    assert_eq!(last[r#"portcullis_events_total{pattern="CARD"}"#].to_string(), "3");
+    running.stop();
+}
