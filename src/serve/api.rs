@@ -34,8 +34,8 @@ pub const BECAUSE_MAX: usize = 500;
 pub const LIMIT: u32 = 1000;
 /// And at most.
 pub const LIMIT_MAX: u32 = 100_000;
-/// What is ordered lasts so long at least and at most, seconds.
-const LASTING: (Micros, Micros) = (1_000_000, 3650 * 86_400 * 1_000_000);
+/// What is ordered lasts so long at least and at most, microseconds.
+pub const LASTING: (Micros, Micros) = (1_000_000, 3650 * 86_400 * 1_000_000);
 /// The widest ranges that are blocked, lifted or allowed by hand: IPv4 and IPv6.
 const WIDEST: (u8, u8) = (8, 16);
 
@@ -349,9 +349,9 @@ fn duration(name: &str, text: &str, least: Micros) -> Result<Micros, Refusal> {
 }
 
 fn because(text: &str) -> Result<String, Refusal> {
-    let text = text.trim();
     let count = text.chars().count();
-    if !(1..=BECAUSE_MAX).contains(&count) {
+    let text = text.trim();
+    if text.is_empty() || count > BECAUSE_MAX {
         return Err(unprocessable(format!(
             "`because` has 1 to {BECAUSE_MAX} characters; who reads it later wants to know why"
         )));

@@ -399,6 +399,9 @@ async fn pass(door: &Door, mut request: Request<Body>, next: Next) -> Response<B
             let why = format!("the token {} has not {role} role", who.name);
             return reply::error(StatusCode::FORBIDDEN, "forbidden", &why);
         }
+        if let Some(why) = route.mistake(request.uri()) {
+            return reply::error(StatusCode::BAD_REQUEST, "bad_request", &why);
+        }
         request.extensions_mut().insert(who);
     }
     let _busy = connection.as_ref().map(|connection| connection.busy());

@@ -10,7 +10,7 @@ use crate::decode::addr::{canonical, canonical_net};
 use crate::decode::time::Micros;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, Request, State};
+use axum::extract::{Extension, Query, Request, State};
 use axum::http::header::{CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, LAST_MODIFIED};
 use axum::http::{HeaderMap, Response, StatusCode, Uri};
 use axum::response::IntoResponse;
@@ -77,8 +77,8 @@ fn routes_by(clock: Clock) -> Router<Arc<Shared>> {
 
 /// One of `known` by its name, `default` if nothing is asked for.
 fn choice<T: Copy>(uri: &Uri, name: &str, known: &[(&str, T)], default: T) -> Result<T, String> {
-    let pairs = uri.query().unwrap_or_default().split('&');
-    let asked = pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name);
+    let query = Query::<Vec<(String, String)>>::try_from_uri(uri);
+    let asked = query.map_err(|why| why.body_text())?.0.into_iter().find(|(key, _)| key == name);
     let Some((_, value)) = asked else { return Ok(default) };
     let found = known.iter().find(|(text, _)| *text == value);
     found.map(|(_, choice)| *choice).ok_or_else(|| {
@@ -257,7 +257,11 @@ mod tests {
         assert_eq!(server.text("/blocklist.txt?family=4"), v4);
         assert_eq!(server.text("/blocklist?format=haproxy&family=6"), v6);
         assert_eq!(server.text("/blocklist?family=6&format=nginx"), "2001:db8:1:2::/64 1;\n");
-        assert_eq!(server.ask("/blocklist?family=5", None).0, StatusCode::BAD_REQUEST);
+        assert_eq!(server.text("/blocklist?family=%34"), v4);
+        for wrong in ["family=5", "family"] {
+            let (status, ..) = server.ask(&format!("/blocklist?{wrong}"), None);
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{wrong}");
+        }
         let why = server.text("/blocklist?format=pf");
         assert!(why.contains("`format` must be one of plain, nginx, haproxy"), "{why}");
     }

@@ -1,9 +1,10 @@
 //! The description of everything that can be asked for, as OpenAPI 3.1.
 
-use super::api::{BECAUSE_MAX, LIMIT, LIMIT_MAX};
+use super::api::{BECAUSE_MAX, LASTING, LIMIT, LIMIT_MAX};
 use super::auth::Need;
 use super::routes::{ROUTES, Route};
-use super::target::KINDS;
+use super::target::{KINDS, TEXT_MAX};
+use crate::decode::time::{self, Micros};
 use crate::detect::condition::ACTIONS;
 use crate::detect::rule::MODES;
 use axum::Json;
@@ -91,6 +92,7 @@ fn with_errors(route: &Route, responses: Value) -> Value {
     } else {
         add("401", "The token is missing or not known.", "Error");
         add("403", "The token has another role.", "Error");
+        add("400", "A parameter is not known or cannot be read, or the body is no JSON.", "Error");
     }
     add("408", "The body did not come in time.", "Error");
     add("413", "The body is too long.", "Error");
@@ -131,7 +133,6 @@ fn error(description: &str) -> Value {
 /// A route that gives an order.
 fn order(schema: &str) -> Value {
     let mut responses = ok("What followed, and what was lifted.", "Carried");
-    responses["400"] = error("The body is no JSON.");
     responses["409"] = error("A guard, or something else, speaks against it.");
     responses["415"] = error("The body's type is not application/json.");
     responses["422"] = error("The body cannot be what is meant.");
@@ -240,7 +241,6 @@ fn outside(path: &str) -> Option<(&'static str, Value)> {
             ];
             let mut responses = plain("One address or range per line.");
             responses["304"] = json!({ "description": "It is what was fetched before." });
-            responses["400"] = error("A parameter cannot be read.");
             (
                 "What is blocked, as a file for firewalls.",
                 json!({ "parameters": parameters, "responses": responses }),
@@ -253,7 +253,6 @@ fn outside(path: &str) -> Option<(&'static str, Value)> {
 fn decisions() -> Value {
     let words = |all: Vec<&str>| json!({ "type": "string", "enum": all });
     let mut responses = ok("The decisions.", "Decisions");
-    responses["400"] = error("A parameter cannot be read.");
     responses["404"] = error("There is no history.");
     responses["422"] = error("The target means nobody.");
     let limit = json!({ "type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": LIMIT });
@@ -272,7 +271,6 @@ fn decisions() -> Value {
 
 fn why() -> Value {
     let mut responses = ok("How it stands.", "Why");
-    responses["400"] = error("The path is no text.");
     responses["404"] = error("There is no such path.");
     responses["422"] = error("The target means nobody.");
     json!({
@@ -324,11 +322,19 @@ fn schemas() -> Value {
 fn sent() -> Value {
     let text = json!({ "type": "string" });
     let flag = json!({ "type": "boolean" });
-    let duration = json!({
-        "type": "string",
-        "description": "A number and a unit, as in 30s, 5m, 1h, 24h, 30d, 2w.",
-        "pattern": "^[1-9][0-9]{0,2}[smhdw]$"
-    });
+    let duration = |least: Micros| {
+        json!({
+            "type": "string",
+            "description": format!(
+                "A number and a unit, as in 30s, 5m, 1h, 24h, 30d, 2w, or several from the larger to the smaller, as in 1h30m; from {} to {}.",
+                time::format_duration(least),
+                time::format_duration(LASTING.1)
+            ),
+            "minLength": 2,
+            "pattern": r"^\s*([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?([0-9]+us)?\s*$"
+        })
+    };
+    let optional = |schema: Value| json!({ "anyOf": [schema, { "type": "null" }] });
     let sought = json!({ "anyOf": [reference("TargetText"), reference("TargetParts")] });
     let because = reference("Because");
     json!({
@@ -341,35 +347,40 @@ fn sent() -> Value {
             "type": "string",
             "description": "An address, a range, a name or e-mail address, or `user_id:` and an id.",
             "minLength": 1,
-            "maxLength": 256,
+            "maxLength": TEXT_MAX,
+            "pattern": r"\S",
             "examples": ["203.0.113.7", "203.0.113.0/24", "mallory@example.org", "user_id:7f6c"]
         },
         "TargetParts": closed(&[
             ("kind", json!({ "type": "string", "enum": KINDS })),
-            ("value", json!({ "type": "string", "minLength": 1, "maxLength": 256 })),
+            (
+                "value",
+                json!({ "type": "string", "minLength": 1, "maxLength": TEXT_MAX, "pattern": r"\S" }),
+            ),
         ]),
         "Target": object(&[("kind", text.clone()), ("value?", text.clone())]),
         "Because": {
             "type": "string",
             "description": "Why, for whoever reads it later; no control characters.",
             "minLength": 1,
-            "maxLength": BECAUSE_MAX
+            "maxLength": BECAUSE_MAX,
+            "pattern": r"\S"
         },
         "Hold": closed(&[
             ("target", sought.clone()),
-            ("for", duration.clone()),
+            ("for", duration(LASTING.0)),
             ("because", because.clone()),
             ("force?", flag.clone()),
         ]),
         "Lift": closed(&[
             ("target", sought.clone()),
             ("because", because.clone()),
-            ("grace?", duration.clone()),
+            ("grace?", optional(duration(0))),
         ]),
         "Allow": closed(&[
             ("target", sought.clone()),
             ("because", because.clone()),
-            ("for?", duration),
+            ("for?", optional(duration(LASTING.0))),
         ]),
         "Disallow": closed(&[("target", sought), ("because", because)]),
     })
@@ -495,6 +506,14 @@ mod tests {
             assert!(said(route).is_some(), "{} {} is not described", route.method, route.path);
             let operation = &document["paths"][route.path][route.method.to_lowercase()];
             assert!(operation["summary"].is_string(), "{} {}", route.method, route.path);
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            let told: Vec<_> = parameters
+                .filter(|parameter| parameter["in"] == "query")
+                .map(|parameter| parameter["name"].as_str().unwrap())
+                .collect();
+            if let Some(known) = route.query {
+                assert_eq!(told, known, "{} {}", route.method, route.path);
+            }
         }
         let mut ids = Vec::new();
         for (path, operations) in document["paths"].as_object().unwrap() {

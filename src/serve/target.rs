@@ -12,8 +12,8 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::net::IpAddr;
 
-/// Longer is nobody's name.
-const TEXT_MAX: usize = 1024;
+/// Characters of a target; longer is nobody's name.
+pub const TEXT_MAX: usize = 1024;
 /// The kinds that can be meant.
 pub const KINDS: [&str; 4] = ["ip", "range", "user", "user_id"];
 
@@ -98,6 +98,7 @@ impl Meant {
 /// # Errors
 /// Why nobody can be meant.
 pub fn parse(text: &str) -> Result<Target, String> {
+    sized(text)?;
     let text = text.trim();
     if let Some((kind, value)) = text.split_once(':')
         && KINDS.contains(&kind)
@@ -136,10 +137,15 @@ fn address(text: &str) -> Option<IpAddr> {
     addr::parse_ip(text)
 }
 
-fn of_kind(kind: &str, value: &str) -> Result<Target, String> {
-    if value.len() > TEXT_MAX || value.trim().is_empty() {
-        return Err(format!("a target has 1 to {TEXT_MAX} bytes"));
+fn sized(text: &str) -> Result<(), String> {
+    if text.chars().count() > TEXT_MAX || text.trim().is_empty() {
+        return Err(format!("a target has 1 to {TEXT_MAX} characters, and not only blanks"));
     }
+    Ok(())
+}
+
+fn of_kind(kind: &str, value: &str) -> Result<Target, String> {
+    sized(value)?;
     if value.chars().any(is_hidden) {
         return Err("a target has no control characters".to_owned());
     }

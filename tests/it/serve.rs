@@ -702,6 +702,86 @@ fn decisions_are_told_and_filtered() {
 }
 
 #[test]
+fn a_parameter_that_is_not_known_is_told_and_not_passed_over() {
+    let (served, _folder) = usually();
+    let at = served.server.address();
+    for (method, path, told) in [
+        ("GET", "/blocklist?famly=4", "did you mean `family`?"),
+        ("GET", "/blocklist.txt?x=1", "it takes family, format"),
+        ("GET", "/blocklist?family=4&family=6", "`family` is given twice"),
+        ("GET", "/blocklist?family", "`family` must be one of"),
+        ("GET", "/api/decisions?limti=1", "did you mean `limit`?"),
+        ("GET", "/api/status?verbose=1", "it takes none"),
+        ("GET", "/api/why/203.0.113.7?limit=1", "it takes none"),
+        ("GET", "/metrics?name=x", "it takes none"),
+        ("GET", "/ready?a%0ab=1", r"`a\u{a}b` is no parameter"),
+        ("POST", "/api/block?force=true", "it takes none"),
+        (
+            "DELETE",
+            "/api/disallow?target=203.0.113.7&because=b&grace=0s",
+            "it takes target, because",
+        ),
+    ] {
+        let body = json!({ "target": "203.0.113.9", "for": "1h", "because": "b" }).to_string();
+        let headers = [("X-Api-Key", OPS), ("Content-Type", "application/json")];
+        let got = ask(at, method, path, &headers, &body);
+        assert_eq!(got.status, 400, "{path}: {got:?}");
+        let reason = got.json()["reason"].as_str().unwrap().to_owned();
+        assert!(reason.contains(told), "{path}: {reason}");
+    }
+    assert_eq!(served.orders.lock().unwrap().len(), 0);
+    // Those who ask as others have taught them are answered.
+    assert_eq!(ask(at, "GET", "/health?probe=7", &[], "").status, 200);
+    assert_eq!(get(at, "/v1/decisions/stream?community_pull=true", BOUNCER).status, 200);
+    // And whoever may not ask learns nothing.
+    assert_eq!(ask(at, "GET", "/blocklist?famly=4", &[], "").status, 401);
+}
+
+/// Texts of each schema that is a text, and whether it takes them by the document.
+#[test]
+fn the_document_and_the_server_take_the_same_texts() {
+    let (served, _folder) = usually();
+    let at = served.server.address();
+    let document = get(at, "/openapi.json", READ).json();
+    let schemas = &document["components"]["schemas"];
+    let takes = |schema: &Value, text: &str| {
+        let schema = schema["anyOf"].get(0).unwrap_or(schema);
+        let count = u64::try_from(text.chars().count()).unwrap();
+        let within = count >= schema["minLength"].as_u64().unwrap_or(0)
+            && count <= schema["maxLength"].as_u64().unwrap_or(u64::MAX);
+        let pattern = schema["pattern"].as_str().unwrap();
+        within && regex::Regex::new(pattern).unwrap().is_match(text)
+    };
+    let long = |n: usize| "ü".repeat(n);
+    let (most, more, much) = (long(500), long(501), long(1024));
+    let (many, blank) = (long(1025), format!("{} x", " ".repeat(500)));
+    let id = format!("user_id:{}", "a".repeat(1020));
+    for (schema, name, texts) in [
+        (
+            &schemas["Lift"]["properties"]["grace"],
+            "grace",
+            &[
+                "0s", "1h", "24h", "1000s", "1h30m", " 5m ", "007s", "1d12h", "h", "5", "30m1h",
+                "1.5h", "-1h", "1h 30m", "5ms", "1x",
+            ][..],
+        ),
+        (&schemas["TargetText"], "target", &["x", " x ", "", " ", &much, &many, &id]),
+        (&schemas["Because"], "because", &["x", " x ", "", "  ", &most, &more, &blank]),
+    ] {
+        for text in texts {
+            let mut body = json!({ "target": "mallory@example.org", "because": "b" });
+            body[name] = json!(text);
+            let got = post(at, "/api/lift", &body);
+            assert_eq!(got.status == 200, takes(schema, text), "{name} `{text}`: {got:?}");
+        }
+    }
+    // What is left out may be written as null too.
+    let body = json!({ "target": "mallory@example.org", "because": "b", "grace": null });
+    assert_eq!(post(at, "/api/lift", &body).status, 200);
+    assert_eq!(schemas["Lift"]["properties"]["grace"]["anyOf"][1]["type"], "null");
+}
+
+#[test]
 fn history_is_read_from_the_state_directory() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");
