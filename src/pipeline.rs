@@ -38,7 +38,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 /// Files of one replay that are open at the same time.
 const OPEN_MAX: usize = 64;
@@ -114,9 +114,17 @@ impl Ways {
     }
 }
 
+/// A sink that is written to in turn.
+struct Direct {
+    sink: Sink,
+    failing: bool,
+    /// It has taken a line since it failed last; whether that has left, a flush says.
+    tried: bool,
+}
+
 /// Lines to their sinks; errors are told once per sink and counted.
 struct Delivery {
-    sinks: Vec<(Sink, bool)>,
+    sinks: Vec<Direct>,
     remotes: Remotes,
     watch: Watch,
     watched: Option<Arc<Board>>,
@@ -135,7 +143,10 @@ impl Delivery {
         let cursors = vec![0; remotes.len()];
         let remotes = Remotes::start(remotes, &cursors, 0, &Outbox::Memory, &board);
         Self {
-            sinks: sinks.into_iter().map(|sink| (sink, false)).collect(),
+            sinks: sinks
+                .into_iter()
+                .map(|sink| Direct { sink, failing: false, tried: false })
+                .collect(),
             watch: remotes.watch(),
             remotes,
             watched,
@@ -155,9 +166,10 @@ impl Delivery {
         }
         for action in actions {
             self.sent += 1;
-            for (sink, failed) in &mut self.sinks {
-                let delivered = sink.deliver(action);
-                note(sink, failed, delivered, &mut self.closed, summary);
+            for direct in &mut self.sinks {
+                let delivered = direct.sink.deliver(action);
+                direct.tried = delivered.is_ok();
+                direct.note(delivered, &mut self.closed, summary);
             }
         }
     }
@@ -174,7 +186,7 @@ impl Delivery {
 
     /// Opens what can be opened anew: files may have been rotated.
     fn reopen(&mut self, summary: &mut Summary) {
-        for (sink, _) in &mut self.sinks {
+        for Direct { sink, .. } in &mut self.sinks {
             if let Err(error) = sink.reopen() {
                 let name = sink.name();
                 error!(
@@ -187,7 +199,7 @@ impl Delivery {
 
     /// Lets nobody who does not read standard output hold up the sinks on threads of their own.
     fn apart(mut self, stop: &Stop) -> Self {
-        for (sink, _) in &mut self.sinks {
+        for Direct { sink, .. } in &mut self.sinks {
             if let Err(error) = sink.go_apart(UNREAD_MAX, PATIENCE) {
                 warn!("sink {}: {error}; who does not read it holds up the stream", sink.name());
             }
@@ -202,7 +214,7 @@ impl Delivery {
         let mut errors = self.remotes.finish(all);
         let Some(stop) = &self.live else { return errors };
         let mut signalled: Option<Instant> = None;
-        for (sink, _) in &mut self.sinks {
+        for Direct { sink, .. } in &mut self.sinks {
             // Like any program in a pipe it ends when all was read; after a signal it waits no longer.
             while matches!(sink.drain(PATIENCE), Ok(Delivered::Waits)) {
                 if stop.load(Ordering::Relaxed) != 0
@@ -221,9 +233,9 @@ impl Delivery {
     /// How the sinks are.
     fn statuses(&self) -> Vec<SinkStatus> {
         let sent = self.sent;
-        let own = self.sinks.iter().map(|(sink, failed)| SinkStatus {
-            name: sink.name(),
-            state: if *failed { "failing" } else { "working" },
+        let own = self.sinks.iter().map(|direct| SinkStatus {
+            name: direct.sink.name(),
+            state: if direct.failing { "failing" } else { "working" },
             delivered: sent,
             ..SinkStatus::default()
         });
@@ -232,36 +244,39 @@ impl Delivery {
 
     fn flush(&mut self, summary: &mut Summary) {
         let stopped = || self.live.as_ref().is_none_or(|stop| stop.load(Ordering::Relaxed) != 0);
-        for (sink, failed) in &mut self.sinks {
-            let mut delivered = sink.flush();
-            if matches!(delivered, Ok(Delivered::Waits)) {
+        for direct in &mut self.sinks {
+            let mut flushed = direct.sink.flush();
+            if matches!(flushed, Ok(Delivered::Waits)) {
                 warn!(
                     "sink {}: nobody reads it, and no more can wait than does: the stream stands still",
-                    sink.name()
+                    direct.sink.name()
                 );
             }
-            while matches!(delivered, Ok(Delivered::Waits)) && !stopped() {
-                delivered = sink.flush();
+            while matches!(flushed, Ok(Delivered::Waits)) && !stopped() {
+                flushed = direct.sink.flush();
             }
-            note(sink, failed, delivered, &mut self.closed, summary);
+            let leaves = matches!(flushed, Ok(Delivered::Yes)) && direct.tried;
+            direct.note(flushed, &mut self.closed, summary);
+            if leaves && std::mem::take(&mut direct.failing) {
+                let name = direct.sink.name();
+                info!("sink {name}: works again; what came meanwhile is lost to it");
+            }
         }
     }
 }
 
-fn note(
-    sink: &Sink,
-    failed: &mut bool,
-    delivered: io::Result<Delivered>,
-    closed: &mut bool,
-    summary: &mut Summary,
-) {
-    match delivered {
-        Ok(Delivered::Yes | Delivered::Waits) => {}
-        Ok(Delivered::Closed) => *closed = true,
-        Err(error) => {
-            if !std::mem::replace(failed, true) {
-                error!("sink {}: {error}; its lines are lost until it works again", sink.name());
-                summary.errors.push(format!("sink {}: {error}", sink.name()));
+impl Direct {
+    fn note(&mut self, delivered: io::Result<Delivered>, closed: &mut bool, summary: &mut Summary) {
+        match delivered {
+            Ok(Delivered::Yes | Delivered::Waits) => {}
+            Ok(Delivered::Closed) => *closed = true,
+            Err(error) => {
+                self.tried = false;
+                if !std::mem::replace(&mut self.failing, true) {
+                    let name = self.sink.name();
+                    error!("sink {name}: {error}; its lines are lost until it works again");
+                    summary.errors.push(format!("sink {name}: {error}"));
+                }
             }
         }
     }

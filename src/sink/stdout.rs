@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// Bytes that are written together while nobody flushes.
 const BUFFER: usize = 1 << 16;
+/// Bytes that wait while nothing can be written; what comes then is lost.
+const FAILED_MAX: usize = 16 << 20;
 /// How often what cannot be written is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -109,6 +111,11 @@ impl StdoutSink {
                 let mut queue = apart.shared.queue();
                 if queue.closed {
                     return Ok(Delivered::Closed);
+                }
+                if let Some((kind, said)) = &queue.failed
+                    && queue.waiting() > FAILED_MAX
+                {
+                    return Err(Error::new(*kind, said.clone()));
                 }
                 queue.lines.extend_from_slice(line.as_bytes());
                 Ok(Delivered::Yes)

@@ -175,3 +175,39 @@ fn no_counter_falls_when_rules_come_and_go() {
     assert_eq!(last[r#"portcullis_events_total{pattern="CARD"}"#].to_string(), "3");
     running.stop();
 }
+
+#[test]
+fn a_sink_that_works_again_says_so_once() {
+    let rules = "rules: [{ id: fresh, title: t, on: FAILED_LOGIN, per: ip, when: count >= 1 within 1h, then: alert }]";
+    let mut service = service("sinks:\n  - file: { path: out/actions.jsonl }\n", rules);
+    fs::create_dir(service.path("out")).unwrap();
+    let mut running = service.start();
+    let at = address(&mut running);
+    let fires = |n: i64| service.append(LOG, &failures([n], &format!("203.0.113.{n}")));
+    let state = || {
+        let said = asked(&service, &at, &["status"]);
+        said.lines().find(|line| line.contains("actions.jsonl")).unwrap_or_default().to_owned()
+    };
+    fires(1);
+    until(|| service.lines("out/actions.jsonl").len() == 1, &|| running.said());
+    let again = ": works again; what came meanwhile is lost to it";
+    for round in 1..=2 {
+        fs::remove_dir_all(service.path("out")).unwrap();
+        fires(round * 10);
+        until(|| state().contains("failing"), &state);
+        fires(round * 10 + 1);
+        until(|| state().contains("failing"), &state);
+        assert_eq!(running.said().matches(again).count() + 1, usize::try_from(round).unwrap());
+        fs::create_dir(service.path("out")).unwrap();
+        fires(round * 10 + 2);
+        until(|| state().contains("working"), &state);
+        fires(round * 10 + 3);
+        let last = format!("203.0.113.{}", round * 10 + 3);
+        let came = || service.lines("out/actions.jsonl").iter().any(|line| line.contains(&last));
+        until(came, &|| running.said());
+        let said = running.said();
+        assert_eq!(said.matches(again).count(), usize::try_from(round).unwrap(), "{said}");
+        assert_eq!(said.matches("its lines are lost").count(), usize::try_from(round).unwrap());
+    }
+    running.goes_on();
+}
