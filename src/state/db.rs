@@ -214,11 +214,7 @@ impl Db {
                 doubt.made = true;
                 self.commits = head.commits;
             }
-            _ => {
-                let what =
-                    format!("it holds {} commits and should hold {}", head.commits, self.commits);
-                return Err(self.damaged(what));
-            }
+            _ => return Err(StateError::commits(&self.file, head.commits, self.commits)),
         }
         self.conn = Some(conn);
         self.wound = None;
@@ -343,8 +339,7 @@ fn apply(
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).at(file)?;
     let mut head = Head::read(&tx, file)?;
     if head.commits != number {
-        let what = format!("it holds {} commits and should hold {number}", head.commits);
-        return Err(StateError::damaged(file, what).into());
+        return Err(StateError::commits(file, head.commits, number).into());
     }
     head.commits += 1;
     let journal = write_journal(&tx, &mut head, commit).at(file)?;
@@ -949,7 +944,7 @@ mod tests {
         db.commits = 1;
         db.wound = Some(Wound::Failed);
         let error = db.commit(&commit).unwrap_err();
-        assert!(error.to_string().contains("it holds 3 commits and should hold 1"), "{error}");
+        assert!(matches!(error, StateError::TwoWriters { found: 3, expected: 1, .. }), "{error}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What can go wrong with a state directory, told so that it can be mended.
 
+use super::LOCK;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -70,8 +71,18 @@ pub enum StateError {
         /// What it is.
         found: String,
     },
+    /// Somebody else has committed to it while this process had it.
+    #[error("`{}` holds {found} commits and should hold {expected}: another process writes into it too. What it holds is whole, so leave it as it is; see that only one Portcullis uses the directory, from other containers and machines as well, and that nobody takes `{LOCK}` away; then start again (`portcullis state verify {}` checks it)", path.display(), directory(path))]
+    TwoWriters {
+        /// The file.
+        path: PathBuf,
+        /// Commits in it.
+        found: i64,
+        /// Commits of this process, and of those before it.
+        expected: i64,
+    },
     /// Something in it is not as it was committed.
-    #[error("`{}` is damaged: {what}; `portcullis state verify` lists everything that is wrong. Restore the directory from a copy, or move it away to begin without what it knew", path.display())]
+    #[error("`{}` is damaged: {what}; `portcullis state verify {}` lists everything that is wrong. Restore the directory from a copy, or move it away to begin without what it knew", path.display(), directory(path))]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -132,6 +143,11 @@ pub enum StateError {
     },
 }
 
+/// The state directory that a file lies in.
+fn directory(file: &Path) -> String {
+    file.parent().unwrap_or(file).display().to_string()
+}
+
 fn holder(pid: Option<u32>) -> String {
     pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
@@ -157,6 +173,15 @@ impl StateError {
     /// Something is not as it was committed.
     pub fn damaged(path: &Path, what: impl Into<String>) -> Self {
         Self::Damaged { path: path.to_owned(), what: what.into() }
+    }
+
+    /// The database holds another number of commits than this process knows of: more were made by
+    /// somebody else, fewer were lost.
+    pub(super) fn commits(path: &Path, found: i64, expected: i64) -> Self {
+        if found > expected {
+            return Self::TwoWriters { path: path.to_owned(), found, expected };
+        }
+        Self::damaged(path, format!("it holds {found} commits and should hold {expected}"))
     }
 
     pub(super) fn of_io(path: &Path, what: &'static str, error: &std::io::Error) -> Self {

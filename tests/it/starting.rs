@@ -214,8 +214,8 @@ fn damage_that_nothing_makes_good_is_refused() {
         meddle(&service, "DELETE FROM journal WHERE id <= (SELECT min(journal) FROM snapshots)");
         meddle(&service, statement);
         let before = fs::read(service.path(ACTIONS)).unwrap();
-        let text =
-            service.refused(&["error: `", said, "`portcullis state verify` lists everything"]);
+        let verify = format!("`portcullis state verify {}`", service.state().display());
+        let text = service.refused(&["error: `", said, &verify, "lists everything"]);
         assert!(!text.contains("panicked"), "{statement}: {text}");
         assert_eq!(fs::read(service.path(ACTIONS)).unwrap(), before);
     }

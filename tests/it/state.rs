@@ -229,11 +229,34 @@ fn what_is_not_ours_is_refused_and_left_as_it_is() {
     }
     // A file without tables is what is left of a database, never a beginning.
     fs::write(&file, "").unwrap();
-    let error = refused(dir.path(), &["is damaged: it has no tables", "state verify"]);
+    let verify = format!("`portcullis state verify {}`", dir.path().display());
+    let error = refused(dir.path(), &["is damaged: it has no tables", &verify]);
     assert!(matches!(error, StateError::Damaged { .. }));
     fs::remove_file(&file).unwrap();
     fs::write(dir.path().join("portcullis.db-wal"), "something").unwrap();
     refused(dir.path(), &["is damaged", "portcullis.db-wal` is there without it"]);
+}
+
+#[test]
+fn two_that_write_are_told_so_and_not_to_throw_what_is_whole_away() {
+    let dir = made(3);
+    let mut first = Db::open(dir.path()).unwrap();
+    // As where locks do not reach: another machine, or somebody who took the lock away.
+    fs::remove_file(dir.path().join("portcullis.lock")).unwrap();
+    let mut second = Db::open(dir.path()).unwrap();
+    fill(&mut second, dir.path(), 4, 5);
+    let dictionary = first.dictionary(DICTIONARY).unwrap();
+    let error = first.commit(&part(4).commit(dictionary)).unwrap_err();
+    let said = error.to_string();
+    assert!(matches!(error, StateError::TwoWriters { found: 5, expected: 3, .. }), "{said}");
+    let verify = format!("`portcullis state verify {}`", dir.path().display());
+    for part in ["another process writes", "is whole", "only one Portcullis", verify.as_str()] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("Restore") && !said.contains("move it away"), "{said}");
+    assert!(!error.is_retryable());
+    drop((first, second));
+    assert!(verified(dir.path(), 0).contains("sound"));
 }
 
 #[test]
