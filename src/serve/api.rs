@@ -58,6 +58,7 @@ pub fn routes() -> Router<Arc<Shared>> {
         .route("/api/allow", post(allow))
         .route("/api/disallow", post(disallow).delete(disallow_by_query))
         .layer(Extension(Started(now())))
+        .layer(Extension(Arc::<metrics::Shown>::default()))
 }
 
 /// When the server started.

@@ -16,9 +16,13 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Response, header};
 use axum::response::IntoResponse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The most that was shown of each counter.
+#[derive(Debug, Default)]
+pub struct Shown(Mutex<HashMap<String, f64>>);
 
 /// What a sink can be.
 const SINK_STATES: [&str; 4] = ["working", "failing", "dry", "disabled"];
@@ -27,11 +31,13 @@ const SINK_STATES: [&str; 4] = ["working", "failing", "dry", "disabled"];
 pub async fn answer(
     State(shared): State<Arc<Shared>>,
     Extension(Started(started)): Extension<Started>,
+    Extension(shown): Extension<Arc<Shown>>,
 ) -> Response<Body> {
     match shared.asker.status().await {
         Ok(status) => {
             let form = "text/plain; version=0.0.4; charset=utf-8";
-            ([(header::CONTENT_TYPE, form)], text(&status, &shared.board, started)).into_response()
+            let text = text(&status, &shared.board, started, &shown);
+            ([(header::CONTENT_TYPE, form)], text).into_response()
         }
         Err(why) => unanswered(why).into_response(),
     }
@@ -44,30 +50,45 @@ enum Kind {
     Gauge,
 }
 
-#[derive(Default)]
-struct Page(String);
+struct Page<'s> {
+    text: String,
+    shown: MutexGuard<'s, HashMap<String, f64>>,
+}
 
-impl Page {
+impl Page<'_> {
     /// A figure with its values, each with its labels. Without values it is left out.
     fn put(&mut self, name: &str, kind: Kind, help: &str, values: &[(Labels<'_>, f64)]) {
         if values.is_empty() {
             return;
         }
-        let kind = match kind {
+        let word = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
         };
-        let _infallible = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        let _infallible = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {word}");
         for (labels, value) in values {
-            self.0.push_str(name);
+            let mut series = name.to_owned();
             for (n, (label, text)) in labels.iter().enumerate() {
                 let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
                 let before = if n == 0 { '{' } else { ',' };
-                let _infallible = write!(self.0, "{before}{label}=\"{text}\"");
+                let _infallible = write!(series, "{before}{label}=\"{text}\"");
             }
-            self.0.push_str(if labels.is_empty() { " " } else { "} " });
-            let _infallible = writeln!(self.0, "{value}");
+            series.push_str(if labels.is_empty() { "" } else { "}" });
+            let value = match kind {
+                Kind::Counter => self.grown(&series, *value),
+                Kind::Gauge => *value,
+            };
+            let _infallible = writeln!(self.text, "{series} {value}");
         }
+    }
+
+    /// A counter, or what was shown of it if that was more. An outcome may be corrected: a record was
+    /// ahead and is not any more. A counter that falls is a restart to whoever reads it, and all of it
+    /// would count once more; this one stands still until it is reached.
+    fn grown(&mut self, series: &str, value: f64) -> f64 {
+        let most = self.shown.entry(series.to_owned()).or_default();
+        *most = most.max(value);
+        *most
     }
 
     fn one(&mut self, name: &str, kind: Kind, help: &str, value: impl Into<Option<f64>>) {
@@ -91,9 +112,10 @@ fn seconds(at: Micros) -> f64 {
 }
 
 /// The whole page.
-pub fn text(status: &Status, board: &Board, started: Micros) -> String {
+pub fn text(status: &Status, board: &Board, started: Micros, shown: &Shown) -> String {
     use Kind::Gauge;
-    let mut page = Page::default();
+    let shown = shown.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut page = Page { text: String::new(), shown };
     let version = vec![("version", env!("CARGO_PKG_VERSION"))];
     page.put("portcullis_build_info", Gauge, "The version, always 1.", &[(version, 1.0)]);
     let help = "When it started, seconds since 1970.";
@@ -103,14 +125,14 @@ pub fn text(status: &Status, board: &Board, started: Micros) -> String {
     stream(&mut page, status);
     decisions(&mut page, board);
     sinks(&mut page, status);
-    page.0
+    page.text
 }
 
 fn outcomes(outcomes: &Outcomes) -> Vec<(Labels<'static>, f64)> {
     outcomes.parts().map(|(name, n)| (vec![("outcome", name)], float(n))).into()
 }
 
-fn stream(page: &mut Page, status: &Status) {
+fn stream(page: &mut Page<'_>, status: &Status) {
     use Kind::{Counter, Gauge};
     let summary = &status.summary;
     let help = "Lines by what became of them.";
@@ -168,7 +190,7 @@ fn stream(page: &mut Page, status: &Status) {
     page.one("portcullis_delay_seconds", Gauge, help, status.delay_s);
 }
 
-fn decisions(page: &mut Page, board: &Board) {
+fn decisions(page: &mut Page<'_>, board: &Board) {
     let modes = MODES.map(|(name, _)| name);
     let mut counts: BTreeMap<(&str, &str), u64> =
         ACTIONS.iter().flat_map(|(action, _)| modes.map(|mode| ((*action, mode), 0))).collect();
@@ -183,7 +205,7 @@ fn decisions(page: &mut Page, board: &Board) {
     page.put("portcullis_decisions_active", Kind::Gauge, help, &counts);
 }
 
-fn sinks(page: &mut Page, status: &Status) {
+fn sinks(page: &mut Page<'_>, status: &Status) {
     use Kind::{Counter, Gauge};
     let mut states = Vec::new();
     for sink in &status.sinks {
@@ -205,4 +227,32 @@ fn sinks(page: &mut Page, status: &Status) {
     page.put("portcullis_sink_refused_total", Counter, help, &each(|sink| sink.refused));
     let help = "Actions that were lost to a sink because too many waited.";
     page.put("portcullis_sink_dropped_total", Counter, help, &each(|sink| sink.dropped));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::summary::Outcome;
+
+    #[test]
+    fn a_counter_that_is_corrected_stands_still() {
+        let (board, shown, mut status) = (Board::default(), Shown::default(), Status::default());
+        let value = |status: &Status, outcome: &str| {
+            let page = text(status, &board, 0, &shown);
+            let name = format!("portcullis_records_total{{outcome=\"{outcome}\"}} ");
+            page.lines().find_map(|line| line.strip_prefix(&name)).unwrap().to_owned()
+        };
+        status.summary.records.add(Outcome::Future, 2);
+        assert_eq!(value(&status, "future"), "2");
+        status.summary.records.change(Outcome::Future, Outcome::Matched);
+        assert_eq!((value(&status, "future"), value(&status, "matched")), ("2".into(), "1".into()));
+        status.summary.records.add(Outcome::Future, 2);
+        assert_eq!(value(&status, "future"), "3");
+        // What goes up and down does.
+        for keys in ["3", "1"] {
+            status.keys = keys.parse().unwrap();
+            let page = text(&status, &board, 0, &shown);
+            assert!(page.contains(&format!("portcullis_state_keys {keys}\n")), "{page}");
+        }
+    }
 }
