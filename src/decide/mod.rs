@@ -376,6 +376,9 @@ impl Decider {
     }
 
     fn end(&mut self, key: Asked<'_>, active: &Active, names: &[String]) {
+        if let Some(prolonged) = &mut self.prolonged {
+            prolonged.remove(&active.id);
+        }
         let rule = &active.rule;
         let (kind, value) = describe(key.target, names);
         let target = Target { kind, value };

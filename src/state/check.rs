@@ -5,7 +5,7 @@ use super::error::StateError;
 use super::schema::CHECKED_AT_OPEN;
 use super::seal::{Seal, hex};
 use super::snapshots::PART;
-use super::{JournalRow, SnapshotInfo, StoredAction, StoredDecision};
+use super::{JournalRow, SnapshotInfo, StoredAction, StoredDecision, Told};
 use crate::decode::time::Micros;
 use crate::source::position::Position;
 use rusqlite::{Connection, OptionalExtension, Row, Statement};
@@ -173,7 +173,7 @@ pub(super) fn newest_decisions(
     file: &Path,
     limit: usize,
     wanted: &dyn Fn(&StoredDecision) -> bool,
-) -> Result<(Vec<(StoredDecision, Option<String>)>, usize), StateError> {
+) -> Result<(Vec<Told>, usize), StateError> {
     let select = format!("{DECISION} ORDER BY started DESC, id");
     let mut select = conn.prepare(&select).at(file)?;
     let mut rows = select.query(()).at(file)?;

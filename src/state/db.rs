@@ -7,7 +7,7 @@ use super::schema::FORMAT;
 use super::snapshots::{Pruned, Snapshots};
 use super::{
     ActionRow, ActionsInfo, Commit, Committed, CursorInfo, DecisionsInfo, Info, JournalInfo,
-    JournalRow, PositionInfo, SnapshotInfo, StoredAction, StoredDecision,
+    JournalRow, PositionInfo, SnapshotInfo, StoredAction, StoredDecision, Told,
 };
 use crate::action::Op;
 use crate::decode::time::{self, Micros};
@@ -674,7 +674,7 @@ impl Db {
         &self,
         limit: usize,
         wanted: &dyn Fn(&StoredDecision) -> bool,
-    ) -> Result<(Vec<(StoredDecision, Option<String>)>, usize), StateError> {
+    ) -> Result<(Vec<Told>, usize), StateError> {
         self.view(|conn, file| check::newest_decisions(conn, file, limit, wanted))
     }
 

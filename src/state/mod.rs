@@ -202,6 +202,9 @@ pub struct StoredDecision {
     pub crossings: Option<u64>,
 }
 
+/// A decision of the history and the line with which it started, as long as that is kept.
+pub type Told = (StoredDecision, Option<String>);
+
 /// A row of the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JournalRow<'r> {

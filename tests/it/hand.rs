@@ -248,6 +248,24 @@ fn why_says_what_is_counted_and_when_it_is_too_old() {
     assert_eq!(engine.core.why(&own, START).guard, Some("never_block"));
 }
 
+#[test]
+fn what_was_prolonged_in_silence_is_told_until_it_is_over() {
+    let assembly = assembly("");
+    let mut engine = assembly.engine();
+    engine.core.watch_ends();
+    failures(&assembly, &mut engine, 0, 10, "203.0.113.9");
+    engine.core.take_prolonged();
+    // The alerts' rules cross again.
+    failures(&assembly, &mut engine, 10, 10, "203.0.113.9");
+    let until: Vec<i64> = engine.core.take_prolonged().into_values().collect();
+    assert!(until.contains(&(START + (19 + 3600) * SECOND)), "{until:?}");
+    assert!(engine.core.take_prolonged().is_empty());
+    failures(&assembly, &mut engine, 20, 10, "203.0.113.9");
+    engine.core.idle_until(START + 40 * 86_400 * SECOND);
+    // Whoever is told only now must not wait for an end that was said before.
+    assert!(engine.core.take_prolonged().is_empty());
+}
+
 /// Orders and records, one after the other; the lines that follow.
 fn history(assembly: &Assembly, engine: &mut Engine) -> Vec<Action> {
     let mut all = failures(assembly, engine, 0, 21, "203.0.113.9");

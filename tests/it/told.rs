@@ -111,9 +111,9 @@ fn what_is_told_of_counts_and_of_orders_outlives_a_restart() {
     // From what was captured at the end, and from the journal.
     for killed in [false, true] {
         if killed {
-            running.kill()
+            running.kill();
         } else {
-            drop(running.stop())
+            running.stop();
         }
         running = service.start();
         at = address(&mut running);
