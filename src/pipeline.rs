@@ -169,7 +169,7 @@ impl Delivery {
             for direct in &mut self.sinks {
                 let delivered = direct.sink.deliver(action);
                 direct.tried = delivered.is_ok();
-                direct.note(delivered, &mut self.closed, summary);
+                direct.note(delivered, &mut self.closed, &mut summary.errors);
             }
         }
     }
@@ -200,7 +200,7 @@ impl Delivery {
     /// Lets nobody who does not read standard output hold up the sinks on threads of their own.
     fn apart(mut self, stop: &Stop) -> Self {
         for Direct { sink, .. } in &mut self.sinks {
-            if let Err(error) = sink.go_apart(UNREAD_MAX, PATIENCE) {
+            if let Err(error) = sink.go_apart(UNREAD_MAX) {
                 warn!("sink {}: {error}; who does not read it holds up the stream", sink.name());
             }
         }
@@ -214,18 +214,23 @@ impl Delivery {
         let mut errors = self.remotes.finish(all);
         let Some(stop) = &self.live else { return errors };
         let mut signalled: Option<Instant> = None;
-        for Direct { sink, .. } in &mut self.sinks {
+        for direct in &mut self.sinks {
             // Like any program in a pipe it ends when all was read; after a signal it waits no longer.
-            while matches!(sink.drain(PATIENCE), Ok(Delivered::Waits)) {
+            let left = loop {
+                let left = direct.sink.drain(PATIENCE);
+                if !matches!(left, Ok(Delivered::Waits)) {
+                    break left;
+                }
                 if stop.load(Ordering::Relaxed) != 0
                     && signalled.get_or_insert_with(Instant::now).elapsed() >= LAST
                 {
-                    let why = format!("sink {}: its last lines were not read", sink.name());
+                    let why = format!("sink {}: its last lines were not read", direct.sink.name());
                     error!("{why}");
                     errors.push(why);
-                    break;
+                    break left;
                 }
-            }
+            };
+            direct.note(left, &mut self.closed, &mut errors);
         }
         errors
     }
@@ -253,20 +258,27 @@ impl Delivery {
                 );
             }
             while matches!(flushed, Ok(Delivered::Waits)) && !stopped() {
+                thread::sleep(PATIENCE);
                 flushed = direct.sink.flush();
             }
-            let leaves = matches!(flushed, Ok(Delivered::Yes)) && direct.tried;
-            direct.note(flushed, &mut self.closed, summary);
+            let retains = direct.sink.retains();
+            let leaves = matches!(flushed, Ok(Delivered::Yes)) && (direct.tried || retains);
+            direct.note(flushed, &mut self.closed, &mut summary.errors);
             if leaves && std::mem::take(&mut direct.failing) {
-                let name = direct.sink.name();
-                info!("sink {name}: works again; what came meanwhile is lost to it");
+                let lost = if retains { "" } else { "; what came meanwhile is lost to it" };
+                info!("sink {}: works again{lost}", direct.sink.name());
             }
         }
     }
 }
 
 impl Direct {
-    fn note(&mut self, delivered: io::Result<Delivered>, closed: &mut bool, summary: &mut Summary) {
+    fn note(
+        &mut self,
+        delivered: io::Result<Delivered>,
+        closed: &mut bool,
+        errors: &mut Vec<String>,
+    ) {
         match delivered {
             Ok(Delivered::Yes | Delivered::Waits) => {}
             Ok(Delivered::Closed) => *closed = true,
@@ -274,8 +286,10 @@ impl Direct {
                 self.tried = false;
                 if !std::mem::replace(&mut self.failing, true) {
                     let name = self.sink.name();
-                    error!("sink {name}: {error}; its lines are lost until it works again");
-                    summary.errors.push(format!("sink {name}: {error}"));
+                    let lines =
+                        if self.sink.retains() { "wait, 16 MiB of them," } else { "are lost" };
+                    error!("sink {name}: {error}; its lines {lines} until it works again");
+                    errors.push(format!("sink {name}: {error}"));
                 }
             }
         }

@@ -98,7 +98,10 @@ impl Explainer<'_> {
         let scanner = &self.assembly.scanner;
         let text = String::from_utf8_lossy(line);
         let mut out = format!("line {}: {}\n", self.shown, escape(text.trim_end_matches('\r')));
-        let fragment = if oversized { None } else { scanner.fragment(line) };
+        let candidate = scanner.set.prefilter().candidate(line);
+        // What is no candidate is looked at only while pieces wait.
+        let looked = !oversized && (candidate || !self.pieces.is_empty());
+        let fragment = if looked { scanner.fragment(line) } else { None };
         let waits = fragment.as_ref().is_some_and(|f| self.pieces.contains_key(&f.stream));
         match fragment {
             _ if line.iter().all(u8::is_ascii_whitespace) => {
@@ -108,7 +111,7 @@ impl Explainer<'_> {
                 let (first, mut content) =
                     self.pieces.remove(&piece.stream).unwrap_or((piece.clone(), String::new()));
                 content.push_str(&piece.content);
-                if piece.last {
+                if waits && piece.ends {
                     out.push_str("  the last piece of a line that was cut; the whole line:\n");
                     self.pieces_read(&first, &content, false, &mut out);
                 } else {
@@ -117,7 +120,7 @@ impl Explainer<'_> {
                 }
             }
             _ => {
-                if !oversized && !scanner.set.prefilter().candidate(line) {
+                if !oversized && !candidate {
                     out.push_str(
                         "  prefilter: no loaded pattern can match this line, so it is not decoded; if it were:\n",
                     );

@@ -369,7 +369,12 @@ impl Allowed {
             }
             (Allowed::Account(kind, name), KeyKind::User | KeyKind::UserId) => {
                 key.text().is_some_and(|text| {
-                    if text == name { key.kind == *kind } else { identities.same(name, text) }
+                    // The other spelling is of the other role.
+                    let other = match kind {
+                        KeyKind::UserId => identities.email(name),
+                        _ => identities.id(name),
+                    };
+                    if key.kind == *kind { text == name } else { other == Some(text) }
                 })
             }
             _ => false,
@@ -394,6 +399,8 @@ mod tests {
         assert!(covers(user, "ann@example.org", key(id, "7")));
         assert!(covers(id, "7", key(id, "7")));
         assert!(!covers(id, "7", key(user, "7")));
+        assert!(!covers(user, "7", key(user, "ann@example.org")));
+        assert!(!covers(user, "7", key(id, "7")));
         assert!(!covers(user, "bob", key(id, "bob")));
         let settings = Allowed::User("bob".to_owned());
         assert!(settings.covers(key(id, "bob"), &identities));

@@ -121,6 +121,8 @@ impl Past {
 
 /// Spans remembered per key: as often as anything can be doubled.
 const SPANS_MAX: usize = 64;
+/// Those that a list has room for when it is made.
+const FEW_SPANS: usize = 4;
 /// Keys whose past is remembered; past it, those that ended longest ago are forgotten first.
 const PAST_MAX: usize = 500_000;
 
@@ -147,6 +149,8 @@ pub struct Ledger {
     /// Ends that were said, of decisions that a late crossing may still meet.
     said: BTreeMap<(Micros, u64), LedgerKey>,
     past: HashMap<LedgerKey, Past, RandomState>,
+    /// Spans in it beyond the first four of each key.
+    more_spans: usize,
     started: u64,
 }
 
@@ -338,6 +342,7 @@ impl Ledger {
                 Some(before) => (now.rule)(before).map(Some),
             };
             if let (Some(key), Some(rule)) = (key, rule) {
+                self.more_spans += spans.len().saturating_sub(FEW_SPANS);
                 self.past.insert(LedgerKey { rule, ..key }, Past { spans });
             }
         }
@@ -415,7 +420,9 @@ impl Ledger {
         let entry = self.active.remove(key)?;
         let place = (entry.place, entry.number);
         self.said.remove(&place);
-        self.past.remove(key);
+        if let Some(past) = self.past.remove(key) {
+            self.more_spans -= past.spans.len().saturating_sub(FEW_SPANS);
+        }
         self.ends.remove(&place).map(|_| entry.active)
     }
 
@@ -472,7 +479,9 @@ impl Ledger {
 
     /// Bytes counted.
     pub fn bytes(&self) -> usize {
-        self.active.len() * ACTIVE_BYTES + self.past.len() * PAST_BYTES
+        self.active.len() * ACTIVE_BYTES
+            + self.past.len() * PAST_BYTES
+            + self.more_spans * 2 * size_of::<(Micros, Micros)>()
     }
 
     /// The decision of `key` that is active, or whose end was said and not yet forgotten.
@@ -550,10 +559,14 @@ impl Ledger {
             let (_, cut, _) = ends.select_nth_unstable(middle);
             let cut = *cut;
             self.past.retain(|_, past| past.until() > cut);
+            let more = self.past.values().map(|past| past.spans.len().saturating_sub(FEW_SPANS));
+            self.more_spans = more.sum();
         }
         let past = self.past.entry(key.clone()).or_default();
         if past.spans.len() >= SPANS_MAX {
             past.spans.remove(0);
+        } else if past.spans.len() >= FEW_SPANS {
+            self.more_spans += 1;
         }
         past.spans.push((at, until.max(past.until())));
     }

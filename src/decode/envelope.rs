@@ -12,8 +12,8 @@ use super::text;
 use super::time::{self, When};
 use super::{DecodeConfig, Header, OuterOf, Record, Shape, Unread};
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -77,8 +77,10 @@ pub struct Fragment {
     pub stream: String,
     /// The bytes of the piece.
     pub content: String,
-    /// Whether this piece ends its line.
+    /// Whether this piece is a line by itself, if none of its stream waits.
     pub last: bool,
+    /// Whether it ends the line of those that wait.
+    pub ends: bool,
     /// What it travelled in.
     outer: Outer,
 }
@@ -94,6 +96,7 @@ pub fn fragment(line: &[u8], config: &DecodeConfig) -> Option<Fragment> {
             stream: cri.stream.to_owned(),
             content: cri.content.to_owned(),
             last: cri.full,
+            ends: cri.full,
             outer: cri_outer(&cri, &BARE, config),
         });
     }
@@ -109,6 +112,7 @@ pub fn fragment(line: &[u8], config: &DecodeConfig) -> Option<Fragment> {
 struct Piece<'v> {
     content: Cow<'v, str>,
     last: bool,
+    ends: bool,
     way: Way<'v>,
 }
 
@@ -152,7 +156,8 @@ impl Piece<'_> {
                 journal_outer(members, outer, config)
             }
         };
-        Fragment { stream, content: self.content.into_owned(), last: self.last, outer }
+        let Self { content, last, ends, .. } = self;
+        Fragment { stream, content: content.into_owned(), last, ends, outer }
     }
 }
 
@@ -164,6 +169,8 @@ fn piece<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
     Some(Piece {
         content: docker.log.strip_suffix('\n').unwrap_or(docker.log).into(),
         last: docker.complete,
+        // Among pieces a document may be a part of a text.
+        ends: docker.log.ends_with('\n') || docker.log.len() < DOCKERS_PIECE,
         way: Way::Docker(docker),
     })
 }
@@ -172,9 +179,9 @@ fn piece<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
 fn ending<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
     if let Some((keys, line)) = carried(members) {
         let content = line.strip_suffix('\n').unwrap_or(line).into();
-        return Some(Piece { content, last: true, way: Way::Carrier(keys, None) });
+        return Some(Piece { content, last: true, ends: true, way: Way::Carrier(keys, None) });
     }
-    Some(Piece { content: journal_text(members)?, last: true, way: Way::Journal })
+    Some(Piece { content: journal_text(members)?, last: true, ends: true, way: Way::Journal })
 }
 
 /// Decodes pieces that were joined; `first` is the first of them. `cut`: more of them were not kept.
@@ -223,11 +230,7 @@ fn payload(text: &str, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> Sh
         return payload(cri.content, &cri_outer(&cri, outer, config), config, out);
     }
     if !looks_like_json(&text) {
-        if outer.cut {
-            out(text_record(&format!("{text}{CUT}"), outer, config));
-        } else {
-            out(text_record(&text, outer, config));
-        }
+        whole_text(&text, outer, config, out);
         return Shape::Records;
     }
     // Of JSON, what is not complete is left out, and so every text in it is complete.
@@ -241,27 +244,28 @@ fn payload(text: &str, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> Sh
         Ok(document) => document,
     };
     // What is told about the line as a whole is settled before a record of it is handed over.
-    let partial = |value: &Value<'_>| {
-        let Value::Object(members) = value else { return false };
-        piece(members).is_some_and(|piece| !piece.last)
-    };
-    if opened && document.values.iter().any(partial) {
+    if opened
+        && let [Value::Object(members)] = document.values.as_slice()
+        && piece(members).is_some_and(|piece| !piece.last)
+    {
         return Shape::Partial;
     }
     let bent = document.bent.any().then(|| Outer { bent: true, ..outer.clone() });
     let outer = bent.as_ref().unwrap_or(outer);
+    let records = |out: Out<'_>| match document.values.as_slice() {
+        values @ [_, _, ..] if values.iter().all(|value| matches!(value, Value::Object(_))) => {
+            several(values, outer, config, out);
+        }
+        values => values.iter().for_each(|value| value_records(value, outer, config, out)),
+    };
     if document.bent.truncated {
         let mut speaks = false;
-        for value in &document.values {
-            value_records(value, outer, config, &mut |record| speaks |= record.has_message());
-        }
+        records(&mut |record| speaks |= record.has_message());
         if !speaks {
             return Shape::Unread(Unread::Truncated, "the text ends too early".to_owned());
         }
     }
-    for value in &document.values {
-        value_records(value, outer, config, out);
-    }
+    records(out);
     if let [Value::Object(members)] = document.values.as_slice()
         && outer.layers.is_empty()
         && is_journal(members)
@@ -285,54 +289,57 @@ fn looks_like_json(text: &str) -> bool {
 fn value_records(value: &Value<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_>) {
     match value {
         Value::Object(members) => object_records(members, outer, config, out),
-        Value::Array(items) => {
-            let inner = outer.inside("array");
-            let mut pieces: HashMap<String, Fragment> = HashMap::new();
-            for item in items {
-                match item {
-                    Value::Object(members) => {
-                        let piece = piece(members);
-                        let open = piece.as_ref().is_some_and(|piece| !piece.last);
-                        if !open && pieces.is_empty() {
-                            object_records(members, &inner, config, out);
-                            continue;
-                        }
-                        let Some(piece) = piece.or_else(|| ending(members)) else {
-                            object_records(members, &inner, config, out);
-                            continue;
-                        };
-                        let piece = piece.fragment(members, &inner, config);
-                        match pieces.entry(piece.stream.clone()) {
-                            Entry::Vacant(free) if open => _ = free.insert(piece),
-                            Entry::Vacant(_) => object_records(members, &inner, config, out),
-                            Entry::Occupied(mut first) => {
-                                first.get_mut().content.push_str(&piece.content);
-                                if !open {
-                                    let Fragment { content, outer, .. } = first.remove();
-                                    push_payload(&content, &outer, config, out);
-                                }
-                            }
-                        }
-                    }
-                    Value::String(text) => {
-                        // What is no record inside an array is nothing.
-                        let _shape = payload(text, &inner, config, out);
-                    }
-                    _ => {}
+        Value::Array(items) => several(items, &outer.inside("array"), config, out),
+        _ => {}
+    }
+}
+
+/// The records of several values, of which some may be pieces of one line.
+fn several(items: &[Value<'_>], outer: &Outer, config: &DecodeConfig, out: Out<'_>) {
+    let mut waiting: BTreeMap<String, Fragment> = BTreeMap::new();
+    for item in items {
+        let members = match item {
+            Value::Object(members) => members,
+            Value::String(text) => {
+                // What is no record there is nothing.
+                let _shape = payload(text, outer, config, out);
+                continue;
+            }
+            _ => continue,
+        };
+        let piece = piece(members);
+        let goes_on = piece.as_ref().is_some_and(|piece| !piece.last);
+        let piece = if waiting.is_empty() { piece.filter(|_| goes_on) } else { piece };
+        let ends = || ending(members).filter(|_| !waiting.is_empty());
+        let Some(piece) = piece.or_else(ends) else {
+            object_records(members, outer, config, out);
+            continue;
+        };
+        let piece = piece.fragment(members, outer, config);
+        match waiting.entry(piece.stream.clone()) {
+            Entry::Vacant(free) if goes_on => _ = free.insert(piece),
+            Entry::Vacant(_) => object_records(members, outer, config, out),
+            Entry::Occupied(mut first) => {
+                first.get_mut().content.push_str(&piece.content);
+                if piece.ends {
+                    let Fragment { content, outer, .. } = first.remove();
+                    push_payload(&content, &outer, config, out);
                 }
             }
         }
-        _ => {}
+    }
+    for (_, Fragment { content, outer, .. }) in waiting {
+        // Their rest does not come.
+        push_payload(&content, &Outer { cut: true, ..outer }, config, out);
     }
 }
 
 fn object_records(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_>) {
     if outer.layers.len() < LAYERS_MAX {
         if let Some(docker) = docker(members) {
-            // One cut piece in an array has nothing that it could be joined with.
-            if docker.complete {
-                push_payload(docker.log, &docker_outer(&docker, outer, config), config, out);
-            }
+            // Of what is cut here there is nothing that it could be joined with.
+            let outer = docker_outer(&docker, outer, config);
+            push_payload(docker.log, &Outer { cut: !docker.complete, ..outer }, config, out);
             return;
         }
         for open in [cloudwatch, loki, otlp, carrier, journald] {
@@ -352,7 +359,15 @@ fn object_records(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, o
 fn push_payload(text: &str, inner: &Outer, config: &DecodeConfig, out: Out<'_>) {
     match payload(text, inner, config, out) {
         Shape::Records | Shape::Empty => {}
-        Shape::Partial | Shape::Unread(..) => out(text_record(&clean(text), inner, config)),
+        Shape::Partial | Shape::Unread(..) => whole_text(&clean(text), inner, config, out),
+    }
+}
+
+fn whole_text(text: &str, outer: &Outer, config: &DecodeConfig, out: Out<'_>) {
+    if outer.cut {
+        out(text_record(&format!("{text}{CUT}"), outer, config));
+    } else {
+        out(text_record(text, outer, config));
     }
 }
 
@@ -455,9 +470,13 @@ fn docker<'v>(members: &'v Members<'_>) -> Option<Docker<'v>> {
 /// Bytes at which Docker cuts a line, whatever it writes it to.
 pub const DOCKERS_PIECE: usize = 16 * 1024;
 
-/// Whether a text is JSON to its end.
+/// Whether a text is one object of JSON to its end.
 fn is_document(text: &str) -> bool {
-    json::read(text).is_ok_and(|document| !document.bent.truncated)
+    text.trim_start().starts_with('{')
+        && json::read(text).is_ok_and(|document| {
+            let json::Bent { truncated, trailing, .. } = document.bent;
+            !truncated && !trailing && document.values.len() == 1
+        })
 }
 
 /// Fields kept of one envelope. They identify nobody, and every record inside may be asked for each.
@@ -533,23 +552,34 @@ fn cloudwatch(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: 
         return true;
     }
     // Docker's driver cuts where an event is full, marks nothing, and gives all pieces one time.
-    let mut pieces: Option<(String, Option<When>)> = None;
-    let mut events = events.iter().filter_map(|event| object(Some(event))).peekable();
-    while let Some(event) = events.next() {
-        let mut inner = outer.inside("cloudwatch");
-        let time = |event: &Members<'_>| value_time(get(event, "timestamp"), config);
-        inner.when = time(event).or(inner.when);
+    let cuts = string(members, "messageType") == Some("DATA_MESSAGE");
+    let mut waiting: Option<(String, Outer)> = None;
+    for event in events.iter().filter_map(|event| object(Some(event))) {
         let Some(message) = string(event, "message") else { continue };
-        let before = pieces.take().filter(|(_, when)| *when == time(event));
-        let goes_on = events.peek().is_some_and(|next| time(next) == time(event))
-            && CLOUDWATCHS_PIECE.contains(&message.len())
-            && !(before.is_none() && is_document(message));
-        match before {
-            Some((text, when)) if goes_on => pieces = Some((text + message, when)),
-            Some((text, _)) => push_payload(&(text + message), &inner, config, out),
-            None if goes_on => pieces = Some((message.to_owned(), time(event))),
-            None => push_payload(message, &inner, config, out),
+        let mut inner = outer.inside("cloudwatch");
+        inner.when = value_time(get(event, "timestamp"), config).or(inner.when);
+        let full = cuts && CLOUDWATCHS_PIECE.contains(&message.len());
+        match waiting.take() {
+            Some((text, first)) if first.when == inner.when => {
+                let text = text + message;
+                if full {
+                    waiting = Some((text, first));
+                } else {
+                    push_payload(&text, &first, config, out);
+                }
+                continue;
+            }
+            Some((text, first)) => push_payload(&text, &first, config, out),
+            None => {}
         }
+        if full && !is_document(message) {
+            waiting = Some((message.to_owned(), inner));
+        } else {
+            push_payload(message, &inner, config, out);
+        }
+    }
+    if let Some((text, first)) = waiting {
+        push_payload(&text, &first, config, out);
     }
     true
 }
@@ -767,9 +797,9 @@ pub(super) fn is_carrier_key(name: &str) -> bool {
     CARRIER_KEYS.contains(&name)
 }
 
-/// Whether Vector writes a key of this name, normalised, for the source that it names.
-fn is_vectors_key(members: &Members<'_>, name: &str) -> bool {
-    match string(members, "source_type") {
+/// Whether Vector writes a key of this name, normalised, for that `source_type`.
+pub(super) fn is_vectors_key(source: Option<&str>, name: &str) -> bool {
+    match source {
         Some("syslog") => {
             matches!(name, "appname" | "facility" | "procid" | "msgid" | "sourceip")
         }
@@ -799,7 +829,8 @@ const CARRIER_MARKS: [&str; 13] = [
 /// The keys of a record in which all are a carrier's, normalised, and the line that it carries.
 fn carried<'v>(members: &'v Members<'_>) -> Option<(Vec<String>, &'v str)> {
     let keys: Vec<String> = members.iter().map(|(key, _)| fields::normalize(key)).collect();
-    if !keys.iter().all(|key| is_carrier_key(key) || is_vectors_key(members, key)) {
+    let source = string(members, "source_type");
+    if !keys.iter().all(|key| is_carrier_key(key) || is_vectors_key(source, key)) {
         return None;
     }
     let text_of = |name: &str| {
@@ -823,7 +854,8 @@ fn carried<'v>(members: &'v Members<'_>) -> Option<(Vec<String>, &'v str)> {
 fn carried_piece<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
     // With Kubernetes' mark, with that of Docker's driver for Fluentd, as Kubernetes' runtime
     // wrote it, or in full length.
-    let (tag, cut) = (string(members, "logtag"), string(members, "partial_message"));
+    let (stream, cut) = (get(members, "stream").is_some(), string(members, "partial_message"));
+    let tag = string(members, "logtag").filter(|_| stream);
     let speaks = |value: &Value<'_>| match value {
         Value::String(text) => text.len() >= DOCKERS_PIECE || text::cri(text).is_some(),
         _ => false,
@@ -840,18 +872,22 @@ fn carried_piece<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
         cut != "true" || string(members, "partial_last") == Some("true")
     } else if let Some(cri) = text::cri(text) {
         let (content, last) = (cri.content.into(), cri.full);
-        return Some(Piece { content, last, way: Way::Carrier(keys, Some(cri)) });
+        return Some(Piece { content, last, ends: last, way: Way::Carrier(keys, Some(cri)) });
     } else {
         // Nothing marks what Docker sends as GELF, nor what a shipper read of its files: a piece
-        // is full and ends in no newline. What Kubernetes' runtime wrote never ends in one.
-        let unmarked = has("log") && has("stream") && !has("p") && text.len() == line.len();
-        let gelf = has("shortmessage") && has("containerid");
-        if line.len() < DOCKERS_PIECE || !(unmarked || gelf) || is_document(line) {
+        // is full and ends in no newline. What Kubernetes' runtime wrote never ends in one. A plain
+        // line of just that length takes the next one of its stream along, which then is doubted;
+        // if it did not, a client would choose a line of his own.
+        let own = |name: &str| string(members, name).is_some();
+        let unmarked = own("log") && stream && !has("p") && text.len() == line.len();
+        let gelf = own("short_message") && has("containerid");
+        if line.len() < DOCKERS_PIECE || !(unmarked || gelf) {
             return None;
         }
-        false
+        let (content, last) = (text.into(), is_document(line));
+        return Some(Piece { content, last, ends: false, way: Way::Carrier(keys, None) });
     };
-    Some(Piece { content: text.into(), last, way: Way::Carrier(keys, None) })
+    Some(Piece { content: text.into(), last, ends: last, way: Way::Carrier(keys, None) })
 }
 
 /// Keys of a carrier whose values differ between the pieces of a line.
@@ -962,7 +998,8 @@ fn journal_piece<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
     if !cut {
         return None;
     }
-    Some(Piece { content: journal_text(members)?, last: false, way: Way::Journal })
+    let content = journal_text(members)?;
+    Some(Piece { content, last: false, ends: false, way: Way::Journal })
 }
 
 /// What names the stream of lines that a record of the journal belongs to. The priority may be

@@ -325,7 +325,11 @@ impl<'a> Record<'a> {
             return Some(Vec::new());
         }
         let mut keys: Vec<&str> = self.fields.iter().map(Field::key).collect();
-        keys.retain(|key| !envelope::is_carrier_key(&fields::normalize(key)));
+        let source = self.raw("sourcetype").map(|field| &*field.text);
+        keys.retain(|key| {
+            let key = fields::normalize(key);
+            !envelope::is_carrier_key(&key) && !envelope::is_vectors_key(source, &key)
+        });
         keys.dedup();
         Some(keys)
     }

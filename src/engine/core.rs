@@ -635,7 +635,7 @@ impl Core {
             // Live or replayed, what is said must not depend on when that was.
             None => {
                 self.untimed = true;
-                self.said.insert(MAX_LINE, UNTIMED);
+                self.said.entry(MAX_LINE).or_insert(UNTIMED);
             }
         }
     }

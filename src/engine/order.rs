@@ -409,7 +409,7 @@ impl Engine {
     ) {
         let state = self.sources.entry(source).or_default();
         let stream = fragment.stream.clone();
-        let last = fragment.last;
+        let ends = fragment.ends;
         match state.pieces.get_mut(&stream) {
             Some(pieces) => {
                 // As with any other line, what lies behind `max_line` bytes is not kept.
@@ -432,7 +432,7 @@ impl Engine {
                 return;
             }
         }
-        if last && let Some(pieces) = state.pieces.remove(&stream) {
+        if ends && let Some(pieces) = state.pieces.remove(&stream) {
             self.joined(source, &pieces, pieces.full, (line, place), arrival);
         }
     }

@@ -224,7 +224,7 @@ impl Prefilter {
             Some(Check::DockerPiece) => docker_piece(text, found),
             Some(Check::LongLine) => {
                 let (start, end) = line_around(text, 0, found);
-                end - start >= DOCKERS_PIECE
+                is_long(text.get(start..end).unwrap_or_default())
             }
             Some(Check::Enough) | None => true,
         }
@@ -333,10 +333,15 @@ fn typed_number(text: &[u8], found: Found) -> bool {
     if !behind.get(gap(behind)).is_some_and(|b| matches!(b, b',' | b'}')) {
         return false;
     }
-    let (start, end) = line_around(text, 0, found);
-    let near = start.max(found.start.saturating_sub(TYPED_MAX))..end.min(found.end + TYPED_MAX);
-    let near = text.get(near).unwrap_or_default();
-    [&b"intValue"[..], b"doubleValue"].iter().any(|kind| memchr::memmem::find(near, kind).is_some())
+    let near = |from: usize, to: usize| text.get(from..to.min(text.len())).unwrap_or_default();
+    let before = near(found.start.saturating_sub(TYPED_MAX), found.start);
+    let before = before.rsplit(|b| *b == b'\n').next().unwrap_or_default();
+    let behind = near(found.end, found.end + TYPED_MAX);
+    let behind = behind.split(|b| *b == b'\n').next().unwrap_or_default();
+    [before, behind].iter().any(|near| {
+        memchr::memmem::find_iter(near, b"Value")
+            .any(|at| number_behind(near.get(at + 5..).unwrap_or_default()))
+    })
 }
 
 /// Whether one to three digits and `>` follow.
@@ -349,6 +354,11 @@ fn priority(rest: &[u8]) -> bool {
 fn list_or_null(rest: &[u8]) -> bool {
     let (gap, value) = rest.split_at(gap(rest));
     gap.contains(&b'[') || gap.contains(&b':') && value.starts_with(b"null")
+}
+
+/// Whether a line may hold a piece that is full; a byte that is no text is read as three.
+fn is_long(line: &[u8]) -> bool {
+    line.len() >= DOCKERS_PIECE / 3
 }
 
 /// Docker ends the text of a whole line with a newline, written `\n"`.
@@ -364,7 +374,7 @@ fn docker_piece(text: &[u8], found: Found) -> bool {
     let line = text.get(start..end).unwrap_or_default();
     // Where there is more beside the text, the newline may be in that.
     memchr::memmem::find(line, b"\\n\"").is_none()
-        || line.len() >= DOCKERS_PIECE
+        || is_long(line)
         || [&b"\"attrs\""[..], b"\"logtag\""]
             .iter()
             .any(|key| memchr::memmem::find(line, key).is_some())

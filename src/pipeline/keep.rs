@@ -366,7 +366,7 @@ impl Keeper {
         let mut outlets = Vec::new();
         for mut sink in sinks {
             let name = sink.name();
-            if let Err(error) = sink.go_apart(0, PATIENCE) {
+            if let Err(error) = sink.go_apart(0) {
                 warn!("sink {name}: {error}; who does not read it holds up the stream");
             }
             // A sink that was not there before is told what happens from now on.
@@ -442,6 +442,7 @@ impl Keeper {
             pending: Pending::default(),
             errors: Vec::new(),
             tidied: Instant::now(),
+            looked: Instant::now(),
             stop: Arc::clone(stop),
         };
         let first = Step { actions, ..Step::default() };
@@ -637,6 +638,8 @@ struct Worker {
     pending: Pending,
     errors: Vec<String>,
     tidied: Instant,
+    /// When it was last seen whether somebody has read on.
+    looked: Instant,
     stop: Stop,
 }
 
@@ -676,6 +679,9 @@ impl Worker {
                 Some(since) => GATHER.saturating_sub(since.elapsed()),
                 None => TIDY,
             };
+            // Whoever reads slowly is given more as soon as he has taken what he was given.
+            let read = self.outlets.iter().any(Outlet::is_read);
+            let wait = if read { wait.min(PATIENCE) } else { wait };
             alive = match queue.recv_timeout(wait) {
                 Ok(message) => self.take(message, queue),
                 Err(RecvTimeoutError::Timeout) => self.commit(),
@@ -687,33 +693,41 @@ impl Worker {
             if alive {
                 self.tidy();
             }
+            if alive && read && self.looked.elapsed() >= PATIENCE {
+                self.looked = Instant::now();
+                self.catch_up();
+            }
         }
         if let Some(writer) = self.writer.take() {
             writer.finish();
         }
         let errors = self.remotes.finish(false);
         self.errors.extend(errors);
-        self.note_cursors(true);
         self.wait_for_readers();
+        self.note_cursors(true);
         self.errors
     }
 
     /// Like any program in a pipe it ends when all was read; after a signal it waits no longer.
     fn wait_for_readers(&mut self) {
-        let mut signalled: Option<Instant> = None;
-        let waits =
-            |outlet: &Outlet| outlet.waits.is_some() && outlet.failing.is_none() && !outlet.closed;
-        while self.outlets.iter().any(waits) {
-            if self.stop.load(Ordering::Relaxed) != 0
-                && signalled.get_or_insert_with(Instant::now).elapsed() >= LAST
-            {
+        self.catch_up();
+        let mut over: Option<Instant> = None;
+        while self.outlets.iter().any(Outlet::is_read) {
+            let ends = self.stop.load(Ordering::Relaxed) != 0
+                || self.shared.failed.load(Ordering::Relaxed);
+            if ends && over.get_or_insert_with(Instant::now).elapsed() >= LAST {
                 warn!(
                     "standard output was not read to its end: what is left comes with the next start"
                 );
                 break;
             }
             thread::sleep(PATIENCE);
-            self.note_cursors(true);
+            for outlet in self.outlets.iter_mut().filter(|outlet| outlet.is_read()) {
+                if let Err(error) = outlet.settle(Duration::ZERO, &self.shared) {
+                    outlet.fail(&error, &mut self.errors);
+                }
+            }
+            self.catch_up();
         }
     }
 
@@ -1035,14 +1049,20 @@ impl Outlet {
             self.closed |= self.sink.deliver(action)? == Delivered::Closed;
         }
         self.given = last;
-        self.settle(shared)?;
+        self.settle(PATIENCE, shared)?;
         self.delivered += if self.closed { 0 } else { count };
         Ok(())
     }
 
-    /// Sends out what it was given, and notes how far that came.
-    fn settle(&mut self, shared: &Shared) -> std::io::Result<()> {
-        let flushed = self.sink.flush();
+    /// Whether something in it waits for a reader who has not gone.
+    fn is_read(&self) -> bool {
+        self.waits.is_some() && self.failing.is_none() && !self.closed
+    }
+
+    /// Sends out what it was given, waits no longer than `patience` for who reads it, and notes how far
+    /// that came.
+    fn settle(&mut self, patience: Duration, shared: &Shared) -> std::io::Result<()> {
+        let flushed = self.sink.drain(patience);
         match flushed {
             Ok(Delivered::Yes) if !self.closed => {
                 self.waits = None;
@@ -1069,7 +1089,7 @@ impl Outlet {
             self.sink.reopen()?;
         }
         if self.waits.is_some() {
-            self.settle(shared)?;
+            self.settle(Duration::ZERO, shared)?;
         }
         let behind = usize::try_from(last - self.cursor).unwrap_or(0);
         // What it was told before it could be noted that it was.

@@ -47,7 +47,7 @@ const LAST_MAX: Duration = Duration::from_secs(5);
 const ALL_MAX: Duration = Duration::from_secs(86_400);
 /// Failures in a row after which a replay gives a sink up: whoever is restarted is back by then, and whoever
 /// waits for the end of a replay learns soon that nothing comes of it.
-const PATIENCE: usize = 6;
+const FAILURES_MAX: usize = 6;
 /// How often somebody looks whether there is anything to do, besides being told.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -219,7 +219,7 @@ impl Remotes {
             let mut state = line.state();
             for (at, action) in (self.last + 1..).zip(actions) {
                 while state.queue.len() >= QUEUE_MAX
-                    && state.failures < PATIENCE
+                    && state.failures < FAILURES_MAX
                     && goes_on()
                     && !thread.is_finished()
                 {
@@ -260,7 +260,7 @@ impl Remotes {
     /// Lets them finish what they can in a limited time, or all of it with `all`; gives what went
     /// wrong.
     pub fn finish(&mut self, all: bool) -> Vec<String> {
-        let (limit, patience) = if all { (ALL_MAX, PATIENCE) } else { (LAST_MAX, 1) };
+        let (limit, patience) = if all { (ALL_MAX, FAILURES_MAX) } else { (LAST_MAX, 1) };
         let until = Instant::now() + limit;
         for (line, _) in &self.lines {
             line.state().ending = Some(Ending { until, patience });
@@ -874,8 +874,8 @@ mod tests {
         let errors = remotes.finish(true);
         assert_eq!(errors.len(), 3, "{errors:?}");
         let calls = world.calls.load(Ordering::Relaxed);
-        assert!((PATIENCE..40).contains(&calls), "{calls}");
-        let pauses: Duration = PAUSES.iter().take(PATIENCE - 1).sum();
+        assert!((FAILURES_MAX..40).contains(&calls), "{calls}");
+        let pauses: Duration = PAUSES.iter().take(FAILURES_MAX - 1).sum();
         assert!(pauses < Duration::from_secs(25), "as README says: {pauses:?}");
     }
 

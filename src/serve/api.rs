@@ -182,6 +182,12 @@ impl Filter {
         })
     }
 
+    /// Whether it leaves anything out.
+    fn is_any(&self) -> bool {
+        let Self { action, mode, target, rule } = self;
+        action.is_some() || mode.is_some() || target.is_some() || rule.is_some()
+    }
+
     fn fits(&self, action: &str, mode: &str, rule: &str, target: &Target) -> bool {
         self.action.as_deref().is_none_or(|wanted| wanted == action)
             && self.mode.as_deref().is_none_or(|wanted| wanted == mode)
@@ -220,10 +226,13 @@ async fn decisions(
         return Err(Refusal::new(StatusCode::NOT_FOUND, "no_history", why));
     };
     let read = tokio::task::spawn_blocking(move || {
-        Db::read_only(&dir)?.newest_decisions(limit, &|decision| {
+        let wanted = |decision: &StoredDecision| {
             let StoredDecision { action, mode, rule, .. } = decision;
             filter.fits(action, mode, rule, &target_of(decision))
-        })
+        };
+        let wanted: Option<&dyn Fn(&StoredDecision) -> bool> =
+            if filter.is_any() { Some(&wanted) } else { None };
+        Db::read_only(&dir)?.newest_decisions(limit, wanted)
     });
     let failed = |why: String| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "no_history", why);
     let found = read.await.map_err(|error| failed(error.to_string()))?;

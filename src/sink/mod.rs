@@ -343,14 +343,14 @@ impl Sink {
         }
     }
 
-    /// Lets nobody who reads slowly, or not at all, hold up whoever delivers: a flush waits no longer than
-    /// `patience` until no more than `waiting_max` bytes wait.
+    /// Lets nobody who reads slowly, or not at all, hold up whoever delivers: `waiting_max` bytes may wait
+    /// for him.
     ///
     /// # Errors
     /// What the system says.
-    pub fn go_apart(&mut self, waiting_max: usize, patience: Duration) -> std::io::Result<()> {
+    pub fn go_apart(&mut self, waiting_max: usize) -> std::io::Result<()> {
         match self {
-            Sink::Stdout(sink) => sink.go_apart(waiting_max, patience),
+            Sink::Stdout(sink) => sink.go_apart(waiting_max),
             _ => Ok(()),
         }
     }

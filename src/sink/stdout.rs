@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 const BUFFER: usize = 1 << 16;
 /// Bytes that wait while nothing can be written; what comes then is lost.
 const FAILED_MAX: usize = 16 << 20;
+/// How often it is looked whether there is room again, where a write does not wait for that.
+const ROOM: Duration = Duration::from_millis(5);
 /// How often what cannot be written is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -38,7 +40,6 @@ enum Way {
 struct Apart {
     shared: Arc<Shared>,
     waiting_max: usize,
-    patience: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -77,17 +78,16 @@ impl StdoutSink {
         Self { way: Way::Here(BufWriter::with_capacity(BUFFER, stdout)), output, colour }
     }
 
-    /// Writes on a thread of its own from here on. A flush then waits no longer than `patience` until no
-    /// more than `waiting_max` bytes wait.
+    /// Writes on a thread of its own from here on, so that `waiting_max` bytes may wait for a reader.
     ///
     /// # Errors
     /// When the system gives no second handle or no thread.
-    pub fn go_apart(&mut self, waiting_max: usize, patience: Duration) -> std::io::Result<()> {
+    pub fn go_apart(&mut self, waiting_max: usize) -> std::io::Result<()> {
         let out = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
         let shared = Arc::new(Shared::default());
         let own = Arc::clone(&shared);
         thread::Builder::new().name("stdout".into()).spawn(move || own.write(out))?;
-        self.way = Way::Apart(Apart { shared, waiting_max, patience });
+        self.way = Way::Apart(Apart { shared, waiting_max });
         Ok(())
     }
 
@@ -123,14 +123,14 @@ impl StdoutSink {
         }
     }
 
-    /// Writes what is buffered.
+    /// Writes what is buffered; where a thread does that, it only says whether more waits than may.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn flush(&mut self) -> std::io::Result<Delivered> {
         match &mut self.way {
             Way::Here(out) => out.flush().map(|()| Delivered::Yes).or_else(closed),
-            Way::Apart(apart) => apart.flush(apart.waiting_max, apart.patience),
+            Way::Apart(apart) => apart.flush(apart.waiting_max, Duration::ZERO),
         }
     }
 
@@ -228,12 +228,17 @@ impl Shared {
                 }
                 Err(error) => {
                     // Somebody else may have made it one that does not wait: that is no failure.
-                    if error.kind() != ErrorKind::WouldBlock {
+                    let full = error.kind() == ErrorKind::WouldBlock;
+                    if !full {
                         queue.failed = Some((error.kind(), error.to_string()));
                     }
+                    let over = queue.over;
                     self.changed.notify_all();
                     drop(queue);
-                    thread::sleep(RETRY);
+                    if over {
+                        return false;
+                    }
+                    thread::sleep(if full { ROOM } else { RETRY });
                     continue;
                 }
             }

@@ -167,24 +167,36 @@ pub(super) fn decisions(
 }
 
 /// The newest decisions that are wanted, up to `limit`, with the lines with which they started, and
-/// how many there are; each of them checked.
+/// how many there are; what is read of them is checked.
 pub(super) fn newest_decisions(
     conn: &Connection,
     file: &Path,
     limit: usize,
-    wanted: &dyn Fn(&StoredDecision) -> bool,
+    wanted: Option<&dyn Fn(&StoredDecision) -> bool>,
 ) -> Result<(Vec<Told>, usize), StateError> {
+    // All of them need not be read to be counted.
+    let all = match wanted {
+        Some(_) => None,
+        None => {
+            let count: i64 =
+                conn.query_row("SELECT count(*) FROM decisions", (), |row| row.get(0)).at(file)?;
+            Some(usize::try_from(count).unwrap_or(usize::MAX))
+        }
+    };
     let select = format!("{DECISION} ORDER BY started DESC, id");
     let mut select = conn.prepare(&select).at(file)?;
     let mut rows = select.query(()).at(file)?;
     let (mut found, mut total) = (Vec::new(), 0);
     let mut starts = Starts::of(conn, file)?;
     while let Some(row) = rows.next().at(file)? {
+        if all.is_some() && found.len() >= limit {
+            break;
+        }
         let (decision, sound) = decision_of(row).at(file)?;
         if !sound {
             return Err(unsealed(file, "decision", &decision.id));
         }
-        if wanted(&decision) {
+        if wanted.is_none_or(|wanted| wanted(&decision)) {
             total += 1;
             if found.len() < limit {
                 let line = starts.line(&decision.id)?;
@@ -192,7 +204,7 @@ pub(super) fn newest_decisions(
             }
         }
     }
-    Ok((found, total))
+    Ok((found, all.unwrap_or(total)))
 }
 
 /// The decision with that id, checked.

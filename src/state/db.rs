@@ -665,7 +665,7 @@ impl Db {
         })
     }
 
-    /// The newest decisions that are `wanted`, whether they have ended or not, up to `limit`, with the
+    /// The newest decisions that are `wanted`, or all, whether they have ended or not, up to `limit`, with the
     /// lines with which they started, as long as those are kept; and how many there are in all.
     ///
     /// # Errors
@@ -673,7 +673,7 @@ impl Db {
     pub fn newest_decisions(
         &self,
         limit: usize,
-        wanted: &dyn Fn(&StoredDecision) -> bool,
+        wanted: Option<&dyn Fn(&StoredDecision) -> bool>,
     ) -> Result<(Vec<Told>, usize), StateError> {
         self.view(|conn, file| check::newest_decisions(conn, file, limit, wanted))
     }

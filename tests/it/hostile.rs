@@ -796,9 +796,12 @@ fn pieces_that_a_shipper_hands_on_are_joined() {
 fn long_record_in_pieces(size: usize) -> Vec<String> {
     let chosen = "RATE_LIMIT_VIOLATION: ip=9.9.9.9, endpoint=/, ip=203.0.113.9, reason=bad\"}";
     let begin = r#"{"timestamp":"2025-08-03T22:30:00Z","level":"WARNING","logger":"security","message":"FAILED_LOGIN: email="#;
-    // Each full, also the one before the last.
-    let filled = (begin.len() / size + 3) * size - begin.len();
-    let full = format!("{begin}{}", "x".repeat(filled));
+    // Each full, also the one before the last. One of them looks like a document, one like words.
+    let first = format!("{begin}{}", "x ".repeat(size));
+    let blanks = " ".repeat(size / 2);
+    let full =
+        [&first[..size], &format!("{blanks}{{}}{blanks}")[..size], &" x".repeat(size / 2)[..size]]
+            .concat();
     let pieces = full.as_bytes().chunks(size).map(|piece| String::from_utf8_lossy(piece).into());
     pieces.chain([chosen.to_owned()]).collect()
 }
@@ -807,7 +810,11 @@ fn long_record_in_pieces(size: usize) -> Vec<String> {
 #[test]
 fn pieces_of_dockers_drivers_and_of_the_journal_are_joined() {
     type Write = fn(&str, usize, usize, usize, bool) -> Value;
-    let ways: [(&str, usize, Write); 7] = [
+    let ways: [(&str, usize, Write); 8] = [
+        ("Docker's files", 16 * 1024, |log, _, _, container, last| {
+            json!({"log": if last { format!("{log}\n") } else { log.to_owned() },
+                   "stream": if container == 1 { "stdout" } else { "stderr" }, "time": "2025-08-03T22:30:00.1Z"})
+        }),
         ("fluentd", 16 * 1024, |log, line, n, container, last| {
             json!({"container_id": format!("c{container}"), "container_name": "/api", "source": "stdout", "log": log,
                    "partial_message": "true", "partial_id": format!("i{line}c{container}"),
@@ -904,6 +911,35 @@ fn pieces_of_cloudwatch_are_joined() {
     let summary: Value = serde_json::from_slice(&output.stderr).unwrap();
     assert_eq!(summary["events"], json!({ "FAILED_LOGIN": 50 }), "{summary}");
     assert!(!stdout(&output).contains("\"9.9.9.9"), "{}", stdout(&output));
+}
+
+/// Several records in one line are read like several lines, and what is cut of them is not lost.
+#[test]
+fn pieces_beside_other_records_of_a_line_are_joined_and_read() {
+    let of = |log: &str, stream: &str| {
+        json!({"log": log, "stream": stream, "time": "2025-08-03T22:30:00Z"}).to_string()
+    };
+    let docker = |log: &str| of(log, "stdout");
+    let failed = r#"{"timestamp":"2025-08-03T22:30:00Z","logger":"security","message":"FAILED_LOGIN: email=a@x.org, ip=203.0.113.7, reason=bad"}"#;
+    let whole = of(&format!("{failed}\n"), "stderr");
+    let mut pieces: Vec<String> =
+        long_record_in_pieces(16 * 1024).iter().map(|piece| docker(piece)).collect();
+    let last = pieces.pop().unwrap();
+    // Each of them in a document of its own, or in a list; the last may be missing.
+    for (rest, expected) in [(Some(&last), 2), (None, 1)] {
+        let all: Vec<&str> =
+            pieces.iter().chain(rest).chain([&whole]).map(String::as_str).collect();
+        for line in [all.concat(), all.join(" "), format!("[{}]", all.join(","))] {
+            let output = run(
+                &["replay", "-", "--summary", "json", "--quiet"],
+                format!("{line}\n").as_bytes(),
+            );
+            let summary: Value = serde_json::from_slice(&output.stderr).unwrap();
+            let found = summary["events"]["FAILED_LOGIN"].as_u64();
+            assert_eq!(found, Some(expected), "{rest:?} {summary}");
+            assert_eq!(summary["lines"]["matched"], 1, "{summary}");
+        }
+    }
 }
 
 /// A document that is as long but whole waits for nothing.
