@@ -637,7 +637,9 @@ impl Settings {
                     (kind, None) => {
                         if let Some(problem) = checker.problems.last_mut() {
                             let help = match kind {
-                                Kind::Int(0) => "`off` takes the brake away; shadow mode stops all",
+                                Kind::Int(0) => {
+                                    "`off` takes the brake away; with `mode: shadow` nothing new is enforced"
+                                }
                                 _ => "a number, or `off` for no brake",
                             };
                             problem.help = Some(help.into());

@@ -23,7 +23,7 @@ use crate::decode::{Decoded, decode};
 use crate::engine::ask::SinkStatus;
 use crate::engine::order::{Cursor, Engine};
 use crate::engine::scan::{Scanned, Scanner};
-use crate::engine::summary::Summary;
+use crate::engine::summary::{Summary, grouped};
 use crate::serve::ServeConfig;
 use crate::sink::{Delivered, Sink};
 use crate::source::file::{self, Input, InputError};
@@ -120,6 +120,10 @@ struct Direct {
     failing: bool,
     /// It has taken a line since it failed last; whether that has left, a flush says.
     tried: bool,
+    /// Lines that it did not take since it failed.
+    lost: u64,
+    /// That nobody reads it was said.
+    stuck: bool,
 }
 
 /// Lines to their sinks; errors are told once per sink and counted.
@@ -145,7 +149,7 @@ impl Delivery {
         Self {
             sinks: sinks
                 .into_iter()
-                .map(|sink| Direct { sink, failing: false, tried: false })
+                .map(|sink| Direct { sink, failing: false, tried: false, lost: 0, stuck: false })
                 .collect(),
             watch: remotes.watch(),
             remotes,
@@ -169,6 +173,7 @@ impl Delivery {
             for direct in &mut self.sinks {
                 let delivered = direct.sink.deliver(action);
                 direct.tried = delivered.is_ok();
+                direct.lost += u64::from(delivered.is_err());
                 direct.note(delivered, &mut self.closed, &mut summary.errors);
             }
         }
@@ -230,6 +235,16 @@ impl Delivery {
                     break left;
                 }
             };
+            if left.is_err() && direct.sink.retains() {
+                let name = direct.sink.name();
+                let more = match direct.lost {
+                    0 => String::new(),
+                    lost => format!(", and {} before them", grouped(lost)),
+                };
+                let why = format!("sink {name}: its last lines could not be written{more}");
+                error!("{why}");
+                errors.push(why);
+            }
             direct.note(left, &mut self.closed, &mut errors);
         }
         errors
@@ -251,9 +266,10 @@ impl Delivery {
         let stopped = || self.live.as_ref().is_none_or(|stop| stop.load(Ordering::Relaxed) != 0);
         for direct in &mut self.sinks {
             let mut flushed = direct.sink.flush();
-            if matches!(flushed, Ok(Delivered::Waits)) {
+            let waits = matches!(flushed, Ok(Delivered::Waits));
+            if waits && !std::mem::replace(&mut direct.stuck, true) {
                 warn!(
-                    "sink {}: nobody reads it, and no more can wait than does: the stream stands still",
+                    "sink {}: it is not read as fast as lines come, and no more of them can wait: the stream waits",
                     direct.sink.name()
                 );
             }
@@ -265,8 +281,17 @@ impl Delivery {
             let leaves = matches!(flushed, Ok(Delivered::Yes)) && (direct.tried || retains);
             direct.note(flushed, &mut self.closed, &mut summary.errors);
             if leaves && std::mem::take(&mut direct.failing) {
-                let lost = if retains { "" } else { "; what came meanwhile is lost to it" };
-                info!("sink {}: works again{lost}", direct.sink.name());
+                let name = direct.sink.name();
+                match std::mem::take(&mut direct.lost) {
+                    _ if !retains => {
+                        info!("sink {name}: works again; what came meanwhile is lost to it");
+                    }
+                    0 => info!("sink {name}: works again, nothing was lost"),
+                    lost => {
+                        warn!("sink {name}: works again; lost to it are {} lines", grouped(lost));
+                        summary.errors.push(format!("sink {name}: lost {} lines", grouped(lost)));
+                    }
+                }
             }
         }
     }

@@ -7,6 +7,7 @@ use crate::cli::{Command, Common, Decisions, Hold, Server};
 use crate::config::CLIENT_VARIABLES;
 use crate::serve::LISTEN;
 use crate::serve::api::LIMIT_MAX;
+use crate::serve::target::parse as meant;
 use crate::sink::Output;
 use crate::sink::http::{Answer, Client, Method, encoded};
 use crate::sink::secret::SecretPlace;
@@ -258,13 +259,19 @@ fn instant(value: &Value) -> String {
     }
 }
 
+/// A target as it is to be named. An account may be called like anything else: what a client typed.
 fn target(value: &Value) -> String {
     let (kind, text) = (shown(&value["kind"]), shown(&value["value"]));
     match kind.as_str() {
-        "ip" | "range" | "user" => text,
+        "ip" | "range" => text,
         "global" => kind,
+        "user" if text != "global" && is_plain_name(&text) => text,
         _ => format!("{kind}:{text}"),
     }
+}
+
+fn is_plain_name(text: &str) -> bool {
+    meant(text).is_ok_and(|target| target.kind == "user" && target.text() == text)
 }
 
 fn items(value: &Value) -> &[Value] {
@@ -359,7 +366,11 @@ fn show_why(body: &Value) -> String {
     }
     let counters = items(&body["counters"]);
     if counters.is_empty() {
-        let _infallible = writeln!(out, "{who}: no rule has counted anything");
+        let what = match decisions {
+            [] => "no rule has counted anything",
+            _ => "no rule counts anything that was not used up by a decision",
+        };
+        let _infallible = writeln!(out, "{who}: {what}");
     }
     for counter in counters {
         let per = match &counter["target"] {
@@ -471,4 +482,32 @@ fn show_status(body: &Value) -> String {
         name = "";
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_shown_as_it_is_named() {
+        for (kind, value, shown) in [
+            ("user", "bob", "bob"),
+            ("user", "ann@example.org", "ann@example.org"),
+            ("user_id", "7", "user_id:7"),
+            ("ip", "203.0.113.50", "203.0.113.50"),
+            // What a client may type as his name.
+            ("user", "user_id:7", "user:user_id:7"),
+            ("user", "203.0.113.50", "user:203.0.113.50"),
+            ("user", "2001:db8::1", "user:2001:db8::1"),
+            ("user", "203.0.113.0/24", "user:203.0.113.0/24"),
+            ("user", "203.0.113", "user:203.0.113"),
+            ("user", "global", "user:global"),
+        ] {
+            let told = target(&json!({ "kind": kind, "value": value }));
+            assert_eq!(told, shown);
+            let named = meant(&told).unwrap();
+            assert_eq!((named.kind.as_str(), named.text()), (kind, value));
+        }
+        assert_eq!(target(&json!({ "kind": "global" })), "global");
+    }
 }

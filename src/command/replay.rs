@@ -4,12 +4,14 @@ use super::{assemble, conclude, listen, settings, ways};
 use crate::cli::{Common, Replay};
 use crate::engine::summary::grouped;
 use crate::pipeline::{self, Progress, Reload};
+use crate::sink::SinkConfig;
 use crate::source::file::{self, Input};
 use anyhow::{Result, anyhow, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Instant;
+use tracing::info;
 
 /// Runs the command.
 ///
@@ -22,6 +24,11 @@ pub fn replay(common: &Common, replay: &Replay) -> Result<ExitCode> {
     }
     let assembly = assemble(&settings, false)?;
     super::say_inactive(&assembly);
+    for sink in &settings.sinks {
+        if matches!(sink, SinkConfig::File { .. } | SinkConfig::Kafka { .. }) {
+            info!("sink {}: a replay adds its lines to what is there", sink.name());
+        }
+    }
     if let Some(hosts) = &replay.kafka {
         let kafka = super::kafka::replay(&settings, hosts, replay)?;
         let (ways, stop) = (ways(&settings, &assembly, replay.apply)?, listen()?);

@@ -11,6 +11,7 @@ use super::level::Level;
 use super::text;
 use super::time::{self, When};
 use super::{DecodeConfig, Header, OuterOf, Record, Shape, Unread};
+use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -19,6 +20,11 @@ use std::sync::Arc;
 
 /// Layers that are followed; deeper ones are left as text.
 const LAYERS_MAX: usize = 6;
+
+/// What `MESSAGE` as null means.
+const LEFT_OUT: &str = "MESSAGE is null: journalctl leaves out what is longer than 4096 bytes unless it is given --all";
+/// Bytes of what names a stream; of what is longer there is a digest.
+const STREAM_MAX: usize = 256;
 
 type Members<'a> = [(Cow<'a, str>, Value<'a>)];
 
@@ -81,14 +87,21 @@ pub struct Fragment {
     pub last: bool,
     /// Whether it ends the line of those that wait.
     pub ends: bool,
+    /// It says that others came before it.
+    pub follows: bool,
+    /// Whoever handed it on has left its content out, or what came before it.
+    pub lost: bool,
     /// What it travelled in.
     outer: Outer,
 }
 
 /// Reads a line as a piece, or as what may end the line of pieces that wait; `None` if it is neither.
 pub fn fragment(line: &[u8], config: &DecodeConfig) -> Option<Fragment> {
-    let line = String::from_utf8_lossy(line);
-    let text = clean(&line);
+    fragment_of(&String::from_utf8_lossy(line), &BARE, config)
+}
+
+fn fragment_of(line: &str, outer: &Outer, config: &DecodeConfig) -> Option<Fragment> {
+    let text = clean(line);
     // A blank at which the runtime cut belongs to the text, so only what ends lines is taken off.
     let whole = line.trim_matches(['\u{feff}', '\0', '\r', '\n']);
     if let Some(cri) = text::cri(whole).or_else(|| text::cri(&text)) {
@@ -97,7 +110,9 @@ pub fn fragment(line: &[u8], config: &DecodeConfig) -> Option<Fragment> {
             content: cri.content.to_owned(),
             last: cri.full,
             ends: cri.full,
-            outer: cri_outer(&cri, &BARE, config),
+            follows: false,
+            lost: false,
+            outer: cri_outer(&cri, outer, config),
         });
     }
     if !text.starts_with('{') {
@@ -105,7 +120,56 @@ pub fn fragment(line: &[u8], config: &DecodeConfig) -> Option<Fragment> {
     }
     let document = json::read(&text).ok()?;
     let [Value::Object(members)] = document.values.as_slice() else { return None };
-    Some(piece(members).or_else(|| ending(members))?.fragment(members, &BARE, config))
+    Some(piece(members).or_else(|| ending(members))?.fragment(members, outer, config))
+}
+
+/// Pieces that wait for the rest of their line within one document.
+#[derive(Default)]
+struct Waiting(BTreeMap<String, Fragment>);
+
+impl Waiting {
+    /// Takes a piece, and reads the line that it ends; `false` if it is a line by itself.
+    fn take(&mut self, mut piece: Fragment, config: &DecodeConfig, out: Out<'_>) -> bool {
+        piece.lost |= piece.follows && !self.0.contains_key(&piece.stream);
+        match self.0.entry(piece.stream.clone()) {
+            Entry::Vacant(free) if !piece.last => _ = free.insert(piece),
+            Entry::Vacant(_) => return false,
+            Entry::Occupied(mut first) => {
+                first.get_mut().content.push_str(&piece.content);
+                first.get_mut().lost |= piece.lost;
+                if piece.ends {
+                    let Fragment { content, outer, lost, .. } = first.remove();
+                    if !lost {
+                        push_payload(&content, &outer, config, out);
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// Opens one of several texts, like [`push_payload`].
+    fn text(&mut self, text: &str, inner: &Outer, config: &DecodeConfig, out: Out<'_>) {
+        if self.0.is_empty() {
+            match payload(text, inner, config, out) {
+                Shape::Partial => {}
+                Shape::Records | Shape::Empty => return,
+                Shape::Unread(..) => return whole_text(&clean(text), inner, config, out),
+            }
+        }
+        let taken =
+            fragment_of(text, inner, config).is_some_and(|piece| self.take(piece, config, out));
+        if !taken {
+            push_payload(text, inner, config, out);
+        }
+    }
+
+    /// No more come.
+    fn finish(self, config: &DecodeConfig, out: Out<'_>) {
+        for Fragment { content, outer, .. } in self.0.into_values().filter(|first| !first.lost) {
+            push_payload(&content, &Outer { cut: true, ..outer }, config, out);
+        }
+    }
 }
 
 /// A piece of a line in its record, of which nothing was copied yet.
@@ -113,7 +177,17 @@ struct Piece<'v> {
     content: Cow<'v, str>,
     last: bool,
     ends: bool,
+    /// It says that others came before it.
+    follows: bool,
+    lost: bool,
     way: Way<'v>,
+}
+
+impl<'v> Piece<'v> {
+    /// One that ends its line, or does not, whether others wait or not.
+    fn new(content: impl Into<Cow<'v, str>>, last: bool, way: Way<'v>) -> Self {
+        Self { content: content.into(), last, ends: last, follows: false, lost: false, way }
+    }
 }
 
 /// How a piece travels.
@@ -132,6 +206,9 @@ impl Piece<'_> {
         let outer = match &self.way {
             Way::Docker(docker) => {
                 stream.push_str(docker.stream.unwrap_or_default());
+                if let Some(attrs) = get(members, "attrs") {
+                    let _infallible = write!(stream, " {attrs:?}");
+                }
                 docker_outer(docker, outer, config)
             }
             Way::Carrier(keys, cri) => {
@@ -156,8 +233,11 @@ impl Piece<'_> {
                 journal_outer(members, outer, config)
             }
         };
-        let Self { content, last, ends, .. } = self;
-        Fragment { stream, content: content.into_owned(), last, ends, outer }
+        if stream.len() > STREAM_MAX {
+            stream = format!("{:x}", Sha256::digest(stream.as_bytes()));
+        }
+        let Self { content, last, ends, follows, lost, .. } = self;
+        Fragment { stream, content: content.into_owned(), last, ends, follows, lost, outer }
     }
 }
 
@@ -166,22 +246,22 @@ fn piece<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
     let Some(docker) = docker(members) else {
         return carried_piece(members).or_else(|| journal_piece(members));
     };
-    Some(Piece {
-        content: docker.log.strip_suffix('\n').unwrap_or(docker.log).into(),
-        last: docker.complete,
-        // Among pieces a document may be a part of a text.
-        ends: docker.log.ends_with('\n') || docker.log.len() < DOCKERS_PIECE,
-        way: Way::Docker(docker),
-    })
+    let text = docker.log.strip_suffix('\n').unwrap_or(docker.log);
+    // Among pieces a document may be a part of a text.
+    let ends = docker.log.ends_with('\n') || docker.log.len() < DOCKERS_PIECE;
+    let last = docker.complete;
+    Some(Piece { ends, ..Piece::new(text, last, Way::Docker(docker)) })
 }
 
 /// Reads a record in which nothing speaks of pieces as the last one: not every writer marks that.
 fn ending<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
     if let Some((keys, line)) = carried(members) {
-        let content = line.strip_suffix('\n').unwrap_or(line).into();
-        return Some(Piece { content, last: true, ends: true, way: Way::Carrier(keys, None) });
+        let text = line.strip_suffix('\n').unwrap_or(line);
+        return Some(Piece::new(text, true, Way::Carrier(keys, None)));
     }
-    Some(Piece { content: journal_text(members)?, last: true, ends: true, way: Way::Journal })
+    let lost = is_journal(members) && matches!(get(members, "MESSAGE"), Some(Value::Null));
+    let content = if lost { Cow::Borrowed("") } else { journal_text(members)? };
+    Some(Piece { lost, ..Piece::new(content, true, Way::Journal) })
 }
 
 /// Decodes pieces that were joined; `first` is the first of them. `cut`: more of them were not kept.
@@ -192,6 +272,9 @@ pub fn joined(
     config: &DecodeConfig,
     out: &mut dyn FnMut(Record<'_>),
 ) -> Shape {
+    if first.lost {
+        return Shape::Unread(Unread::Omitted, "a piece of the line did not come".to_owned());
+    }
     let outer = Outer { cut, ..first.outer.clone() };
     payload(content, &outer, config, out)
 }
@@ -246,9 +329,16 @@ fn payload(text: &str, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> Sh
     // What is told about the line as a whole is settled before a record of it is handed over.
     if opened
         && let [Value::Object(members)] = document.values.as_slice()
-        && piece(members).is_some_and(|piece| !piece.last)
+        && let Some(piece) = piece(members)
     {
-        return Shape::Partial;
+        if !piece.last {
+            return Shape::Partial;
+        }
+        if piece.follows {
+            // Whoever chose how it begins would have a line of his own.
+            let why = "it is the end of a line whose beginning did not come";
+            return Shape::Unread(Unread::Truncated, why.to_owned());
+        }
     }
     let bent = document.bent.any().then(|| Outer { bent: true, ..outer.clone() });
     let outer = bent.as_ref().unwrap_or(outer);
@@ -271,9 +361,7 @@ fn payload(text: &str, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> Sh
         && is_journal(members)
         && matches!(get(members, "MESSAGE"), Some(Value::Null))
     {
-        let why = "MESSAGE is null: journalctl leaves out what is longer than 4096 bytes unless it \
-                   is given --all";
-        return Shape::Unread(Unread::Omitted, why.to_owned());
+        return Shape::Unread(Unread::Omitted, LEFT_OUT.to_owned());
     }
     Shape::Records
 }
@@ -296,7 +384,7 @@ fn value_records(value: &Value<'_>, outer: &Outer, config: &DecodeConfig, out: O
 
 /// The records of several values, of which some may be pieces of one line.
 fn several(items: &[Value<'_>], outer: &Outer, config: &DecodeConfig, out: Out<'_>) {
-    let mut waiting: BTreeMap<String, Fragment> = BTreeMap::new();
+    let mut waiting = Waiting::default();
     for item in items {
         let members = match item {
             Value::Object(members) => members,
@@ -307,31 +395,17 @@ fn several(items: &[Value<'_>], outer: &Outer, config: &DecodeConfig, out: Out<'
             }
             _ => continue,
         };
-        let piece = piece(members);
-        let goes_on = piece.as_ref().is_some_and(|piece| !piece.last);
-        let piece = if waiting.is_empty() { piece.filter(|_| goes_on) } else { piece };
-        let ends = || ending(members).filter(|_| !waiting.is_empty());
-        let Some(piece) = piece.or_else(ends) else {
+        let waits = !waiting.0.is_empty();
+        let piece = piece(members).filter(|piece| waits || piece.follows || !piece.last);
+        let piece = piece.or_else(|| ending(members).filter(|_| waits));
+        let follows = piece.as_ref().is_some_and(|piece| piece.follows);
+        let taken = piece
+            .is_some_and(|piece| waiting.take(piece.fragment(members, outer, config), config, out));
+        if !taken && !follows {
             object_records(members, outer, config, out);
-            continue;
-        };
-        let piece = piece.fragment(members, outer, config);
-        match waiting.entry(piece.stream.clone()) {
-            Entry::Vacant(free) if goes_on => _ = free.insert(piece),
-            Entry::Vacant(_) => object_records(members, outer, config, out),
-            Entry::Occupied(mut first) => {
-                first.get_mut().content.push_str(&piece.content);
-                if piece.ends {
-                    let Fragment { content, outer, .. } = first.remove();
-                    push_payload(&content, &outer, config, out);
-                }
-            }
         }
     }
-    for (_, Fragment { content, outer, .. }) in waiting {
-        // Their rest does not come.
-        push_payload(&content, &Outer { cut: true, ..outer }, config, out);
-    }
+    waiting.finish(config, out);
 }
 
 fn object_records(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_>) {
@@ -459,10 +533,11 @@ fn docker<'v>(members: &'v Members<'_>) -> Option<Docker<'v>> {
     // text or a whole document is taken as complete without it.
     let complete = log.ends_with('\n')
         || stream.is_none()
-        || if log.trim_start().starts_with('{') {
+        || if log.len() >= DOCKERS_PIECE {
             is_document(log)
         } else {
-            log.len() < DOCKERS_PIECE
+            !log.trim_start().starts_with('{')
+                || json::read(log).is_ok_and(|document| !document.bent.truncated)
         };
     Some(Docker { log, stream, time, complete })
 }
@@ -554,6 +629,7 @@ fn cloudwatch(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: 
     // Docker's driver cuts where an event is full, marks nothing, and gives all pieces one time.
     let cuts = string(members, "messageType") == Some("DATA_MESSAGE");
     let mut waiting: Option<(String, Outer)> = None;
+    let mut texts = Waiting::default();
     for event in events.iter().filter_map(|event| object(Some(event))) {
         let Some(message) = string(event, "message") else { continue };
         let mut inner = outer.inside("cloudwatch");
@@ -569,18 +645,22 @@ fn cloudwatch(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: 
                 }
                 continue;
             }
-            Some((text, first)) => push_payload(&text, &first, config, out),
+            Some((text, first)) => {
+                push_payload(&text, &Outer { cut: true, ..first }, config, out);
+            }
             None => {}
         }
         if full && !is_document(message) {
             waiting = Some((message.to_owned(), inner));
         } else {
-            push_payload(message, &inner, config, out);
+            texts.text(message, &inner, config, out);
         }
     }
     if let Some((text, first)) = waiting {
-        push_payload(&text, &first, config, out);
+        // Its rest is in the next message, or nowhere.
+        push_payload(&text, &Outer { cut: true, ..first }, config, out);
     }
+    texts.finish(config, out);
     true
 }
 
@@ -601,6 +681,7 @@ fn loki(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_
         let logger = labels.iter().find(|field| names_logger(&field.path()));
         let logger: Option<Arc<str>> = logger.map(|field| Arc::from(&*field.text));
         let labels = kept(labels.into_iter());
+        let mut texts = Waiting::default();
         for entry in array(stream, "values").unwrap_or_default() {
             let Value::Array(entry) = entry else { continue };
             let mut inner = outer.inside("loki");
@@ -620,9 +701,10 @@ fn loki(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_
                 own.push((Cow::Borrowed("message"), Value::String(text.clone())));
                 out(object_record(&own, &inner, config));
             } else {
-                push_payload(text, &inner, config, out);
+                texts.text(text, &inner, config, out);
             }
         }
+        texts.finish(config, out);
     }
     true
 }
@@ -643,19 +725,25 @@ fn otlp(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_
             let Some(scope) = object(Some(scope)) else { continue };
             let name = object(get(scope, "scope")).and_then(|s| string(s, "name"));
             let name: Option<Arc<str>> = name.filter(|name| !name.is_empty()).map(Arc::from);
+            let mut texts = Waiting::default();
             for record in array(scope, "logRecords").unwrap_or_default() {
                 if let Some(record) = object(Some(record)) {
-                    otlp_record(record, name.as_ref(), outer, config, out);
+                    otlp_record(record, name.as_ref(), &mut texts, outer, config, out);
                 }
             }
+            texts.finish(config, out);
         }
     }
     true
 }
 
+/// Attributes of a record that may be called its message.
+const MESSAGES_MAX: usize = 8;
+
 fn otlp_record(
     record: &Members<'_>,
     scope: Option<&Arc<str>>,
+    texts: &mut Waiting,
     outer: &Outer,
     config: &DecodeConfig,
     out: Out<'_>,
@@ -676,7 +764,7 @@ fn otlp_record(
         && body.trim_start().starts_with('{')
         && attributes.iter().all(|(key, _)| transport(key))
     {
-        push_payload(body, &inner, config, out);
+        texts.text(body, &inner, config, out);
         return;
     }
     let mut own: Vec<(Cow<'_, str>, Value<'_>)> =
@@ -692,8 +780,13 @@ fn otlp_record(
         matches!(&*fields::normalize(key), "message" | "msg")
             && text.is_some_and(|text| !body.contains(text))
     };
+    // One names it; very many would only cost time.
+    let named = |(key, _): &&(Cow<'_, str>, Value<'_>)| {
+        matches!(&*fields::normalize(key), "message" | "msg")
+    };
     if let Some(body) = body
-        && attributes.iter().any(|attribute| other(body, attribute))
+        && (attributes.iter().filter(named).count() > MESSAGES_MAX
+            || attributes.iter().any(|attribute| other(body, attribute)))
     {
         own.push((Cow::Borrowed("message"), Value::String(Cow::Borrowed(body))));
     }
@@ -736,7 +829,7 @@ fn key_values<'a>(
 }
 
 /// Keys that shippers of container output write beside the line they carry.
-const CARRIER_KEYS: [&str; 53] = [
+const CARRIER_KEYS: [&str; 54] = [
     "log",
     "logprocessed",
     "message",
@@ -786,6 +879,7 @@ const CARRIER_KEYS: [&str; 53] = [
     "dt",
     "datetime",
     "node",
+    "partial",
     "partialmessage",
     "partialid",
     "partialordinal",
@@ -852,10 +946,14 @@ fn carried<'v>(members: &'v Members<'_>) -> Option<(Vec<String>, &'v str)> {
 
 /// A piece of a line that a container's runtime cut, as a shipper hands it on.
 fn carried_piece<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
-    // With Kubernetes' mark, with that of Docker's driver for Fluentd, as Kubernetes' runtime
-    // wrote it, or in full length.
-    let (stream, cut) = (get(members, "stream").is_some(), string(members, "partial_message"));
-    let tag = string(members, "logtag").filter(|_| stream);
+    // With Kubernetes' mark, with that of Docker's driver for Fluentd or of Vector, as Kubernetes'
+    // runtime wrote it, or in full length.
+    let stream = get(members, "stream").is_some();
+    let tag = string(members, "logtag").or_else(|| string(members, "_p")).filter(|_| stream);
+    let cut = match get(members, "_partial") {
+        Some(Value::Bool(true)) => Some("true"),
+        _ => string(members, "partial_message"),
+    };
     let speaks = |value: &Value<'_>| match value {
         Value::String(text) => text.len() >= DOCKERS_PIECE || text::cri(text).is_some(),
         _ => false,
@@ -866,13 +964,16 @@ fn carried_piece<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
     let (keys, line) = carried(members)?;
     let has = |name: &str| keys.iter().any(|key| key == name);
     let text = line.strip_suffix('\n').unwrap_or(line);
+    let mut follows = false;
     let last = if let Some(tag) = tag {
-        tag != "P"
+        // More tags may follow the first.
+        tag.split(':').next() != Some("P")
     } else if let Some(cut) = cut {
+        let ordinal = string(members, "partial_ordinal").and_then(|n| n.parse().ok());
+        follows = ordinal.is_some_and(|n: u64| n > 1);
         cut != "true" || string(members, "partial_last") == Some("true")
     } else if let Some(cri) = text::cri(text) {
-        let (content, last) = (cri.content.into(), cri.full);
-        return Some(Piece { content, last, ends: last, way: Way::Carrier(keys, Some(cri)) });
+        return Some(Piece::new(cri.content, cri.full, Way::Carrier(keys, Some(cri))));
     } else {
         // Nothing marks what Docker sends as GELF, nor what a shipper read of its files: a piece
         // is full and ends in no newline. What Kubernetes' runtime wrote never ends in one. A plain
@@ -884,18 +985,20 @@ fn carried_piece<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
         if line.len() < DOCKERS_PIECE || !(unmarked || gelf) {
             return None;
         }
-        let (content, last) = (text.into(), is_document(line));
-        return Some(Piece { content, last, ends: false, way: Way::Carrier(keys, None) });
+        let piece = Piece::new(text, is_document(line), Way::Carrier(keys, None));
+        return Some(Piece { ends: false, ..piece });
     };
-    Some(Piece { content: text.into(), last, ends: last, way: Way::Carrier(keys, None) })
+    Some(Piece { follows, ..Piece::new(text, last, Way::Carrier(keys, None)) })
 }
 
 /// Keys of a carrier whose values differ between the pieces of a line.
-const CHANGING: [&str; 14] = [
+const CHANGING: [&str; 16] = [
     "log",
     "message",
     "shortmessage",
     "logtag",
+    "p",
+    "partial",
     "partialmessage",
     "partialordinal",
     "partiallast",
@@ -995,11 +1098,14 @@ fn journal_outer(members: &Members<'_>, outer: &Outer, config: &DecodeConfig) ->
 fn journal_piece<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
     let cut = string(members, "_LINE_BREAK") == Some("line-max")
         || string(members, "CONTAINER_PARTIAL_MESSAGE") == Some("true");
-    if !cut {
+    let ordinal = string(members, "CONTAINER_PARTIAL_ORDINAL").and_then(|n| n.parse().ok());
+    let follows = ordinal.is_some_and(|n: u64| n > 1);
+    if !cut && !follows || !is_journal(members) {
         return None;
     }
-    let content = journal_text(members)?;
-    Some(Piece { content, last: false, ends: false, way: Way::Journal })
+    let lost = matches!(get(members, "MESSAGE"), Some(Value::Null));
+    let content = if lost { Cow::Borrowed("") } else { journal_text(members)? };
+    Some(Piece { follows, lost, ..Piece::new(content, !cut, Way::Journal) })
 }
 
 /// What names the stream of lines that a record of the journal belongs to. The priority may be

@@ -49,6 +49,8 @@ struct SourceState {
     year_near: Option<Micros>,
     year_said: bool,
     pieces: BTreeMap<String, Pieces>,
+    /// Lines that began with a piece.
+    begun: u64,
     /// Of a partition: its turn among records of the same time.
     rank: Option<Rank>,
     /// Of a partition: the newest time that it has shown.
@@ -83,6 +85,8 @@ struct Pieces {
     content: String,
     /// Too long: the rest is dropped.
     full: bool,
+    /// How many had begun before.
+    begun: u64,
 }
 
 /// A batch on its way through the ordered half.
@@ -273,8 +277,27 @@ impl Engine {
         self.told.clear();
     }
 
+    /// Lets a source go on with the pieces that wait in another of its name: a file may be rotated between
+    /// two of them.
+    fn inherit(&mut self, source: u32) {
+        let Some(state) = self.sources.get(&source) else { return };
+        if state.lines > 0 || state.name.is_empty() {
+            return;
+        }
+        let name = state.name.clone();
+        let others = self
+            .sources
+            .iter_mut()
+            .filter(|(id, other)| **id != source && other.name == name && !other.pieces.is_empty());
+        let before = others.max_by_key(|(id, _)| **id);
+        let Some((_, before)) = before else { return };
+        let pieces = std::mem::take(&mut before.pieces);
+        self.sources.entry(source).or_default().pieces.extend(pieces);
+    }
+
     /// Takes a batch in; what needs no order is counted at once.
     pub fn open(&mut self, mut scanned: Scanned) -> Cursor {
+        self.inherit(scanned.batch.source);
         let lines = &mut self.core.summary.lines;
         lines.add(Outcome::Empty, scanned.empty);
         lines.add(Outcome::Unmatched, scanned.unmatched);
@@ -370,7 +393,7 @@ impl Engine {
             let item = items.next_if(|item| item.line == number);
             let place = place_of(&scanned.batch, number, *at);
             (*line, *at) = (number + 1, *at + text.len() + 1);
-            let fragment = if scanned.batch.oversized { None } else { self.scanner.fragment(text) };
+            let fragment = self.scanner.fragment(text);
             let state = self.sources.entry(source).or_default();
             let waits = fragment.as_ref().is_some_and(|f| state.pieces.contains_key(&f.stream));
             match (fragment, item) {
@@ -387,7 +410,8 @@ impl Engine {
                             }
                         },
                     }
-                    self.piece(source, fragment, number, place, arrival);
+                    let cut = scanned.batch.oversized;
+                    self.piece(source, fragment, cut, (number, place), arrival);
                 }
                 (_, Some(item)) => self.apply(scanned, item, arrival),
                 (_, None) => {}
@@ -403,8 +427,8 @@ impl Engine {
         &mut self,
         source: u32,
         fragment: Fragment,
-        line: u64,
-        place: Option<u64>,
+        cut: bool,
+        (line, place): (u64, Option<u64>),
         arrival: Option<Micros>,
     ) {
         let state = self.sources.entry(source).or_default();
@@ -415,15 +439,21 @@ impl Engine {
                 // As with any other line, what lies behind `max_line` bytes is not kept.
                 let room = self.config.max_line.saturating_sub(pieces.content.len());
                 let kept = fragment.content.floor_char_boundary(room);
-                pieces.full |= kept < fragment.content.len();
+                pieces.full |= cut || kept < fragment.content.len();
+                pieces.first.lost |= fragment.lost;
                 pieces.content.push_str(&fragment.content[..kept]);
             }
             None => {
                 let mut first = fragment;
+                first.lost |= first.follows;
                 let content = std::mem::take(&mut first.content);
-                state.pieces.insert(stream.clone(), Pieces { first, content, full: false });
+                state.begun += 1;
+                let begun = state.begun;
+                state.pieces.insert(stream.clone(), Pieces { first, content, full: cut, begun });
+                let oldest = state.pieces.iter().min_by_key(|(_, pieces)| pieces.begun);
+                let oldest = oldest.map(|(stream, _)| stream.clone());
                 if state.pieces.len() > STREAMS_MAX
-                    && let Some(other) = state.pieces.keys().find(|key| **key != stream).cloned()
+                    && let Some(other) = oldest
                     && let Some(pieces) = state.pieces.remove(&other)
                 {
                     // More streams than a container has: one is read as far as it is.

@@ -146,6 +146,7 @@ impl Prefilter {
         add(b"\"stream\"", false, Check::DockerPiece);
         // Those of Docker's drivers for Fluentd, the journal and GELF, and of the journal itself.
         add(b"partial_message", true, Check::Enough);
+        add(b"_partial", false, Check::Enough);
         add(b"_LINE_BREAK", false, Check::Enough);
         add(b"short_message", false, Check::LongLine);
         // What CloudWatch cut may hold a text of which each event has a part.
@@ -375,7 +376,7 @@ fn docker_piece(text: &[u8], found: Found) -> bool {
     // Where there is more beside the text, the newline may be in that.
     memchr::memmem::find(line, b"\\n\"").is_none()
         || is_long(line)
-        || [&b"\"attrs\""[..], b"\"logtag\""]
+        || [&b"\"attrs\""[..], b"\"logtag\"", b"\"_p\""]
             .iter()
             .any(|key| memchr::memmem::find(line, key).is_some())
 }

@@ -546,17 +546,22 @@ impl PatternSet {
     }
 }
 
-/// The captures of the first reading that fits one of a record's messages. What ends where a message was
-/// cut is none.
+/// The captures of the first reading that fits one of a record's messages. Of a message that was cut, what
+/// was cut away might have been read in another way: only what stands fast whatever follows is one.
 fn captures<'t>(pattern: &'t Pattern, messages: &'t [Cow<'_, str>]) -> Option<Vec<Capture<'t>>> {
     if pattern.readings.is_empty() {
         return Some(Vec::new());
     }
     let readings = &pattern.readings;
     messages.iter().find_map(|text| {
-        let mut captures = readings.iter().find_map(|way| read_one(way, text))?;
+        let found = readings.iter().find_map(|way| Some((way, read_one(way, text)?)));
+        let (way, mut captures) = found?;
         if text.ends_with(CUT) {
-            captures.retain(|capture| !capture.value.as_deref().is_some_and(|v| v.ends_with(CUT)));
+            let fast = match way {
+                Reading::Template(template) => template.fast(),
+                Reading::Regex { .. } => &[],
+            };
+            captures.retain(|capture| fast.iter().any(|spec| spec.name == capture.name));
         }
         Some(captures)
     })

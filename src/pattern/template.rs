@@ -73,6 +73,19 @@ pub struct Template {
     open_end: bool,
 }
 
+impl Template {
+    /// The captures whose place does not depend on what follows in the message: those at its beginning of
+    /// which no kind takes any text.
+    pub fn fast(&self) -> &[CaptureSpec] {
+        let typed = |spec: &CaptureSpec| {
+            matches!(spec.kind, CaptureKind::Ip | CaptureKind::Int | CaptureKind::Float)
+        };
+        let count = self.captures.iter().take_while(|spec| typed(spec)).count();
+        let count = if self.open_start { 0 } else { count };
+        self.captures.get(..count).unwrap_or_default()
+    }
+}
+
 /// A mistake in a template, at a byte of its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TemplateError {

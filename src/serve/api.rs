@@ -400,7 +400,10 @@ fn anybody(target: &Target) -> Result<(), String> {
 fn lockable(target: &Target) -> Result<(), String> {
     match target.kind.as_str() {
         "user" | "user_id" => Ok(()),
-        kind => Err(format!("a {kind} is no account; block it, or name an account")),
+        kind => {
+            let kind = if kind == "ip" { "an address" } else { "a range" };
+            Err(format!("{kind} is no account; block it, or name an account"))
+        }
     }
 }
 

@@ -121,7 +121,7 @@ pub fn text(status: &Status, board: &Board, started: Micros, shown: &Shown) -> S
     let help = "When it started, seconds since 1970.";
     page.one("process_start_time_seconds", Gauge, help, seconds(started));
     let ready = f64::from(u8::from(status.unready.is_none()));
-    page.one("portcullis_ready", Gauge, "Whether it reads, counts and acts.", ready);
+    page.one("portcullis_ready", Gauge, "Whether it reads and counts.", ready);
     stream(&mut page, status);
     decisions(&mut page, board);
     sinks(&mut page, status);

@@ -345,8 +345,11 @@ fn audit(who: &auth::Who, what: &str, because: &str, carried: &Carried) {
     let done = match &carried.refused {
         Some(why) => format!("refused: {why}"),
         None => {
-            let shadow = carried.actions.iter().any(|line| line.mode == "shadow");
-            let shadow = if shadow { ", in shadow" } else { "" };
+            let shadow = carried.actions.iter().filter(|line| line.mode == "shadow").count();
+            let shadow = match shadow {
+                0 => String::new(),
+                n => format!(", {n} of the lines in shadow"),
+            };
             format!("{} lines, {} lifted{shadow}", carried.actions.len(), carried.lifted.len())
         }
     };

@@ -148,7 +148,7 @@ fn said(route: &Route) -> Option<(&'static str, Value)> {
             ("Whether the process answers.", json!({ "responses": ok("It does.", "Up") }))
         }
         ("GET", "/ready") => (
-            "Whether it reads, counts and acts; 503 says why not.",
+            "Whether it reads and counts; 503 says why not. How the sinks are says /api/status.",
             json!({ "responses": ok("It does.", "Ready") }),
         ),
         ("GET", "/metrics") => {

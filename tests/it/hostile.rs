@@ -942,6 +942,110 @@ fn pieces_beside_other_records_of_a_line_are_joined_and_read() {
     }
 }
 
+/// What says that it is a part of a line whose others did not come is no line.
+#[test]
+fn what_is_left_of_a_line_names_nobody() {
+    let forged = r#"FAILED_LOGIN: email=v@x.org, ip=9.9.9.9, reason=bad"}"#;
+    let time = "1754260200000001";
+    let timed = r#"{"timestamp":"2025-08-03T22:30:00Z","logger":"security","message":"FAILED_LOGIN: email=a@x.org, ip=203.0.113.7, reason=bad"}"#;
+    let fluentd = |log: &str, ordinal: u32, last: bool| {
+        json!({"container_id": "c", "source": "stdout", "log": log,
+        "partial_message": "true", "partial_id": "i", "partial_ordinal": ordinal.to_string(), "partial_last": last.to_string()}).to_string()
+    };
+    let journal = |message: Value, ordinal: u32, last: bool| {
+        let mut record = json!({"__REALTIME_TIMESTAMP": time, "MESSAGE": message, "CONTAINER_ID_FULL": "c",
+            "CONTAINER_PARTIAL_ID": "i", "CONTAINER_PARTIAL_ORDINAL": ordinal.to_string()});
+        if !last {
+            record["CONTAINER_PARTIAL_MESSAGE"] = json!("true");
+        }
+        record.to_string()
+    };
+    let printed = |message: Value, cut: bool| {
+        let mut record = json!({"__REALTIME_TIMESTAMP": time, "MESSAGE": message, "_TRANSPORT": "stdout", "_STREAM_ID": "s"});
+        if cut {
+            record["_LINE_BREAK"] = json!("line-max");
+        }
+        record.to_string()
+    };
+    // What the client filled, and what comes behind it.
+    let filled = format!("FAILED_LOGIN: email=a, ip=9.9.9.9, reason={}", "b".repeat(16_384));
+    let rest = ", ip=203.0.113.66, reason=bad";
+    for (name, lines) in [
+        ("the last of Fluentd's", vec![fluentd(forged, 2, true)]),
+        ("two of Fluentd's", vec![fluentd(forged, 2, false), fluentd("", 3, true)]),
+        ("the last of the journal's", vec![journal(json!(forged), 2, true)]),
+        ("left out by journalctl", vec![printed(Value::Null, true), printed(json!(forged), false)]),
+        (
+            "left out, of Docker",
+            vec![journal(Value::Null, 1, false), journal(json!(forged), 2, true)],
+        ),
+        ("an end that does not come", vec![fluentd(&filled, 1, false)]),
+        ("cut at max_line", vec![format!("{filled}{}{rest}", "b".repeat(1_100_000))]),
+        ("cut in a list", vec![format!("[{}]", fluentd(&filled, 1, false))]),
+    ] {
+        let mut text = format!("{timed}\n");
+        for n in 0..25 {
+            text += &(lines.join("\n").replace(time, &(1_754_260_200_000_001u64 + n).to_string())
+                + "\n");
+        }
+        let output = run(&["replay", "-", "--summary", "json", "--quiet"], text.as_bytes());
+        assert!(!stdout(&output).contains("9.9.9.9"), "{name}: {}", stdout(&output));
+        let summary: Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!(summary["lines"]["total"], 1 + 25 * lines.len(), "{name}: {summary}");
+    }
+}
+
+/// Fluent Bit's other mark, and Docker's lines with different tags beside one another.
+#[test]
+fn pieces_are_told_apart_by_all_that_stands_beside_them() {
+    let pieces = long_record_in_pieces(16 * 1024);
+    let last = pieces.len() - 1;
+    let marked = |log: &str, n: usize, tag: &str| {
+        json!({"log": log, "stream": "stdout", "_p": if n == last { "F" } else { "P" },
+        "date": n, "kubernetes": {"pod_name": tag}})
+        .to_string()
+    };
+    let docker = |log: &str, n: usize, tag: &str| {
+        json!({"log": if n == last { format!("{log}\n") } else { log.to_owned() },
+        "stream": "stdout", "attrs": {"tag": tag}, "time": "2025-08-03T22:30:00Z"})
+        .to_string()
+    };
+    let cloudwatch = |texts: &[String]| {
+        json!({"messageType": "DATA_MESSAGE", "logGroup": "g", "logStream": "s",
+        "logEvents": texts.iter().map(|text| json!({"id": "1", "timestamp": 1754260200000u64, "message": text})).collect::<Vec<_>>()}).to_string()
+    };
+    let loki = |texts: &[String]| {
+        json!({"streams": [{"stream": {"app": "a"},
+        "values": texts.iter().map(|text| json!(["1754260200000000000", text])).collect::<Vec<_>>()}]}).to_string()
+    };
+    let otlp = |texts: &[String]| {
+        json!({"resourceLogs": [{"scopeLogs": [{"logRecords":
+        texts.iter().map(|text| json!({"timeUnixNano": "1754260200000000000", "body": {"stringValue": text}})).collect::<Vec<_>>()}]}]}).to_string()
+    };
+    for way in 0..8 {
+        let write = |piece: &str, n: usize, tag: &str| {
+            if way % 2 == 0 { marked(piece, n, tag) } else { docker(piece, n, tag) }
+        };
+        let texts: Vec<String> = (0..25)
+            .flat_map(|_| pieces.iter().enumerate())
+            .flat_map(|(n, piece)| ["a", "b"].map(|tag| write(piece, n, tag)))
+            .collect();
+        // A line each, or a few lines' pieces in one message of a carrier around them.
+        let few = texts.chunks(4 * pieces.len());
+        let lines: Vec<String> = match way / 2 {
+            0 => texts.clone(),
+            1 => few.map(cloudwatch).collect(),
+            2 => few.map(loki).collect(),
+            _ => few.map(otlp).collect(),
+        };
+        let lines = lines.join("\n") + "\n";
+        let output = run(&["replay", "-", "--summary", "json", "--quiet"], lines.as_bytes());
+        let summary: Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!(summary["events"], json!({ "FAILED_LOGIN": 50 }), "{summary}");
+        assert!(!stdout(&output).contains("\"9.9.9.9"), "{}", stdout(&output));
+    }
+}
+
 /// A document that is as long but whole waits for nothing.
 #[test]
 fn a_whole_document_of_the_length_of_a_piece_waits_for_nothing() {
