@@ -874,7 +874,7 @@ mod tests {
         let errors = remotes.finish(true);
         assert_eq!(errors.len(), 3, "{errors:?}");
         let calls = world.calls.load(Ordering::Relaxed);
-        assert!((FAILURES_MAX..40).contains(&calls), "{calls}");
+        assert!(calls >= FAILURES_MAX, "{calls}");
         let pauses: Duration = PAUSES.iter().take(FAILURES_MAX - 1).sum();
         assert!(pauses < Duration::from_secs(25), "as README says: {pauses:?}");
     }
