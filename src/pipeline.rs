@@ -235,17 +235,21 @@ impl Delivery {
                     break left;
                 }
             };
-            if left.is_err() && direct.sink.retains() {
-                let name = direct.sink.name();
-                let more = match direct.lost {
-                    0 => String::new(),
-                    lost => format!(", and {} before them", grouped(lost)),
-                };
-                let why = format!("sink {name}: its last lines could not be written{more}");
-                error!("{why}");
-                errors.push(why);
+            match left {
+                // It does not work again before the end.
+                Err(error) if direct.sink.retains() => {
+                    let more = match direct.lost {
+                        0 => String::new(),
+                        lost => format!(", nor {} before them", grouped(lost)),
+                    };
+                    let name = direct.sink.name();
+                    let why =
+                        format!("sink {name}: {error}; its last lines could not be written{more}");
+                    error!("{why}");
+                    errors.push(why);
+                }
+                left => direct.note(left, &mut self.closed, &mut errors),
             }
-            direct.note(left, &mut self.closed, &mut errors);
         }
         errors
     }

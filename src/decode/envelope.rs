@@ -259,9 +259,14 @@ fn ending<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
         let text = line.strip_suffix('\n').unwrap_or(line);
         return Some(Piece::new(text, true, Way::Carrier(keys, None)));
     }
+    of_journal(members, true)
+}
+
+/// A record of the journal as a piece, which `journalctl` may have left out.
+fn of_journal<'v>(members: &'v Members<'v>, last: bool) -> Option<Piece<'v>> {
     let lost = is_journal(members) && matches!(get(members, "MESSAGE"), Some(Value::Null));
     let content = if lost { Cow::Borrowed("") } else { journal_text(members)? };
-    Some(Piece { lost, ..Piece::new(content, true, Way::Journal) })
+    Some(Piece { lost, ..Piece::new(content, last, Way::Journal) })
 }
 
 /// Decodes pieces that were joined; `first` is the first of them. `cut`: more of them were not kept.
@@ -1100,12 +1105,10 @@ fn journal_piece<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
         || string(members, "CONTAINER_PARTIAL_MESSAGE") == Some("true");
     let ordinal = string(members, "CONTAINER_PARTIAL_ORDINAL").and_then(|n| n.parse().ok());
     let follows = ordinal.is_some_and(|n: u64| n > 1);
-    if !cut && !follows || !is_journal(members) {
+    if !cut && !follows {
         return None;
     }
-    let lost = matches!(get(members, "MESSAGE"), Some(Value::Null));
-    let content = if lost { Cow::Borrowed("") } else { journal_text(members)? };
-    Some(Piece { follows, lost, ..Piece::new(content, !cut, Way::Journal) })
+    Some(Piece { follows, ..of_journal(members, !cut)? })
 }
 
 /// What names the stream of lines that a record of the journal belongs to. The priority may be
