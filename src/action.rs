@@ -7,15 +7,15 @@
 pub mod decision;
 pub mod forms;
 pub mod identity;
+mod json;
 pub mod order;
 
 use crate::decode::time::{self, Micros};
 use crate::detect::condition::{ACTIONS, ActionKind};
 use crate::detect::rule::{MODES, Mode, Rule, Severity, Urgency};
-use crate::window::Tally;
+use crate::window::{Tally, codec};
 use serde::de::{MapAccess, Visitor};
-use serde::ser::SerializeMap;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
@@ -81,45 +81,6 @@ impl Target {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Sample<'s> {
-    distinct: u64,
-    sample: Cow<'s, [String]>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's shape")]
-fn is_false(flag: &bool) -> bool {
-    !flag
-}
-
-/// Writes how many different values there are, and some of them.
-pub(crate) fn tally<S: Serializer>(
-    tally: &Option<Tally>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    tally
-        .as_ref()
-        .map(|t| Sample { distinct: t.distinct, sample: Cow::Borrowed(&t.sample) })
-        .serialize(serializer)
-}
-
-/// Writes reasons with how often each.
-pub(crate) fn reasons<S: Serializer>(
-    reasons: &[(String, u64)],
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    let mut map = serializer.serialize_map(Some(reasons.len()))?;
-    for (reason, count) in reasons {
-        map.serialize_entry(reason, count)?;
-    }
-    map.end()
-}
-
-fn take_tally<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Tally>, D::Error> {
-    let sample = Option::<Sample<'_>>::deserialize(from)?;
-    Ok(sample.map(|Sample { distinct, sample }| Tally { distinct, sample: sample.into_owned() }))
-}
-
 fn take_reasons<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(String, u64)>, D::Error> {
     struct Pairs;
     impl<'de> Visitor<'de> for Pairs {
@@ -161,15 +122,16 @@ fn take_word_if_any<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'stati
     take_word(from).map(Some)
 }
 
-/// An action. The order of its fields is the order of the line's keys.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// An action. The order of its fields is the order of the line's keys, in which
+/// [`Action::json`] writes them.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Action {
     /// [`SCHEMA`].
     pub schema: u8,
     /// Sixteen hex digits; see [`id`].
     pub id: String,
     /// The id of the start it belongs to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub decision: Option<String>,
     /// Of a start or extend, the time of the newest event in the crossing; of an end, when it ended.
     pub time: String,
@@ -181,106 +143,74 @@ pub struct Action {
     /// At whom.
     pub target: Target,
     /// For how long, seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub duration_s: Option<i64>,
     /// Until when.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub until: Option<String>,
     /// The rule.
     pub rule: String,
     /// The rule's pack.
     pub pack: String,
     /// The pattern that was counted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub pattern: Option<String>,
     /// Total weight of the events.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub count: Option<u64>,
     /// The count is an upper bound: part of it may never have been. Absent where it is exact.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default)]
     pub approx: bool,
     /// The rule's window, seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub window_s: Option<i64>,
     /// Time of the first event.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub first_seen: Option<String>,
     /// Time of the last event.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub last_seen: Option<String>,
     /// How soon somebody must look.
-    #[serde(
-        default,
-        skip_serializing_if = "Option::is_none",
-        deserialize_with = "take_word_if_any"
-    )]
+    #[serde(default, deserialize_with = "take_word_if_any")]
     pub level: Option<Word>,
     /// The class of incident.
-    #[serde(
-        default,
-        skip_serializing_if = "Option::is_none",
-        deserialize_with = "take_word_if_any"
-    )]
+    #[serde(default, deserialize_with = "take_word_if_any")]
     pub severity: Option<Word>,
     /// Seconds to respond.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub respond_s: Option<u64>,
     /// Seconds until it is escalated.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub escalate_s: Option<u64>,
     /// Whom to tell.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub notify: Vec<String>,
     /// Where to read what to do.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub runbook: Option<String>,
     /// The accounts.
-    #[serde(
-        default,
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "tally",
-        deserialize_with = "take_tally"
-    )]
+    #[serde(default)]
     pub users: Option<Tally>,
     /// The addresses.
-    #[serde(
-        default,
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "tally",
-        deserialize_with = "take_tally"
-    )]
+    #[serde(default)]
     pub ips: Option<Tally>,
     /// Addresses from which the account logged in before, the newest first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub known_ips: Vec<String>,
     /// The commonest reasons with how often each.
-    #[serde(
-        default,
-        skip_serializing_if = "Vec::is_empty",
-        serialize_with = "reasons",
-        deserialize_with = "take_reasons"
-    )]
+    #[serde(default, deserialize_with = "take_reasons")]
     pub reasons: Vec<(String, u64)>,
     /// The requests.
-    #[serde(
-        default,
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "tally",
-        deserialize_with = "take_tally"
-    )]
+    #[serde(default)]
     pub request_ids: Option<Tally>,
     /// Of an end: how often the decision's rules crossed while it was active, its start included.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub crossings: Option<u64>,
     /// `enforce` or `shadow`.
     #[serde(deserialize_with = "take_word")]
     pub mode: Word,
     /// Of a withheld: the guard that held it.
-    #[serde(
-        default,
-        skip_serializing_if = "Option::is_none",
-        deserialize_with = "take_word_if_any"
-    )]
+    #[serde(default, deserialize_with = "take_word_if_any")]
     pub guard: Option<Word>,
     /// One sentence for people.
     pub reason: String,
@@ -288,9 +218,6 @@ pub struct Action {
     #[serde(skip)]
     pub hosts: Vec<IpAddr>,
 }
-
-/// Most lines are shorter, bytes: a buffer of this size need not grow.
-const USUAL_LEN: usize = 1024;
 
 /// What an id is derived from.
 #[derive(Debug, Clone, Copy)]
@@ -320,25 +247,26 @@ pub fn id(parts: &IdParts<'_>) -> String {
 
 /// An id as it is written.
 pub fn hex(number: u64) -> String {
-    format!("{number:016x}")
+    let mut text = String::with_capacity(16);
+    codec::push_hex(&mut text, &number.to_be_bytes());
+    text
 }
 
 /// An id as a number.
 pub fn number(parts: &IdParts<'_>) -> u64 {
-    let time = parts.time.to_string();
-    let ordinal = parts.ordinal.to_string();
-    let schema = SCHEMA.to_string();
+    let mut digits = [(); 3].map(|()| itoa::Buffer::new());
+    let [schema, time, ordinal] = &mut digits;
     let mut bytes = Vec::with_capacity(256);
     for text in [
-        schema.as_str(),
+        schema.format(SCHEMA),
         parts.pack,
         parts.rule,
         &parts.target.kind,
         parts.target.text(),
         parts.action,
         parts.op.name(),
-        &time,
-        &ordinal,
+        time.format(parts.time),
+        ordinal.format(parts.ordinal),
     ] {
         bytes.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
         bytes.extend_from_slice(text.as_bytes());
@@ -448,15 +376,6 @@ impl Action {
     /// When it is none.
     pub fn of_json(line: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(line)
-    }
-
-    /// The line, without its newline.
-    pub fn json(&self) -> String {
-        let mut line = Vec::with_capacity(USUAL_LEN);
-        match serde_json::to_writer(&mut line, self) {
-            Ok(()) => String::from_utf8(line).unwrap_or_default(),
-            Err(_) => String::new(),
-        }
     }
 
     /// The line in the Elastic Common Schema.

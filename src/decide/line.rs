@@ -163,35 +163,36 @@ impl Line {
     /// One sentence per condition; README lists them.
     fn sentence(&self, span: &Span, distinct: Option<u64>) -> String {
         let Self { rule, target, pattern, telling, .. } = self;
-        let whom = match self.of {
-            KeyKind::Global => String::new(),
-            KeyKind::Host | KeyKind::Range => format!(" from {}", target.text()),
-            KeyKind::User | KeyKind::UserId => format!(" for {}", target.text()),
-            KeyKind::Field(_) | KeyKind::Several => {
-                format!(" with {} {}", target.kind, target.text())
-            }
+        let whom: &[&str] = match self.of {
+            KeyKind::Global => &[],
+            KeyKind::Host | KeyKind::Range => &[" from ", target.text()],
+            KeyKind::User | KeyKind::UserId => &[" for ", target.text()],
+            KeyKind::Field(_) | KeyKind::Several => &[" with ", &target.kind, " ", target.text()],
         };
-        let count = span.count;
+        let whom = whom.concat();
+        let mut digits = itoa::Buffer::new();
+        let count = digits.format(span.count);
         let value = telling.value.as_deref().unwrap_or_default();
         let window = rule.condition.within().map(time::format_duration).unwrap_or_default();
         let most = if self.approx { "up to " } else { "" };
+        let within = [" within ", &window].concat();
         match &rule.condition {
-            Condition::Count { .. } => format!("{most}{count} {pattern}{whom} within {window}"),
+            Condition::Count { .. } => [most, count, " ", pattern, &whom, &within].concat(),
             Condition::Distinct { field, .. } if self.approx => {
-                format!("{most}{count} different {field} in {pattern}{whom} within {window}")
+                format!("{most}{count} different {field} in {pattern}{whom}{within}")
             }
             Condition::Distinct { field, .. } => {
                 let different = distinct.unwrap_or_default();
-                format!("{different} different {field} in {count} {pattern}{whom} within {window}")
+                format!("{different} different {field} in {count} {pattern}{whom}{within}")
             }
             Condition::Sequence { then, .. } => {
-                format!("{most}{count} {pattern} then {then}{whom} within {window}")
+                format!("{most}{count} {pattern} then {then}{whom}{within}")
             }
             Condition::FirstSeen { field } => {
                 format!("{pattern}{whom} with a {field} never seen before: {value}")
             }
             Condition::New { field, .. } => {
-                format!("{most}{count} new {field} in {pattern}{whom} within {window}")
+                format!("{most}{count} new {field} in {pattern}{whom}{within}")
             }
             Condition::Unusual => format!("{pattern}{whom} at an unusual hour: {value}:00 UTC"),
         }

@@ -417,25 +417,23 @@ pub fn format(t: Micros) -> String {
     let t = t.clamp(FORMAT_MIN, FORMAT_MAX);
     let (day, micros) = (t.div_euclid(DAY), t.rem_euclid(DAY));
     let date = DateTime::from_timestamp(day * 86_400, 0).unwrap_or_default().date_naive();
-    let mut text = *b"0000-00-00T00:00:00.000000Z";
-    let mut put = |end: usize, mut value: u32| {
-        for place in text.get_mut(..end).unwrap_or_default().iter_mut().rev() {
-            if !place.is_ascii_digit() {
-                break;
-            }
-            *place = b'0' + u8::try_from(value % 10).unwrap_or(0);
-            value /= 10;
-        }
+    // Two digits of a number below a hundred.
+    let two = |value: u32| {
+        let [value, ..] = value.to_le_bytes();
+        [b'0' + value / 10 % 10, b'0' + value % 10]
     };
     let narrow = |value: i64| u32::try_from(value).unwrap_or(0);
-    put(4, narrow(i64::from(date.year())));
-    put(7, date.month());
-    put(10, date.day());
-    let seconds = narrow(micros / SECOND);
-    put(13, seconds / 3600);
-    put(16, seconds / 60 % 60);
-    put(19, seconds % 60);
-    put(26, narrow(micros % SECOND));
+    let (year, seconds) = (narrow(i64::from(date.year())), narrow(micros / SECOND));
+    let micros = narrow(micros % SECOND);
+    let ([y, e], [a, r]) = (two(year / 100), two(year % 100));
+    let ([m, o], [d, b]) = (two(date.month()), two(date.day()));
+    let ([h, i], [n, j], [s, k]) = (two(seconds / 3600), two(seconds / 60 % 60), two(seconds % 60));
+    let ([f, g], [l, p], [q, t]) =
+        (two(micros / 10_000), two(micros / 100 % 100), two(micros % 100));
+    let text = [
+        y, e, a, r, b'-', m, o, b'-', d, b, b'T', h, i, b':', n, j, b':', s, k, b'.', f, g, l, p,
+        q, t, b'Z',
+    ];
     str::from_utf8(&text).unwrap_or_default().to_owned()
 }
 

@@ -6,12 +6,12 @@
 use super::summary::Summary;
 use crate::action::decision::Decision;
 use crate::action::order::{Carried, Order};
-use crate::action::{self, Target, Word};
+use crate::action::{Target, Word};
 use crate::decode::time::{self, Micros};
 use crate::detect::condition::Condition;
 use crate::detect::detector::Counted;
 use crate::window::Tally;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use tokio::sync::oneshot;
@@ -70,19 +70,24 @@ pub struct Counter {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_expires_s: Option<i64>,
     /// The accounts that were tried, of a target that is none.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "action::tally")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub users: Option<Tally>,
     /// The addresses that tried, of a target that is none.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "action::tally")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ips: Option<Tally>,
     /// The requests.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "action::tally")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub request_ids: Option<Tally>,
     /// The commonest reasons with how often each.
-    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "action::reasons")]
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "reasons")]
     pub reasons: Vec<(String, u64)>,
     /// One sentence for people: `4 of 5 FAILED_LOGIN within 5m, the oldest expires in 3m12s`.
     pub sentence: String,
+}
+
+/// Writes reasons with how often each.
+fn reasons<S: Serializer>(reasons: &[(String, u64)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(reasons.iter().map(|(reason, count)| (reason, count)))
 }
 
 impl Counter {

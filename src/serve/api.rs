@@ -432,7 +432,9 @@ async fn order(
     if let Some(why) = carried.refused {
         return Err(Refusal::new(StatusCode::CONFLICT, "refused", why));
     }
-    let body = json!({ "actions": carried.actions, "lifted": carried.lifted });
+    let actions: Vec<Value> =
+        carried.actions.iter().filter_map(|a| serde_json::from_str(&a.json()).ok()).collect();
+    let body = json!({ "actions": actions, "lifted": carried.lifted });
     Ok(Json(body).into_response())
 }
 

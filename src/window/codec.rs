@@ -36,6 +36,12 @@ pub fn take_number(bytes: &mut &[u8]) -> u64 {
 }
 
 fn take_long_number(bytes: &mut &[u8]) -> u64 {
+    if let Some((first, _)) = bytes.split_first_chunk()
+        && let Some((n, len)) = number_in(u64::from_le_bytes(*first))
+    {
+        take(bytes, len);
+        return n;
+    }
     let mut n = 0;
     let mut shift = 0;
     while let Some((byte, rest)) = bytes.split_first() {
@@ -47,6 +53,23 @@ fn take_long_number(bytes: &mut &[u8]) -> u64 {
         shift += 7;
     }
     n
+}
+
+/// The number that eight bytes begin with, and how many it takes, if it ends among them.
+#[inline]
+fn number_in(bytes: u64) -> Option<(u64, usize)> {
+    // The lowest of the bits that say that a byte is the last.
+    let ends = !bytes & u64::from_ne_bytes([0x80; 8]);
+    let end = ends & ends.wrapping_neg();
+    if end == 0 {
+        return None;
+    }
+    // Seven bits of each byte move together: by two, by four, by eight bytes.
+    let n = bytes & (end - 1) & u64::from_ne_bytes([0x7f; 8]);
+    let n = n & 0x007f_007f_007f_007f | (n & 0x7f00_7f00_7f00_7f00) >> 1;
+    let n = n & 0x0000_3fff_0000_3fff | (n & 0x3fff_0000_3fff_0000) >> 2;
+    let n = n & 0x0000_0000_0fff_ffff | (n & 0x0fff_ffff_0000_0000) >> 4;
+    Some((n, (ends.trailing_zeros() / 8 + 1) as usize))
 }
 
 fn low_byte(n: u64) -> u8 {
@@ -248,6 +271,15 @@ pub fn put_text_of(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+/// Writes bytes as lower-case hex digits, two for each.
+pub fn push_hex(out: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        for digit in [byte >> 4, byte & 15] {
+            out.push(char::from(digit + if digit < 10 { b'0' } else { b'a' - 10 }));
+        }
+    }
+}
+
 /// The digits of a UUID, if its dashes stand where they must.
 fn undashed(id: &[u8; 36]) -> Option<[u8; 32]> {
     let mut digits = [0; 32];
@@ -300,9 +332,10 @@ pub fn take_text<'b>(bytes: &mut &'b [u8]) -> &'b [u8] {
 /// A text as it was.
 pub fn text(mut written: &[u8]) -> Cow<'_, str> {
     let header = take_number(&mut written);
-    let digits = |bytes: &[u8]| -> String {
-        let digit = |n: u8| char::from_digit(u32::from(n), 16).unwrap_or('0');
-        bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+    let digits = |bytes: &[u8]| {
+        let mut digits = String::with_capacity(bytes.len() * 2);
+        push_hex(&mut digits, bytes);
+        digits
     };
     match header & 3 {
         HEX => digits(written).into(),
@@ -345,7 +378,12 @@ impl KeptLists {
         }
         let domain = self.0.domains.get(length(take_number(&mut rest)));
         let domain = domain.map(|domain| &**domain).unwrap_or_default();
-        format!("{}@{domain}", String::from_utf8_lossy(rest)).into()
+        let name = String::from_utf8_lossy(rest);
+        let mut account = String::with_capacity(name.len() + 1 + domain.len());
+        account.push_str(&name);
+        account.push('@');
+        account.push_str(domain);
+        account.into()
     }
 }
 

@@ -28,6 +28,7 @@ use crate::decode::time::Micros;
 use crate::pattern::Standing;
 use codec::{Evidence, KeptLists, Reason, Shown};
 use ring::ValueOf;
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::net::IpAddr;
 
@@ -174,7 +175,7 @@ pub struct Span {
 }
 
 /// Different values: how many, and the first few.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
     /// How many different ones.
     pub distinct: u64,
@@ -218,72 +219,62 @@ impl Weighed for IpAddr {
     }
 }
 
-/// Values up to which telling them apart takes a small table instead of sorting: a quadratic worst
-/// case is small there.
+/// Values up to which they are told apart as they come, by a small table: a quadratic worst case is
+/// small there. Further ones are sorted at the end.
 const FEW: usize = 64;
+/// Places of the table.
+const PLACES: usize = 2 * FEW;
 
-/// Values as they come: the first few, and all of them to be told apart at the end.
+/// Different values, in the order in which they came first.
 struct Different<T> {
-    all: Vec<(u64, T)>,
-    first: Vec<T>,
+    /// Beyond [`FEW`], all that came since, often or not.
+    values: Vec<(u64, T)>,
+    /// For a value, from the place that its weight points to: its number among them, counted from one.
+    table: [u8; PLACES],
     /// So many come at most.
     most: usize,
 }
 
 impl<T: Weighed> Different<T> {
     fn new(most: usize) -> Self {
-        Self { all: Vec::new(), first: Vec::new(), most }
+        Self { values: Vec::new(), table: [0; PLACES], most }
     }
 
     fn add(&mut self, value: T) {
-        if self.all.is_empty() {
-            self.all.reserve_exact(self.most);
-            self.first.reserve_exact(SAMPLE_MAX);
+        if self.values.is_empty() {
+            self.values.reserve_exact(self.most);
         }
-        if self.all.last().is_some_and(|(_, last)| *last == value) {
+        let known = self.values.len();
+        let value = (value.weight(), value);
+        if known >= FEW {
+            if self.values.last() != Some(&value) {
+                self.values.push(value);
+            }
             return;
         }
-        if self.first.len() < SAMPLE_MAX && !self.first.contains(&value) {
-            self.first.push(value);
+        let mixed = value.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let mut at = mixed as usize % PLACES;
+        // There are more places than values.
+        while let Some(place) = self.table.get_mut(at) {
+            match usize::from(*place).checked_sub(1).and_then(|n| self.values.get(n)) {
+                Some(other) if *other == value => return,
+                Some(_) => at = (at + 1) % PLACES,
+                None => {
+                    *place = u8::try_from(known + 1).unwrap_or(u8::MAX);
+                    break;
+                }
+            }
         }
-        self.all.push((value.weight(), value));
+        self.values.push(value);
     }
 
     fn tally(mut self, shown: impl Fn(T) -> String) -> Tally {
-        let distinct = if self.all.len() <= FEW {
-            self.distinct_few()
-        } else {
-            self.all.sort_unstable();
-            self.all.dedup();
-            self.all.len()
-        };
-        let sample = self.first.into_iter().map(shown).collect();
-        Tally { distinct: codec::number(distinct), sample }
-    }
-
-    /// How many different ones there are among few, by a table of their numbers: a place is looked for
-    /// from the one that its weight points to.
-    fn distinct_few(&self) -> usize {
-        const PLACES: usize = 2 * FEW;
-        let mut table = [0u8; PLACES];
-        let mut distinct = 0;
-        for ((weight, value), number) in self.all.iter().zip(1u8..) {
-            let mixed = weight.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-            let mut at = mixed as usize % PLACES;
-            while let Some(place) = table.get_mut(at) {
-                if *place == 0 {
-                    *place = number;
-                    distinct += 1;
-                    break;
-                }
-                let other = self.all.get(usize::from(*place) - 1);
-                if other.is_some_and(|(other, known)| other == weight && known == value) {
-                    break;
-                }
-                at = (at + 1) % PLACES;
-            }
+        let sample = self.values.iter().take(SAMPLE_MAX).map(|(_, value)| shown(*value)).collect();
+        if self.values.len() > FEW {
+            self.values.sort_unstable();
+            self.values.dedup();
         }
-        distinct
+        Tally { distinct: codec::number(self.values.len()), sample }
     }
 }
 
@@ -299,15 +290,15 @@ impl<R: PartialEq> Weights<R> {
     }
 }
 
-/// Sums up the events of a span, given in order of time with their times and weights.
+/// Sums up the events of a span, at most so many, given in order of time with their times and weights.
 pub fn summarize<'e>(
     time: Micros,
     kept: &'e KeptLists,
+    most: usize,
     events: impl Iterator<Item = (Micros, u32, Shown<'e>)>,
 ) -> Span {
     let mut span = Span { time, first: Micros::MAX, last: Micros::MIN, ..Span::default() };
     // Equal texts and accounts are written as equal bytes.
-    let most = events.size_hint().1.unwrap_or(0);
     let (mut users, mut requests) = (Different::<&[u8]>::new(most), Different::<&[u8]>::new(most));
     let mut ips = Different::<IpAddr>::new(most);
     // Few reasons are kept once; of the others there may be one for every event.

@@ -8,7 +8,7 @@
 
 use super::codec::{Shown, length, number, put_number, take, take_number};
 use super::ring::{Crossing, Item, Timeline, bit};
-use super::{Cut, Fresh, Group};
+use super::{Cut, Fresh, Group, Need};
 use crate::decode::time::Micros;
 use std::ops::Range;
 
@@ -246,6 +246,7 @@ impl<'b> Reader<'b> {
 impl<'b> Iterator for Reader<'b> {
     type Item = Written<'b>;
 
+    #[inline]
     fn next(&mut self) -> Option<Written<'b>> {
         if self.rest.is_empty() {
             return None;
@@ -297,6 +298,32 @@ pub fn lists(content: &[u8], slot: usize) -> (List<'_>, List<'_>) {
         }
     }
     (firsts, completing)
+}
+
+/// What [`ring::counted`](super::ring::counted) finds, without a list, as long as no event is later than
+/// `time`; else nothing.
+pub fn counted_last(
+    content: &[u8],
+    slot: usize,
+    need: &Need,
+    time: Micros,
+) -> Option<Option<Crossing>> {
+    let start = time.saturating_sub(need.within);
+    let (mut before, mut inside, mut unused) = (0, 0, 0);
+    for event in events(content).filter(|event| event.completes.is_none()) {
+        if event.item.time > time {
+            return None;
+        }
+        if event.item.time > start {
+            inside += 1;
+            unused += event.item.unused(slot);
+        } else {
+            before += 1;
+        }
+    }
+    let enough = unused >= need.at_least;
+    let crossing = Crossing { time, range: before..before + inside, completing: None };
+    Some(enough.then_some(crossing))
 }
 
 /// Writes a window's content anew; without events there is none.

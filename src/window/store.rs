@@ -275,7 +275,13 @@ impl Store {
         let need = group.needs.get(rule)?;
         match &self.table.get(place)?.state {
             State::Small(block) => {
-                let (firsts, completing) = small::lists(small::part(block, tag), rule);
+                let content = small::part(block, tag);
+                if need.what == What::Count
+                    && let Some(crossing) = small::counted_last(content, rule, need, time)
+                {
+                    return crossing;
+                }
+                let (firsts, completing) = small::lists(content, rule);
                 match need.what {
                     What::Count => ring::counted(&firsts, rule, need, time, 0),
                     What::Distinct(of) => ring::distinct(&firsts, rule, need, of, time, 0),
@@ -359,7 +365,7 @@ impl Store {
         let mut written = Vec::new();
         let mut kept = Kept::default();
         evidence.put(&mut written, &mut kept, &mut Parts::default());
-        summarize(time, kept.lists(), std::iter::once((time, 1, Shown::read(&written))))
+        summarize(time, kept.lists(), 1, std::iter::once((time, 1, Shown::read(&written))))
     }
 
     /// The span (time - within, time] of a rule, whether it has enough or not, and how much of what

@@ -122,6 +122,8 @@ struct Aim {
     hash: u32,
 }
 
+/// Bytes that a processor brings near together.
+const LINE: usize = 64;
 /// Slots that are looked through for a key that is only to be touched.
 const RUN_MAX: usize = 16;
 /// So many of the keys that are foreseen are compared with one that is asked for.
@@ -411,9 +413,9 @@ impl Table {
         let found = run.take_while(|slot| slot.hash <= aim.hash).find(|s| s.hash == aim.hash);
         match found.map(|slot| &slot.state) {
             Some(State::Small(block)) => {
-                let last = block.len().saturating_sub(1);
-                let at = |at: usize| block.get(at).copied().unwrap_or(0);
-                at(0) ^ at(last) ^ at(last.min(64))
+                // All of it: a key that is close to its threshold is read from front to back.
+                let lines = block.chunks(LINE).filter_map(<[u8]>::first);
+                lines.chain(block.last()).fold(0, |sum, byte| sum ^ byte)
             }
             Some(State::Large(large)) => large.key.first().copied().unwrap_or(0),
             None => 0,

@@ -7,6 +7,7 @@ use super::ring::{self, Crossing, Timeline, ValueOf};
 use super::{Span, small, summarize};
 use crate::decode::time::Micros;
 use crate::pattern::Standing;
+use std::ops::Range;
 
 /// What a rule had counted when it crossed.
 #[derive(Debug, Clone)]
@@ -33,6 +34,16 @@ impl Told {
     pub fn read(&self) -> (Span, Option<u64>) {
         match self {
             Told::Ready(span, distinct) => ((**span).clone(), *distinct),
+            // Nothing but a way once through it is needed.
+            Told::Written { content, rule, of: None, crossing, kept }
+                if crossing.completing.is_none() =>
+            {
+                let Range { start, end } = crossing.range;
+                let firsts = small::events(content).filter(|event| event.completes.is_none());
+                let unused = firsts.take(end).skip(start).filter(|e| e.item.unused(*rule) > 0);
+                let events = unused.map(|e| (e.item.time, e.item.weight, Shown::read(e.shown)));
+                (summarize(crossing.time, kept, end.saturating_sub(start), events), None)
+            }
             Told::Written { content, rule, of, crossing, kept } => {
                 let (firsts, completing) = small::lists(content, *rule);
                 sum_up(&firsts, Some(&completing), *rule, *of, crossing, kept)
@@ -68,6 +79,7 @@ pub fn sum_up<T: Timeline>(
     let events = unused
         .map(|at| event(firsts, at))
         .chain(last.map(|(at, completing)| event(completing, at)));
-    let span = Span { count, ..summarize(crossing.time, kept, events) };
+    let most = crossing.range.len() + 1;
+    let span = Span { count, ..summarize(crossing.time, kept, most, events) };
     (span, of.map(|of| ring::different(firsts, rule, of, crossing)))
 }
