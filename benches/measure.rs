@@ -302,5 +302,7 @@ pub fn print_circumstances(program: &str) {
     );
     let words = if words.is_empty() { String::new() } else { format!(" -- {}", words.join(" ")) };
     println!("* command: `cargo bench --bench {program}{words}`");
-    println!("* MB are millions of bytes; the page cache is warm\n");
+    println!(
+        "* MB are millions of bytes; files were read from the disk into the page cache before\n"
+    );
 }

@@ -36,6 +36,8 @@ struct Desk {
     /// Lines read with their help.
     lines: u64,
     room: Room,
+    /// Lines, records and events that the last batch kept: the next one keeps about as many.
+    kept: [usize; 3],
 }
 
 /// Lines after which keys are learnt anew: those of other lines may have taken the places.
@@ -143,6 +145,8 @@ impl Scanner {
     }
 
     fn scan_at(&self, desk: &mut Desk, batch: Batch) -> Scanned {
+        let Desk { keys, lines, room, kept } = desk;
+        let [items, records, events] = kept.map(|n| n + n / 4);
         let mut scanned = Scanned {
             batch: Batch { bytes: Vec::new(), ..batch },
             generation: self.generation,
@@ -150,11 +154,13 @@ impl Scanner {
             empty: 0,
             unmatched: 0,
             unmatched_records: 0,
-            items: Vec::new(),
-            findings: Findings::default(),
+            items: Vec::with_capacity(items),
+            findings: Findings {
+                records: Vec::with_capacity(records),
+                events: Events { list: Vec::with_capacity(events), ..Events::default() },
+            },
         };
         let bytes = batch.bytes;
-        let Desk { keys, lines, room } = desk;
         if batch.oversized {
             scanned.lines = 1;
             if blank(&bytes) {
@@ -177,6 +183,8 @@ impl Scanner {
             *room = candidates.into_room();
         }
         scanned.batch.bytes = bytes;
+        let Findings { records, events } = &scanned.findings;
+        *kept = [scanned.items.len(), records.len(), events.list.len()];
         scanned
     }
 

@@ -62,7 +62,9 @@ pub struct Sieve {
 #[derive(Debug, Clone)]
 struct Ordinary {
     begin: Word,
-    rest: Box<[u8]>,
+    /// The next ones, and how many there are.
+    next: Word,
+    len: usize,
 }
 
 impl Ordinary {
@@ -73,8 +75,8 @@ impl Ordinary {
             return false;
         };
         self.begin.begins(u64::from_le_bytes(*first))
-            && behind.starts_with(&self.rest)
-            && behind.get(self.rest.len()).is_some_and(u8::is_ascii_alphabetic)
+            && self.next.begins(Word::of(behind).bytes)
+            && behind.get(self.len).is_some_and(u8::is_ascii_alphabetic)
     }
 }
 
@@ -299,11 +301,14 @@ impl Sieve {
         let Some(own) = members().find(|member| member.needle == needle) else { return };
         let from = text.get(own.offset..).unwrap_or_default();
         let Some((first, rest)) = from.split_first_chunk::<8>() else { return };
-        let begin = Word::of(first);
+        let (begin, next) = (Word::of(first), Word::of(rest));
+        if rest.len() > 8 {
+            return;
+        }
         // No other needle may have its window in the same place.
         let window = begin.bytes as u32;
         if members().all(|one| one.needle == needle || window & one.telling != one.window) {
-            self.ordinary.push(Ordinary { begin, rest: rest.into() });
+            self.ordinary.push(Ordinary { begin, next, len: rest.len() });
         }
     }
 
