@@ -4,10 +4,10 @@
 use crate::action::{self, Action, IdParts, Op, Target};
 use crate::decode::time::{self, Micros};
 use crate::detect::condition::{ActionKind, Condition};
-use crate::detect::detector::{Telling, shown_tallies};
+use crate::detect::detector::{Telling, describe, shown_tallies};
 use crate::detect::rule::{Mode, Rule, Severity};
 use crate::window::Span;
-use crate::window::key::KeyKind;
+use crate::window::key::{KeyKind, OwnKey};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub enum Due {
     /// Written already.
     Action(Box<Action>),
     /// About a firing.
-    Line(Box<Line>),
+    Line(Line),
 }
 
 /// What a line says beyond the firing that it is about.
@@ -40,12 +40,10 @@ pub struct Says {
 pub struct Line {
     /// The rule.
     pub rule: Arc<Rule>,
-    /// The pattern that was counted.
-    pub pattern: Arc<str>,
     /// At whom.
-    pub target: Target,
-    /// What the target is.
-    pub of: KeyKind,
+    pub key: OwnKey,
+    /// The names that it takes to say that; for most keys none.
+    pub names: Option<Arc<[String]>>,
     /// The action.
     pub kind: ActionKind,
     /// What it says of it.
@@ -108,18 +106,28 @@ impl Due {
     pub fn pattern(&self) -> Option<&str> {
         match self {
             Due::Action(action) => action.pattern.as_deref(),
-            Due::Line(line) => Some(&line.pattern),
+            Due::Line(line) => Some(line.rule.counts()),
         }
     }
 }
 
 impl Line {
+    fn target(&self) -> Target {
+        let names = self.names.as_deref().unwrap_or_default();
+        let (kind, value) = describe(self.key.view(), names);
+        Target { kind, value }
+    }
+
     /// Its id.
     pub fn id(&self) -> u64 {
+        self.id_for(&self.target())
+    }
+
+    fn id_for(&self, target: &Target) -> u64 {
         action::number(&IdParts {
             pack: &self.rule.pack,
             rule: &self.rule.id,
-            target: &self.target,
+            target,
             action: self.kind.name(),
             op: self.says.op,
             time: self.time,
@@ -129,20 +137,21 @@ impl Line {
 
     /// As it is written.
     pub fn action(&self) -> Action {
-        let Self { rule, target, kind, .. } = self;
+        let Self { rule, kind, .. } = self;
+        let target = self.target();
         let Says { op, mode, lasting, until, guard } = self.says;
-        let id = self.decision.filter(|_| op == Op::Start).unwrap_or_else(|| self.id());
+        let id = self.decision.filter(|_| op == Op::Start).unwrap_or_else(|| self.id_for(&target));
         let (span, distinct) = self.telling.told.read();
-        let reason = self.sentence(&span, distinct);
+        let reason = self.sentence(&target, &span, distinct);
         let Span { count, first, last, users, ips, request_ids, reasons, .. } = span;
-        let (users, ips) = shown_tallies(self.of, users, ips);
+        let (users, ips) = shown_tallies(self.key.view().kind, users, ips);
         Action {
             id: action::hex(id),
             decision: self.decision.map(action::hex),
             time: time::format(self.time),
             duration_s: Some(lasting / 1_000_000),
             until: until.map(time::format),
-            pattern: Some(self.pattern.to_string()),
+            pattern: Some(rule.counts().to_owned()),
             count: Some(count),
             approx: self.approx,
             window_s: rule.condition.within().map(|w| w / 1_000_000),
@@ -156,14 +165,15 @@ impl Line {
             guard,
             reason,
             hosts: self.host.into_iter().collect(),
-            ..Action::of_rule(rule, target.clone(), *kind, op, mode, self.runbook_url.as_deref())
+            ..Action::of_rule(rule, target, *kind, op, mode, self.runbook_url.as_deref())
         }
     }
 
     /// One sentence per condition; README lists them.
-    fn sentence(&self, span: &Span, distinct: Option<u64>) -> String {
-        let Self { rule, target, pattern, telling, .. } = self;
-        let whom: &[&str] = match self.of {
+    fn sentence(&self, target: &Target, span: &Span, distinct: Option<u64>) -> String {
+        let Self { rule, telling, .. } = self;
+        let pattern = rule.counts();
+        let whom: &[&str] = match self.key.view().kind {
             KeyKind::Global => &[],
             KeyKind::Host | KeyKind::Range => &[" from ", target.text()],
             KeyKind::User | KeyKind::UserId => &[" for ", target.text()],

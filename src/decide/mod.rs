@@ -187,8 +187,8 @@ impl Decider {
     }
 
     /// Decides about a firing; `names` are those of the fields that keys are made of.
-    pub fn fire(&mut self, firing: &Firing<'_>, names: &[String]) -> Verdict {
-        let told = Told { firing, names, telling: OnceCell::new(), target: OnceCell::new() };
+    pub fn fire(&mut self, firing: &Firing<'_>, names: &Arc<[String]>) -> Verdict {
+        let told = Told { firing, names, telling: OnceCell::new() };
         if firing.approx {
             // What may be a mistake locks nobody out, whatever the rule says.
             let alert = firing.rule.then.iter().find(|then| then.action == ActionKind::Alert);
@@ -282,7 +282,7 @@ impl Decider {
         let mut line = self.about(told, then.action, says, None);
         let id = line.id();
         line.decision = Some(id);
-        self.out.push(Due::Line(Box::new(line)));
+        self.out.push(Due::Line(line));
         // An alert belongs to one rule, which says whether it escalates; the others are shared.
         let recurs = then.action != ActionKind::Alert || escalate.is_some();
         let active = Active {
@@ -305,7 +305,7 @@ impl Decider {
         let (op, guard) = (Op::Withheld, Some(guard));
         let says = Says { op, mode: key.mode, lasting, until: None, guard };
         let line = self.about(told, then.action, says, None);
-        self.out.push(Due::Line(Box::new(line)));
+        self.out.push(Due::Line(line));
     }
 
     fn repeat(&mut self, told: &Told<'_>, then: Then, key: Asked<'_>, base: Micros) {
@@ -335,7 +335,7 @@ impl Decider {
             let until = Some(until);
             let says = Says { op: Op::Extend, mode: key.mode, lasting: base, until, guard: None };
             let line = self.about(told, then.action, says, Some(id));
-            self.out.push(Due::Line(Box::new(line)));
+            self.out.push(Due::Line(line));
         }
     }
 
@@ -358,11 +358,14 @@ impl Decider {
     /// A line about a firing.
     fn about(&self, told: &Told<'_>, kind: ActionKind, says: Says, decision: Option<u64>) -> Line {
         let firing = told.firing;
+        let named = matches!(firing.key.kind, KeyKind::Field(_) | KeyKind::Several);
+        let runbook_url =
+            self.config.runbook_url.as_ref().filter(|_| firing.rule.runbook.is_some());
+        // What other threads let go again is shared with them no more than it has to be.
         Line {
             rule: Arc::clone(firing.rule),
-            pattern: Arc::clone(firing.pattern),
-            target: told.target().clone(),
-            of: firing.key.kind,
+            key: firing.key.own(),
+            names: named.then(|| Arc::clone(told.names)),
             kind,
             says,
             decision,
@@ -371,7 +374,7 @@ impl Decider {
             approx: firing.approx,
             host: firing.host,
             telling: Arc::clone(told.telling()),
-            runbook_url: self.config.runbook_url.clone(),
+            runbook_url: runbook_url.cloned(),
         }
     }
 
@@ -449,21 +452,13 @@ pub fn key_of(target: &Target, names: &[String]) -> Option<OwnKey> {
 /// A firing and what lines tell of it, taken when the first line needs it.
 struct Told<'f> {
     firing: &'f Firing<'f>,
-    names: &'f [String],
+    names: &'f Arc<[String]>,
     telling: OnceCell<Arc<Telling>>,
-    target: OnceCell<Target>,
 }
 
 impl Told<'_> {
     fn telling(&self) -> &Arc<Telling> {
         self.telling.get_or_init(|| Arc::new(self.firing.telling()))
-    }
-
-    fn target(&self) -> &Target {
-        self.target.get_or_init(|| {
-            let (kind, value) = describe(self.firing.key, self.names);
-            Target { kind, value }
-        })
     }
 }
 

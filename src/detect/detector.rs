@@ -229,7 +229,7 @@ pub struct Detector {
     /// Patterns whose events are logins, for the addresses of accounts.
     logins: Vec<PatternId>,
     /// Names of the fields that keys are made of.
-    key_names: Vec<String>,
+    key_names: Arc<[String]>,
     /// What the numbers in its state mean.
     dictionary: Dictionary,
     config: DetectConfig,
@@ -426,7 +426,7 @@ impl Detector {
             known,
             known_given_up: 0,
             logins,
-            key_names,
+            key_names: key_names.into(),
             dictionary,
             config,
             partial: false,
@@ -531,8 +531,8 @@ impl Detector {
     }
 
     /// The names of fields that keys are made of.
-    pub fn key_names(&self) -> Vec<String> {
-        self.key_names.clone()
+    pub fn key_names(&self) -> Arc<[String]> {
+        Arc::clone(&self.key_names)
     }
 
     /// The key under which a rule counts `event`.
@@ -877,12 +877,12 @@ fn plan(
         let tag = planner.part(own_name("once", rule), Kind::Once, within, many);
         (field(name, counted), tag)
     });
-    let (pattern, completes) = match &rule.condition {
-        Condition::Sequence { first, then, .. } => (first.as_str(), id(then)),
-        _ => (rule.on.first().map(String::as_str).unwrap_or_default(), None),
+    let completes = match &rule.condition {
+        Condition::Sequence { then, .. } => id(then),
+        _ => None,
     };
     let value = value.map(|(_, field)| field);
-    let pattern = pattern.into();
+    let pattern = rule.counts().into();
     Plan { per, tag, slot, value, once, completes, pattern, within, known: None }
 }
 

@@ -208,6 +208,14 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// The pattern that it counts; of several, the first.
+    pub fn counts(&self) -> &str {
+        match &self.condition {
+            Condition::Sequence { first, .. } => first,
+            _ => self.on.first().map(String::as_str).unwrap_or_default(),
+        }
+    }
+
     /// Seconds to respond: the rule's word, else its level's, else its severity's.
     pub fn respond_s(&self) -> Option<u64> {
         self.respond_s

@@ -49,6 +49,7 @@ use crate::pattern::event::Run;
 use crate::pattern::{Events, Standing};
 use crate::window::codec::{Reader, number, put_bytes, put_number, put_option, put_time};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 /// Records that may be held aside because they lie too far ahead.
 const HELD_MAX: usize = 1000;
@@ -116,7 +117,7 @@ pub struct Core {
     clock: Clock,
     detector: Detector,
     decider: Decider,
-    key_names: Vec<String>,
+    key_names: Arc<[String]>,
     patterns: Vec<String>,
     /// Few, and asked for with every record.
     sources: BTreeMap<u32, SourceState>,
@@ -751,7 +752,7 @@ impl Core {
     pub fn dictionary(&self) -> Dictionary {
         Dictionary {
             patterns: self.patterns.clone(),
-            fields: self.key_names.clone(),
+            fields: self.key_names.to_vec(),
             ..self.detector.dictionary().clone()
         }
     }
@@ -871,7 +872,7 @@ impl Core {
         for name in &names.fields {
             // An active decision may need a name that no rule needs any more.
             if !self.key_names.contains(name) {
-                self.key_names.push(name.clone());
+                self.key_names = [&*self.key_names, std::slice::from_ref(name)].concat().into();
             }
         }
         let by = Translation::between(names, &self.dictionary());

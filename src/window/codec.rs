@@ -302,9 +302,9 @@ fn undashed(id: &[u8; 36]) -> Option<[u8; 32]> {
 /// Writes the name of an account; as for texts, equal ones give equal bytes. Nearly all are addresses of
 /// a few domains, each of which is kept once.
 fn put_account(out: &mut Vec<u8>, account: &str, kept: &mut Kept) {
-    let domain = account.rsplit_once('@').and_then(|(name, domain)| {
-        let number = kept.domain(domain)?;
-        Some((name, number))
+    let domain = memchr::memrchr(b'@', account.as_bytes()).and_then(|at| {
+        let number = kept.domain(account.get(at + 1..)?)?;
+        Some((account.get(..at)?, number))
     });
     match domain {
         Some((name, domain)) => {
