@@ -11,153 +11,122 @@ const USUAL_LEN: usize = 1024;
 impl Action {
     /// The line, without its newline.
     pub fn json(&self) -> String {
-        let mut line = Object::new();
-        line.number("schema", u64::from(self.schema));
-        line.text("id", &self.id);
-        line.text_if_any("decision", self.decision.as_deref());
-        line.text("time", &self.time);
-        line.text("op", self.op.name());
-        line.text("action", self.action);
-        line.object("target", |target| {
-            target.text("kind", &self.target.kind);
-            target.text_if_any("value", self.target.value.as_deref());
-        });
-        if let Some(seconds) = self.duration_s {
-            line.key("duration_s");
-            line.0.push_str(itoa::Buffer::new().format(seconds));
+        let mut line = Line(String::with_capacity(USUAL_LEN));
+        // Each key with all that stands between it and what is before it.
+        line.number(r#"{"schema":"#, self.schema);
+        line.text(r#","id":""#, &self.id);
+        line.text_if_any(r#","decision":""#, self.decision.as_deref());
+        line.text(r#","time":""#, &self.time);
+        line.text(r#","op":""#, self.op.name());
+        line.text(r#","action":""#, self.action);
+        line.text(r#","target":{"kind":""#, &self.target.kind);
+        line.text_if_any(r#","value":""#, self.target.value.as_deref());
+        line.put("}");
+        line.number_if_any(r#","duration_s":"#, self.duration_s);
+        line.text_if_any(r#","until":""#, self.until.as_deref());
+        line.text(r#","rule":""#, &self.rule);
+        line.text(r#","pack":""#, &self.pack);
+        line.text_if_any(r#","pattern":""#, self.pattern.as_deref());
+        line.number_if_any(r#","count":"#, self.count);
+        line.put(if self.approx { r#","approx":true"# } else { "" });
+        line.number_if_any(r#","window_s":"#, self.window_s);
+        line.text_if_any(r#","first_seen":""#, self.first_seen.as_deref());
+        line.text_if_any(r#","last_seen":""#, self.last_seen.as_deref());
+        line.text_if_any(r#","level":""#, self.level);
+        line.text_if_any(r#","severity":""#, self.severity);
+        line.number_if_any(r#","respond_s":"#, self.respond_s);
+        line.number_if_any(r#","escalate_s":"#, self.escalate_s);
+        line.texts_if_any(r#","notify":["#, &self.notify);
+        line.text_if_any(r#","runbook":""#, self.runbook.as_deref());
+        line.tally_if_any(r#","users":{"distinct":"#, self.users.as_ref());
+        line.tally_if_any(r#","ips":{"distinct":"#, self.ips.as_ref());
+        line.texts_if_any(r#","known_ips":["#, &self.known_ips);
+        let mut before = r#","reasons":{""#;
+        for (reason, count) in &self.reasons {
+            line.text(before, reason);
+            line.number(":", *count);
+            before = r#",""#;
         }
-        line.text_if_any("until", self.until.as_deref());
-        line.text("rule", &self.rule);
-        line.text("pack", &self.pack);
-        line.text_if_any("pattern", self.pattern.as_deref());
-        line.number_if_any("count", self.count);
-        if self.approx {
-            line.key("approx");
-            line.0.push_str("true");
-        }
-        if let Some(seconds) = self.window_s {
-            line.key("window_s");
-            line.0.push_str(itoa::Buffer::new().format(seconds));
-        }
-        line.text_if_any("first_seen", self.first_seen.as_deref());
-        line.text_if_any("last_seen", self.last_seen.as_deref());
-        line.text_if_any("level", self.level);
-        line.text_if_any("severity", self.severity);
-        line.number_if_any("respond_s", self.respond_s);
-        line.number_if_any("escalate_s", self.escalate_s);
-        line.texts_if_any("notify", &self.notify);
-        line.text_if_any("runbook", self.runbook.as_deref());
-        line.tally_if_any("users", self.users.as_ref());
-        line.tally_if_any("ips", self.ips.as_ref());
-        line.texts_if_any("known_ips", &self.known_ips);
-        if !self.reasons.is_empty() {
-            line.object("reasons", |Object(reasons)| {
-                for (n, (reason, count)) in self.reasons.iter().enumerate() {
-                    reasons.push_str(if n > 0 { "," } else { "" });
-                    put_text(reasons, reason);
-                    reasons.push(':');
-                    reasons.push_str(itoa::Buffer::new().format(*count));
-                }
-            });
-        }
-        line.tally_if_any("request_ids", self.request_ids.as_ref());
-        line.number_if_any("crossings", self.crossings);
-        line.text("mode", self.mode);
-        line.text_if_any("guard", self.guard);
-        line.text("reason", &self.reason);
-        line.close()
+        line.put(if self.reasons.is_empty() { "" } else { "}" });
+        line.tally_if_any(r#","request_ids":{"distinct":"#, self.request_ids.as_ref());
+        line.number_if_any(r#","crossings":"#, self.crossings);
+        line.text(r#","mode":""#, self.mode);
+        line.text_if_any(r#","guard":""#, self.guard);
+        line.text(r#","reason":""#, &self.reason);
+        line.put("}");
+        line.0
     }
 }
 
-/// An object that is being written.
-struct Object(String);
+/// A line that is being written. What is put `before` a text ends with the quote that opens it.
+struct Line(String);
 
-impl Object {
-    fn new() -> Self {
-        let mut line = String::with_capacity(USUAL_LEN);
-        line.push('{');
-        Self(line)
-    }
-
-    fn close(mut self) -> String {
-        self.0.push('}');
-        self.0
-    }
-
-    /// A key of ours, which needs no escapes.
+impl Line {
     #[inline]
-    fn key(&mut self, key: &'static str) {
-        self.0.push_str(if self.0.ends_with('{') { "\"" } else { ",\"" });
-        self.0.push_str(key);
-        self.0.push_str("\":");
+    fn put(&mut self, text: &str) {
+        self.0.push_str(text);
     }
 
-    fn text(&mut self, key: &'static str, text: &str) {
-        self.key(key);
-        put_text(&mut self.0, text);
+    #[inline]
+    fn text(&mut self, before: &'static str, text: &str) {
+        self.put(before);
+        if needs_escapes(text.as_bytes()) {
+            self.escaped(text);
+        } else {
+            self.put(text);
+            self.put(r#"""#);
+        }
     }
 
-    fn text_if_any(&mut self, key: &'static str, text: Option<&str>) {
+    #[cold]
+    fn escaped(&mut self, text: &str) {
+        let escaped = serde_json::to_string(text).unwrap_or_default();
+        self.put(escaped.get(1..).unwrap_or(r#"""#));
+    }
+
+    #[inline]
+    fn text_if_any(&mut self, before: &'static str, text: Option<&str>) {
         if let Some(text) = text {
-            self.text(key, text);
+            self.text(before, text);
         }
     }
 
-    fn number(&mut self, key: &'static str, number: u64) {
-        self.key(key);
-        self.0.push_str(itoa::Buffer::new().format(number));
+    #[inline]
+    fn number(&mut self, before: &'static str, number: impl itoa::Integer) {
+        self.put(before);
+        self.put(itoa::Buffer::new().format(number));
     }
 
-    fn number_if_any(&mut self, key: &'static str, number: Option<u64>) {
+    #[inline]
+    fn number_if_any(&mut self, before: &'static str, number: Option<impl itoa::Integer>) {
         if let Some(number) = number {
-            self.number(key, number);
+            self.number(before, number);
         }
     }
 
-    fn texts(&mut self, key: &'static str, texts: &[String]) {
-        self.key(key);
-        self.0.push('[');
+    /// The rest of a list that was opened.
+    fn texts(&mut self, texts: &[String]) {
         for (n, text) in texts.iter().enumerate() {
-            self.0.push_str(if n > 0 { "," } else { "" });
-            put_text(&mut self.0, text);
+            self.text(if n > 0 { r#",""# } else { r#"""# }, text);
         }
-        self.0.push(']');
+        self.put("]");
     }
 
-    fn texts_if_any(&mut self, key: &'static str, texts: &[String]) {
+    fn texts_if_any(&mut self, before: &'static str, texts: &[String]) {
         if !texts.is_empty() {
-            self.texts(key, texts);
+            self.put(before);
+            self.texts(texts);
         }
     }
 
-    fn tally_if_any(&mut self, key: &'static str, tally: Option<&Tally>) {
+    fn tally_if_any(&mut self, before: &'static str, tally: Option<&Tally>) {
         if let Some(Tally { distinct, sample }) = tally {
-            self.object(key, |tally| {
-                tally.number("distinct", *distinct);
-                tally.texts("sample", sample);
-            });
+            self.number(before, *distinct);
+            self.put(r#","sample":["#);
+            self.texts(sample);
+            self.put("}");
         }
     }
-
-    fn object(&mut self, key: &'static str, put: impl FnOnce(&mut Self)) {
-        self.key(key);
-        self.0.push('{');
-        put(self);
-        self.0.push('}');
-    }
-}
-
-/// Writes a text with its quotes.
-fn put_text(line: &mut String, text: &str) {
-    if needs_escapes(text.as_bytes())
-        && let Ok(escaped) = serde_json::to_string(text)
-    {
-        line.push_str(&escaped);
-        return;
-    }
-    line.push('"');
-    line.push_str(text);
-    line.push('"');
 }
 
 /// Whether a quote, a backslash or a control character is among the bytes.
@@ -165,7 +134,7 @@ fn needs_escapes(bytes: &[u8]) -> bool {
     let odd = |byte: &u8| *byte < b' ' || matches!(byte, b'"' | b'\\');
     let wide = |bytes| {
         let wide = Wide::of(bytes);
-        wide.lowest() < b' ' || wide.equal(b'"') | wide.equal(b'\\') != 0
+        wide.at_most(b' ' - 1) | wide.equal(b'"') | wide.equal(b'\\') != 0
     };
     match (bytes.as_chunks().0, bytes.last_chunk()) {
         // The last ones overlap those before.
@@ -260,9 +229,9 @@ mod tests {
 
         #[test]
         fn a_text_is_written_as_serde_writes_it(text in text()) {
-            let mut line = String::new();
-            put_text(&mut line, &text);
-            prop_assert_eq!(line, json!(text).to_string());
+            let mut line = Line(String::new());
+            line.text("\"", &text);
+            prop_assert_eq!(line.0, json!(text).to_string());
         }
     }
 

@@ -53,6 +53,12 @@ impl Wide {
         self.0.to_bitmask() == 0
     }
 
+    /// Those that are `byte` or less, a bit each, the first one lowest.
+    #[inline]
+    pub fn at_most(self, byte: u8) -> u32 {
+        self.0.min(u8x16::splat(byte)).simd_eq(self.0).to_bitmask()
+    }
+
     /// Those that are `byte`, a bit each, the first one lowest.
     #[inline]
     pub fn equal(self, byte: u8) -> u32 {
