@@ -436,8 +436,10 @@ impl Engine {
         let ends = fragment.ends;
         match state.pieces.get_mut(&stream) {
             Some(pieces) => {
-                // As with any other line, what lies behind `max_line` bytes is not kept.
+                // As with any other line, what lies behind `max_line` bytes is not kept; nor is anything behind
+                // what was cut out, or two texts would meet that the line does not hold side by side.
                 let room = self.config.max_line.saturating_sub(pieces.content.len());
+                let room = if pieces.full { 0 } else { room };
                 let kept = fragment.content.floor_char_boundary(room);
                 pieces.full |= cut || kept < fragment.content.len();
                 pieces.first.lost |= fragment.lost;

@@ -203,6 +203,31 @@ fn a_piece_that_ends_with_nothing_is_joined() {
     assert!(actions.contains(r#""rule":"limit""#), "{actions}");
 }
 
+/// Of a piece longer than `max_line` the end is gone: what a client wrote further on in the line must not come to
+/// stand behind its beginning.
+#[test]
+fn nothing_is_put_behind_a_piece_that_was_cut() {
+    let settings = Settings { max_line: 1024, ..Settings::default() };
+    let assembly = Assembly::new(&settings, &[]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in.log");
+    let text: String = (0..25)
+        .map(|second| {
+            let time = format!("2025-08-03T22:30:{second:02}Z");
+            let blanks = " ".repeat(2000);
+            format!(
+                "{time} stderr P {{\"timestamp\":\"{time}\",\"logger\":\"security\",\"message\":\"FAILED_LOGIN: \
+                 email=victim@example.org{blanks}, ip=198.51.100.9, reason=no\",\"user_agent\":\"x\n\
+                 {time} stderr F , ip=203.0.113.77, reason=b\"}}\n"
+            )
+        })
+        .collect();
+    std::fs::write(&path, text).unwrap();
+    let (actions, summary) = replay(&assembly, &settings, folder.path(), vec![Input::File(path)]);
+    assert!(!actions.contains("203.0.113.77") && !actions.contains("victim"), "{actions}");
+    assert_eq!((summary.lines.oversized, summary.lines.joined), (25, 25));
+}
+
 /// Before the stream has a time there is none to say it with, and none that every run would have.
 #[test]
 fn a_line_that_is_too_long_is_told_of_with_the_first_time_of_the_stream() {
