@@ -212,11 +212,8 @@ impl Decider {
             // An end is told under its own time; it cannot lie before the start.
             active.until = at.clamp(active.started, active.until.max(active.started));
             self.end(key.asked(), &active, names);
-            if let Some(Due::Action(line)) = self.out.last_mut() {
-                line.reason = match line.target.value.as_deref() {
-                    Some(value) => format!("{} of {value} {why}", key.kind.name()),
-                    None => format!("{} {why}", key.kind.name()),
-                };
+            if let Some(Due::End(end)) = self.out.last_mut() {
+                end.why = Some(why.to_owned());
             }
         }
         lifted

@@ -18,6 +18,8 @@ pub enum Due {
     Action(Box<Action>),
     /// About a firing.
     Line(Line),
+    /// That a decision is over. Of those there may be as many at once as are active.
+    End(End),
 }
 
 /// What a line says beyond the firing that it is about.
@@ -64,6 +66,33 @@ pub struct Line {
     pub runbook_url: Option<Arc<str>>,
 }
 
+/// That a decision is over.
+#[derive(Debug, Clone)]
+pub struct End {
+    /// The rule that started it.
+    pub rule: Arc<Rule>,
+    /// At whom.
+    pub target: Target,
+    /// The action.
+    pub kind: ActionKind,
+    /// Whether it was enforced.
+    pub mode: Mode,
+    /// The id of its start.
+    pub decision: u64,
+    /// When.
+    pub time: Micros,
+    /// The start's ordinal.
+    pub ordinal: u32,
+    /// How often its rules crossed while it was active.
+    pub crossings: u64,
+    /// The pattern that was counted; empty if somebody decided it.
+    pub pattern: Arc<str>,
+    /// Why, if its time was not up.
+    pub why: Option<String>,
+    /// Put before a rule's `#anchor`.
+    pub runbook_url: Option<Arc<str>>,
+}
+
 impl Due {
     /// A line that is written.
     pub fn of(action: Action) -> Self {
@@ -75,6 +104,7 @@ impl Due {
         match self {
             Due::Action(action) => *action,
             Due::Line(line) => line.action(),
+            Due::End(end) => end.action(),
         }
     }
 
@@ -83,6 +113,7 @@ impl Due {
         match self {
             Due::Action(action) => &action.rule,
             Due::Line(line) => &line.rule.id,
+            Due::End(end) => &end.rule.id,
         }
     }
 
@@ -91,6 +122,7 @@ impl Due {
         match self {
             Due::Action(action) => action.op,
             Due::Line(line) => line.says.op,
+            Due::End(_) => Op::End,
         }
     }
 
@@ -98,7 +130,9 @@ impl Due {
     pub fn severity(&self) -> Option<&'static str> {
         match self {
             Due::Action(action) => action.severity,
-            Due::Line(line) => line.rule.severity.map(Severity::name),
+            Due::Line(Line { rule, .. }) | Due::End(End { rule, .. }) => {
+                rule.severity.map(Severity::name)
+            }
         }
     }
 
@@ -107,6 +141,36 @@ impl Due {
         match self {
             Due::Action(action) => action.pattern.as_deref(),
             Due::Line(line) => Some(line.rule.counts()),
+            Due::End(end) => Some(&*end.pattern).filter(|pattern| !pattern.is_empty()),
+        }
+    }
+}
+
+impl End {
+    /// As it is written.
+    pub fn action(self) -> Action {
+        let Self { rule, target, kind, .. } = self;
+        let parts = IdParts {
+            pack: &rule.pack,
+            rule: &rule.id,
+            target: &target,
+            action: kind.name(),
+            op: Op::End,
+            time: self.time,
+            ordinal: self.ordinal,
+        };
+        let id = action::id(&parts);
+        let of = target.value.as_deref().map(|value| format!(" of {value}")).unwrap_or_default();
+        let why = self.why.as_deref().unwrap_or("ended");
+        let reason = format!("{}{of} {why}", kind.name());
+        Action {
+            id,
+            decision: Some(action::hex(self.decision)),
+            time: time::format(self.time),
+            pattern: Some(self.pattern.to_string()).filter(|pattern| !pattern.is_empty()),
+            crossings: Some(self.crossings),
+            reason,
+            ..Action::of_rule(&rule, target, kind, Op::End, self.mode, self.runbook_url.as_deref())
         }
     }
 }

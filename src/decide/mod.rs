@@ -6,8 +6,8 @@ pub mod hand;
 pub mod ledger;
 pub mod line;
 
-use crate::action::{self, Action, IdParts, Op, Target};
-use crate::decode::time::{self, Micros};
+use crate::action::{Action, Op, Target};
+use crate::decode::time::Micros;
 use crate::detect::condition::{ActionKind, Limit, Then};
 use crate::detect::detector::{Firing, Telling, Verdict, describe};
 use crate::detect::rule::{Mode, OnRepeat, Rule, Severity, Urgency};
@@ -17,7 +17,7 @@ use crate::window::key::{Key, KeyKind, OwnKey, put_net, put_part};
 use guard::{Guard, Held};
 use ipnet::IpNet;
 use ledger::{Active, Asked, Ledger, Renumber};
-use line::{Due, Line, Says};
+use line::{Due, End, Line, Says};
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -382,39 +382,20 @@ impl Decider {
         if let Some(prolonged) = &mut self.prolonged {
             prolonged.remove(&active.id);
         }
-        let rule = &active.rule;
         let (kind, value) = describe(key.target, names);
-        let target = Target { kind, value };
-        let parts = IdParts {
-            pack: &rule.pack,
-            rule: &rule.id,
-            target: &target,
-            action: key.kind.name(),
-            op: Op::End,
+        self.out.push(Due::End(End {
+            rule: Arc::clone(&active.rule),
+            target: Target { kind, value },
+            kind: key.kind,
+            mode: key.mode,
+            decision: active.id,
             time: active.until,
             ordinal: active.ordinal,
-        };
-        let of = match target.kind.as_str() {
-            "global" => String::new(),
-            _ => format!(" of {}", target.text()),
-        };
-        let action = Action {
-            id: action::id(&parts),
-            decision: Some(action::hex(active.id)),
-            time: time::format(active.until),
-            pattern: Some(active.pattern.to_string()).filter(|pattern| !pattern.is_empty()),
-            crossings: Some(active.crossings),
-            reason: format!("{}{of} ended", key.kind.name()),
-            ..Action::of_rule(
-                rule,
-                target,
-                key.kind,
-                Op::End,
-                key.mode,
-                self.config.runbook_url.as_deref(),
-            )
-        };
-        self.out.push(Due::of(action));
+            crossings: active.crossings,
+            pattern: Arc::clone(&active.pattern),
+            why: None,
+            runbook_url: self.config.runbook_url.clone(),
+        }));
     }
 }
 
