@@ -44,7 +44,12 @@ impl Packing {
 /// # Errors
 /// When it cannot be written.
 pub fn plain(mix: Mix, lines: u64) -> io::Result<Corpus> {
-    let path = read_anew(kept(&name(mix, lines, "jsonl"), |out| mix.write(lines, out))?)?;
+    let plain = made(mix, lines)?;
+    Ok(Corpus { path: read_anew(plain.path)?, ..plain })
+}
+
+fn made(mix: Mix, lines: u64) -> io::Result<Corpus> {
+    let path = kept(&name(mix, lines, "jsonl"), |out| mix.write(lines, out))?;
     let bytes = fs::metadata(&path)?.len();
     Ok(Corpus { path, lines, bytes })
 }
@@ -54,7 +59,7 @@ pub fn plain(mix: Mix, lines: u64) -> io::Result<Corpus> {
 /// # Errors
 /// When it cannot be written.
 pub fn packed(mix: Mix, lines: u64, packing: Packing) -> io::Result<Corpus> {
-    let plain = plain(mix, lines)?;
+    let plain = made(mix, lines)?;
     let name = name(mix, lines, &format!("jsonl.{}", packing.extension()));
     let path = kept(&name, |out| {
         let mut from = File::open(&plain.path)?;

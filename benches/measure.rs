@@ -303,6 +303,6 @@ pub fn print_circumstances(program: &str) {
     let words = if words.is_empty() { String::new() } else { format!(" -- {}", words.join(" ")) };
     println!("* command: `cargo bench --bench {program}{words}`");
     println!(
-        "* MB are millions of bytes; files were read from the disk into the page cache before\n"
+        "* MB are millions of bytes; files, if any, were read from the disk into the page cache before\n"
     );
 }

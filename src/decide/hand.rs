@@ -3,7 +3,7 @@
 use super::guard::{Allow, Allowed, BY_HAND_MAX, Guard};
 use super::ledger::{Active, LedgerKey};
 use super::line::Due;
-use super::{Decider, key_of};
+use super::{Decider, TIME_IS_UP, key_of};
 use crate::action::decision::Decision;
 use crate::action::order::{BY_HAND, Carried, Order, What};
 use crate::action::{self, Action, IdParts, OWN_PACK, Op, Target, Word};
@@ -80,7 +80,7 @@ impl Decider {
         let mode = self.config.mode;
         let key = LedgerKey { mode, kind, rule: None, target };
         if let Some(over) = self.ledger.take_ended(key.asked(), order.at) {
-            self.end(key.asked(), &over, names);
+            self.end(key.asked(), &over, names, TIME_IS_UP);
         }
         let wanted = order.at.saturating_add(lasting);
         let of = describe_order(order, kind);
@@ -211,10 +211,7 @@ impl Decider {
             lifted.push(decision(&key, &active, names));
             // An end is told under its own time; it cannot lie before the start.
             active.until = at.clamp(active.started, active.until.max(active.started));
-            self.end(key.asked(), &active, names);
-            if let Some(Due::End(end)) = self.out.last_mut() {
-                end.why = Some(why.to_owned());
-            }
+            self.end(key.asked(), &active, names, why);
         }
         lifted
     }

@@ -87,8 +87,8 @@ pub struct End {
     pub crossings: u64,
     /// The pattern that was counted; empty if somebody decided it.
     pub pattern: Arc<str>,
-    /// Why, if its time was not up.
-    pub why: Option<String>,
+    /// Why: `ended`, or by whose word.
+    pub why: Box<str>,
     /// Put before a rule's `#anchor`.
     pub runbook_url: Option<Arc<str>>,
 }
@@ -161,8 +161,7 @@ impl End {
         };
         let id = action::id(&parts);
         let of = target.value.as_deref().map(|value| format!(" of {value}")).unwrap_or_default();
-        let why = self.why.as_deref().unwrap_or("ended");
-        let reason = format!("{}{of} {why}", kind.name());
+        let reason = format!("{}{of} {}", kind.name(), self.why);
         Action {
             id,
             decision: Some(action::hex(self.decision)),

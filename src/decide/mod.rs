@@ -140,7 +140,7 @@ impl Decider {
     /// [`Decider::fire`].
     pub fn advance(&mut self, clock: Micros, names: &[String]) {
         while let Some((key, active)) = self.ledger.pop_due(clock) {
-            self.end(key.asked(), &active, names);
+            self.end(key.asked(), &active, names, TIME_IS_UP);
         }
     }
 
@@ -256,7 +256,7 @@ impl Decider {
             }
             Some(_) => {
                 if let Some(over) = self.ledger.take_ended(key, at) {
-                    self.end(key, &over, told.names);
+                    self.end(key, &over, told.names, TIME_IS_UP);
                 }
             }
             None => {}
@@ -359,9 +359,6 @@ impl Decider {
     fn about(&self, told: &Told<'_>, kind: ActionKind, says: Says, decision: Option<u64>) -> Line {
         let firing = told.firing;
         let named = matches!(firing.key.kind, KeyKind::Field(_) | KeyKind::Several);
-        let runbook_url =
-            self.config.runbook_url.as_ref().filter(|_| firing.rule.runbook.is_some());
-        // What other threads let go again is shared with them no more than it has to be.
         Line {
             rule: Arc::clone(firing.rule),
             key: firing.key.own(),
@@ -374,11 +371,17 @@ impl Decider {
             approx: firing.approx,
             host: firing.host,
             telling: Arc::clone(told.telling()),
-            runbook_url: runbook_url.cloned(),
+            runbook_url: self.runbook_url(firing.rule),
         }
     }
 
-    fn end(&mut self, key: Asked<'_>, active: &Active, names: &[String]) {
+    /// What is put before the anchor of a rule that has one. Nothing else is shared, since other threads let it go
+    /// again.
+    fn runbook_url(&self, rule: &Rule) -> Option<Arc<str>> {
+        rule.runbook.as_ref().and(self.config.runbook_url.as_ref()).cloned()
+    }
+
+    fn end(&mut self, key: Asked<'_>, active: &Active, names: &[String], why: &str) {
         if let Some(prolonged) = &mut self.prolonged {
             prolonged.remove(&active.id);
         }
@@ -393,8 +396,8 @@ impl Decider {
             ordinal: active.ordinal,
             crossings: active.crossings,
             pattern: Arc::clone(&active.pattern),
-            why: None,
-            runbook_url: self.config.runbook_url.clone(),
+            why: why.into(),
+            runbook_url: self.runbook_url(&active.rule),
         }));
     }
 }
@@ -442,6 +445,9 @@ impl Told<'_> {
         self.telling.get_or_init(|| Arc::new(self.firing.telling()))
     }
 }
+
+/// How most decisions end, as their line says it.
+const TIME_IS_UP: &str = "ended";
 
 /// The urgency and severity of a brake's message.
 const BRAKE: (Severity, Urgency) = (Severity::P0, Urgency::Critical);

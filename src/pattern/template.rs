@@ -282,7 +282,7 @@ impl Template {
                 }
                 0
             } else if i == last && !self.open_end {
-                if !literal.is_empty() && !text.ends_with(literal.as_str()) {
+                if !text.ends_with(literal.as_str()) {
                     return Only::None;
                 }
                 text.len() - literal.len()
