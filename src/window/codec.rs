@@ -57,7 +57,7 @@ fn take_long_number(bytes: &mut &[u8]) -> u64 {
 
 /// The number that eight bytes begin with, and how many it takes, if it ends among them.
 #[inline]
-fn number_in(bytes: u64) -> Option<(u64, usize)> {
+pub fn number_in(bytes: u64) -> Option<(u64, usize)> {
     // The lowest of the bits that say that a byte is the last.
     let ends = !bytes & u64::from_ne_bytes([0x80; 8]);
     let end = ends & ends.wrapping_neg();
@@ -634,6 +634,7 @@ pub enum Reason<'b> {
 
 impl<'b> Shown<'b> {
     /// Reads it.
+    #[inline]
     pub fn read(mut bytes: &'b [u8]) -> Self {
         let Some((flags, rest)) = bytes.split_first() else { return Self::default() };
         bytes = rest;

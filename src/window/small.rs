@@ -6,8 +6,8 @@
 //! rule, so that most events need no look at the others), then the events, each as the distance to
 //! that time and what it shows. Most events are later than all others and are just appended.
 
-use super::codec::{Shown, length, number, put_number, take, take_number};
-use super::ring::{Crossing, Item, Timeline, bit};
+use super::codec::{Shown, length, number, number_in, put_number, take, take_number};
+use super::ring::{Crossing, Item, RULES_MAX, Timeline, bit};
 use super::{Cut, Fresh, Group, Need};
 use crate::decode::time::Micros;
 use std::ops::Range;
@@ -248,12 +248,32 @@ impl<'b> Iterator for Reader<'b> {
 
     #[inline]
     fn next(&mut self) -> Option<Written<'b>> {
+        if let Some(first) = self.rest.first_chunk()
+            && let Some(Start { number, used, shown }) = Start::of(u64::from_le_bytes(*first))
+            && let Some(written) = self.rest.get(shown.clone())
+        {
+            self.rest = self.rest.get(shown.end..).unwrap_or_default();
+            let item = Item { time: self.time(number), weight: 1, used };
+            return Some(Written { item, completes: None, shown: written });
+        }
+        self.next_of_any()
+    }
+}
+
+impl<'b> Reader<'b> {
+    /// The time that an event's first number says.
+    fn time(&self, first: u64) -> Micros {
+        self.base.saturating_add(Micros::try_from(first >> 3).unwrap_or(Micros::MAX))
+    }
+
+    #[cold]
+    fn next_of_any(&mut self) -> Option<Written<'b>> {
         if self.rest.is_empty() {
             return None;
         }
         let first = take_number(&mut self.rest);
         let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-        let time = self.base.saturating_add(Micros::try_from(first >> 3).unwrap_or(Micros::MAX));
+        let time = self.time(first);
         let weight = if first & WEIGHT != 0 { narrow(take_number(&mut self.rest)) } else { 1 };
         let used = if first & USED != 0 { narrow(take_number(&mut self.rest)) } else { 0 };
         let completes = (first & COMPLETING != 0).then(|| length(take_number(&mut self.rest)));
@@ -263,9 +283,36 @@ impl<'b> Iterator for Reader<'b> {
     }
 }
 
+/// How an event begins that is as nearly all are: it has the weight one and completes nothing, and all
+/// before what it shows lies in eight bytes.
+struct Start {
+    number: u64,
+    used: u32,
+    shown: Range<usize>,
+}
+
+impl Start {
+    #[inline]
+    fn of(bytes: u64) -> Option<Self> {
+        let (number, len) = number_in(bytes)?;
+        let rest = bytes.checked_shr(u32::try_from(8 * len).ok()?)?;
+        let (used, shown_len, from) = match number & (WEIGHT | USED | COMPLETING) {
+            0 if len < 8 => (0, rest & 0xff, len + 1),
+            USED if len < 7 => (rest & 0xff, rest >> 8 & 0xff, len + 2),
+            _ => return None,
+        };
+        // Numbers of one byte.
+        if (used | shown_len) & 0x80 != 0 {
+            return None;
+        }
+        let shown = from..from + length(shown_len);
+        Some(Self { number, used: u32::try_from(used).ok()?, shown })
+    }
+}
+
 /// The events of a window.
 pub fn events(content: &[u8]) -> impl Iterator<Item = Written<'_>> {
-    Reader::of(content).into_iter().flatten()
+    Reader::of(content).unwrap_or(Reader { base: 0, total: 0, rest: &[] })
 }
 
 /// Events in order of time.
@@ -420,10 +467,14 @@ fn candidates(content: &[u8], group: &Group, completes: Option<usize>, estimate:
 }
 
 fn counted(content: &[u8], group: &Group, completes: Option<usize>, estimate: u64) -> u32 {
-    let Some(mut reader) = Reader::of(content) else { return 0 };
+    let Some(reader) = Reader::of(content) else { return 0 };
     let total = reader.total;
-    let mut unused = [0u64; super::ring::RULES_MAX];
-    for event in reader.by_ref().filter(|event| event.completes.is_none()) {
+    let (mut unused, mut of_all) = ([0u64; RULES_MAX], 0);
+    for event in reader.filter(|event| event.completes.is_none()) {
+        if event.item.used == 0 {
+            of_all += u64::from(event.item.weight);
+            continue;
+        }
         for (slot, sum) in unused.iter_mut().enumerate().take(group.needs.len()) {
             *sum += event.item.unused(slot);
         }
@@ -431,7 +482,7 @@ fn counted(content: &[u8], group: &Group, completes: Option<usize>, estimate: u6
     let mut mask = 0;
     for (slot, (need, sum)) in group.needs.iter().zip(unused).enumerate() {
         let due = need.is_due(slot, completes, total & COMPLETES != 0);
-        if due && sum.saturating_add(estimate) >= need.at_least {
+        if due && (sum + of_all).saturating_add(estimate) >= need.at_least {
             mask |= bit(slot);
         }
     }
