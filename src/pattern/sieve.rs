@@ -138,27 +138,39 @@ const SAMPLE: &str = concat!(
     "2025-08-03 22:30:00.123 DEBUG 7 --- [nio-8080-exec-3] o.s.web.servlet.DispatcherServlet : Completed 200 OK, user profile was read from the database\n",
 );
 
-/// The different windows of the sample, with how often each stands there.
-fn sample() -> Vec<([u8; WIDTH], u32)> {
+/// The different windows of the sample, with how often each stands there, by their first byte: hundreds of
+/// questions are asked of them at the start, most of which are about few first bytes.
+type Alike = (u8, Vec<([u8; WIDTH], u32)>);
+
+fn sample() -> Vec<Alike> {
     let mut windows: Vec<[u8; WIDTH]> =
         SAMPLE.as_bytes().windows(WIDTH).filter_map(|w| w.try_into().ok()).collect();
     windows.sort_unstable();
-    let runs = windows.chunk_by(|a, b| a == b);
-    runs.filter_map(|run| Some((*run.first()?, u32::try_from(run.len()).ok()?))).collect()
+    let mut sample: Vec<Alike> = Vec::new();
+    for run in windows.chunk_by(|a, b| a == b) {
+        let (Some(window), Ok(count)) = (run.first(), u32::try_from(run.len())) else { continue };
+        match sample.last_mut() {
+            Some((first, windows)) if *first == window[0] => windows.push((*window, count)),
+            _ => sample.push((window[0], vec![(*window, count)])),
+        }
+    }
+    sample
 }
 
 /// How often a window of these places seems to stand in logs: what of the sample it takes, and
 /// then how many texts of any kind.
-fn cost(places: &Places, sample: &[([u8; WIDTH], u32)]) -> (u32, u64) {
+fn cost(places: &Places, sample: &[Alike]) -> (u32, u64) {
     let fits = |window: &[u8; WIDTH]| places.iter().zip(window).all(|(place, b)| place.holds(*b));
-    let taken = sample.iter().filter(|(window, _)| fits(window)).map(|(_, n)| n).sum();
+    let near = sample.iter().filter(|(first, _)| places[0].holds(*first));
+    let windows = near.flat_map(|(_, windows)| windows);
+    let taken = windows.filter(|(window, _)| fits(window)).map(|(_, n)| n).sum();
     let size = |place: &Halves| u64::from(place.low.count_ones() * place.high.count_ones());
     (taken, places.iter().map(size).product())
 }
 
 impl Window {
     /// The window of a needle that is rarest in logs.
-    fn of(needle: usize, text: &Needle, sample: &[([u8; WIDTH], u32)]) -> Self {
+    fn of(needle: usize, text: &Needle, sample: &[Alike]) -> Self {
         let last = text.text.len().saturating_sub(WIDTH);
         let at = |offset: usize| {
             let mut places = [Halves::ANY; WIDTH];
@@ -185,7 +197,7 @@ struct Group {
 
 /// Puts windows together until there are no more than [`GROUPS`] groups, always those two that
 /// cost least together.
-fn grouped(windows: Vec<Window>, sample: &[([u8; WIDTH], u32)]) -> Vec<Group> {
+fn grouped(windows: Vec<Window>, sample: &[Alike]) -> Vec<Group> {
     let mut groups: Vec<Option<Group>> = windows
         .into_iter()
         .map(|window| {
