@@ -5,6 +5,8 @@
 
 use super::{Delivered, Output, closed};
 use crate::action::Action;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::{BufWriter, Error, ErrorKind, IsTerminal, Stdout, Write};
 use std::os::fd::AsFd;
@@ -31,8 +33,42 @@ pub struct StdoutSink {
 
 #[derive(Debug)]
 enum Way {
-    Here(BufWriter<Stdout>),
+    Here(BufWriter<Patient<Stdout>>),
     Apart(Apart),
+}
+
+/// Waits for room where a write does not: whoever shares an output may have made it one that does not wait.
+#[derive(Debug)]
+struct Patient<W>(W);
+
+impl<W: AsFd> Patient<W> {
+    fn patiently<T>(
+        &mut self,
+        mut act: impl FnMut(&mut W) -> std::io::Result<T>,
+    ) -> std::io::Result<T> {
+        loop {
+            match act(&mut self.0) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let mut room = [PollFd::new(&self.0, PollFlags::OUT)];
+                    match poll(&mut room, None) {
+                        Ok(_) | Err(Errno::INTR) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+impl<W: Write + AsFd> Write for Patient<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.patiently(|out| out.write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.patiently(W::flush)
+    }
 }
 
 /// Lines on their way to somebody who may read slowly, or not at all.
@@ -75,7 +111,7 @@ impl StdoutSink {
         let terminal = stdout.is_terminal();
         let output = output.unwrap_or(if terminal { Output::Text } else { Output::Json });
         let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        Self { way: Way::Here(BufWriter::with_capacity(BUFFER, stdout)), output, colour }
+        Self { way: Way::Here(BufWriter::with_capacity(BUFFER, Patient(stdout))), output, colour }
     }
 
     /// Writes on a thread of its own from here on, so that `waiting_max` bytes may wait for a reader.

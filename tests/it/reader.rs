@@ -1,7 +1,10 @@
 //! Who reads standard output slowly, or not at all: nobody else may have to wait for him.
 
 use crate::service::{Running, Service, config, id, login, until};
+use crate::support::{portcullis, run_in};
 use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
 const RULES: &str = "
@@ -12,17 +15,21 @@ rules:
 /// Far more lines than fit into a pipe.
 const ADDRESSES: usize = 600;
 
+fn log() -> String {
+    let lines = (0..ADDRESSES * 2).map(|n| {
+        let ip = format!("203.0.{}.{}", n % ADDRESSES / 250, n % ADDRESSES % 250 + 1);
+        login(1_754_260_200_000_000 + i64::try_from(n).unwrap() * 100_000, &ip, "u") + "\n"
+    });
+    lines.collect()
+}
+
 fn service(more: &str) -> Service {
     let more = format!(
         "brakes: {{ max_blocks_per_minute: off }}\nsource: {{ files: [app.log], follow: true }}\n\
          sinks:\n  - stdout: {{ output: json }}\n  - file: {{ path: actions.jsonl }}\n{more}"
     );
     let service = Service::new(&config(&more), RULES);
-    let lines = (0..ADDRESSES * 2).map(|n| {
-        let ip = format!("203.0.{}.{}", n % ADDRESSES / 250, n % ADDRESSES % 250 + 1);
-        login(1_754_260_200_000_000 + i64::try_from(n).unwrap() * 100_000, &ip, "u") + "\n"
-    });
-    service.write("app.log", &lines.collect::<String>());
+    service.write("app.log", &log());
     service
 }
 
@@ -104,4 +111,33 @@ fn who_has_gone_ends_the_stream() {
         drop(running.child.stdout.take());
         assert_eq!(running.wait().code(), Some(0), "{more}: {}", running.said());
     }
+}
+
+/// Whoever shares an output may have made it one that does not wait for its reader.
+#[test]
+fn a_replay_waits_for_who_reads_late_whatever_its_output_does() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("app.log"), log()).unwrap();
+    std::fs::write(folder.path().join("own.yaml"), RULES).unwrap();
+    let args = ["replay", "--pack", "velro", "--patterns", "own.yaml", "--quiet", "app.log"];
+    let expected = run_in(folder.path(), &args, b"").stdout;
+    let (mut reader, out) = UnixStream::pair().unwrap();
+    out.set_nonblocking(true).unwrap();
+    let mut child = portcullis(folder.path())
+        .args(args)
+        .stdout(Stdio::from(OwnedFd::from(out)))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut told = Vec::new();
+    let mut piece = vec![0; 4096];
+    loop {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        match reader.read(&mut piece).unwrap() {
+            0 => break,
+            count => told.extend_from_slice(&piece[..count]),
+        }
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(String::from_utf8(told), String::from_utf8(expected));
 }
