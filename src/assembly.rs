@@ -79,7 +79,7 @@ impl Assembly {
             countries,
         );
         if !problems.is_empty() {
-            return Err(problems);
+            return Err(problems.into_iter().map(|p| settings.where_named(p)).collect());
         }
         let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
         let decode = DecodeConfig {

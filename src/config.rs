@@ -63,6 +63,8 @@ pub struct Settings {
     pub file: Option<String>,
     /// Packs by name or path.
     pub patterns: Vec<String>,
+    /// Where packs and files that are read at the start are named, for what is wrong with one as a whole.
+    pub named_at: Vec<(String, Problem)>,
     /// Where lines come from.
     pub source: SourceSpec,
     /// `source.kafka.from` as it was written: a time without a zone is one of `timezone`.
@@ -141,6 +143,7 @@ impl Default for Settings {
         Self {
             file: None,
             patterns: DEFAULT_PACKS.iter().map(|pack| (*pack).to_owned()).collect(),
+            named_at: Vec::new(),
             source: SourceSpec::default(),
             kafka_from: None,
             lateness: 60 * SECOND,
@@ -284,10 +287,29 @@ impl Settings {
         }
     }
 
+    fn names(&mut self, checker: &Checker<'_>, value: &Node) {
+        let named = |node: &Node| Some((node.scalar()?, checker.later(node)));
+        self.named_at.extend(value.as_list().into_iter().filter_map(named));
+    }
+
+    /// What is wrong with a file as a whole, told where it is named.
+    pub fn where_named(&self, problem: Problem) -> Problem {
+        let named = |(name, _): &&(String, Problem)| *name == problem.file;
+        match self.named_at.iter().rfind(named) {
+            Some((_, at)) if problem.place.line == 0 => {
+                Problem { message: problem.message, help: problem.help, ..at.clone() }
+            }
+            _ => problem,
+        }
+    }
+
     fn apply_key(&mut self, checker: &mut Checker<'_>, key: &str, value: &Node) {
         let what = format!("`{key}`");
         match key {
-            "patterns" => self.patterns = checker.texts(value, &what),
+            "patterns" => {
+                self.patterns = checker.texts(value, &what);
+                self.names(checker, value);
+            }
             "source" => self.source(checker, value),
             "lateness" => set(&mut self.lateness, checker.duration(value, &what, 0)),
             "max_ahead" => set(&mut self.max_ahead, checker.duration(value, &what, 60_000_000)),
@@ -325,13 +347,19 @@ impl Settings {
             ),
             "state_dir" => self.state_dir(checker, value),
             "checkpoint" => set(&mut self.checkpoint, checker.duration(value, &what, 1_000_000)),
-            "geoip" => self.geoip = checker.text(value, &what).map(PathBuf::from),
+            "geoip" => {
+                self.geoip = checker.text(value, &what).map(PathBuf::from);
+                self.names(checker, value);
+            }
             "fields" => self.field_names(checker, value),
             "mode" => {
                 set(&mut self.mode, checker.word(value, &what, &rule::MODES));
                 self.armed = self.mode == Mode::Enforce;
             }
-            "identities" => self.identities = checker.text(value, &what).map(PathBuf::from),
+            "identities" => {
+                self.identities = checker.text(value, &what).map(PathBuf::from);
+                self.names(checker, value);
+            }
             "receivers" => self.receivers(checker, value),
             "never_block" => self.never_block(checker, value),
             "allow" => {

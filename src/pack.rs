@@ -35,14 +35,17 @@ pub struct Pack {
 pub fn load(entries: &[String]) -> (Vec<Pack>, Vec<Problem>) {
     let mut packs = Vec::new();
     let mut problems = Vec::new();
+    let mut complete = true;
     for entry in entries {
-        for document in documents(entry, &mut problems) {
+        let documents = documents(entry, &mut problems);
+        complete &= !documents.is_empty();
+        for document in documents {
             let (pack, mut found) = parse(document);
             problems.append(&mut found);
             packs.extend(pack);
         }
     }
-    check_together(&packs, &mut problems);
+    check_together(&packs, complete, &mut problems);
     (packs, problems)
 }
 
@@ -169,8 +172,9 @@ pub fn parse(document: Document) -> (Option<Pack>, Vec<Problem>) {
     (Some(Pack { name, document, declared, patterns, rules }), problems)
 }
 
-/// What no file can tell alone: ids that are there twice, rules on patterns that nobody declares.
-fn check_together(packs: &[Pack], problems: &mut Vec<Problem>) {
+/// What no file can tell alone: ids that are there twice and, if the packs are complete, rules on patterns that
+/// nobody declares.
+fn check_together(packs: &[Pack], complete: bool, problems: &mut Vec<Problem>) {
     let mut known: Vec<&str> = BUILT_IN.to_vec();
     for pack in packs {
         for pattern in &pack.patterns {
@@ -200,7 +204,7 @@ fn check_together(packs: &[Pack], problems: &mut Vec<Problem>) {
             }
             ids.push(&rule.id);
             for on in &rule.on {
-                if !known.contains(&on.as_str()) {
+                if complete && !known.contains(&on.as_str()) {
                     let help = match crate::yaml::nearest(on, &known) {
                         Some(near) => format!("did you mean `{near}`?"),
                         None => format!("loaded patterns: {}", known.join(", ")),
