@@ -723,8 +723,24 @@ impl Core {
     /// Takes over what was counted and said by one that this one goes on for.
     pub fn take_over(&mut self, before: Self) {
         let Self {
-            summary, messages, journal, patterns, by_pattern, countries_seen, decider, ..
+            summary,
+            messages,
+            journal,
+            patterns,
+            by_pattern,
+            countries_seen,
+            decider,
+            held,
+            waiting,
+            ..
         } = before;
+        // The same are held and wait, in the same order.
+        for (now, before) in self.held.iter_mut().zip(held) {
+            (now.counted, now.carries_line) = (before.counted, before.carries_line);
+        }
+        for (now, before) in self.waiting.values_mut().zip(waiting.into_values()) {
+            (now.counted, now.carries_line) = (before.counted, before.carries_line);
+        }
         (self.summary, self.messages, self.journal) = (summary, messages, journal);
         self.decider.prolonged = decider.prolonged;
         self.countries_seen = countries_seen;

@@ -107,6 +107,33 @@ fn what_stays_keeps_its_windows_and_what_goes_keeps_its_decisions() {
 }
 
 #[test]
+fn what_is_held_while_rules_change_is_counted_as_what_becomes_of_it() {
+    for way in ways() {
+        let mut service = service(&way, &rules(&[FRESH]));
+        service.append(LOG, "");
+        let mut running = service.start();
+        running.wait_until_it_says(": following");
+        let far = login(START + 30 * 60 * MINUTE, "192.0.2.1", "far") + "\n";
+        let before = failures(0, 5, "203.0.113.7") + &far + &failures(10, 3, "203.0.113.8");
+        service.append(LOG, &before);
+        until(|| running.goes_on() && service.lines(ACTIONS).len() == 2, &|| way.clone());
+        service.write("rules.yaml", &rules(&[FRESH, BLOCK]));
+        running.signal("HUP");
+        running.wait_until_it_says("reloaded: 2 rules");
+        // Now it is less than a day ahead.
+        service.append(LOG, &failures(7 * 3600, 6, "203.0.113.9"));
+        until(|| running.goes_on() && service.lines(ACTIONS).len() == 5, &|| way.clone());
+        let said = running.stop();
+        let summary = said.lines().find(|line| line.starts_with('{')).unwrap();
+        let summary: serde_json::Value = serde_json::from_str(summary).unwrap();
+        for of in ["lines", "records"] {
+            assert_eq!(summary[of]["matched"], 15, "{way}{of}: {summary}");
+            assert_eq!(summary[of]["future"].as_u64().unwrap_or(0), 0, "{way}{of}: {summary}");
+        }
+    }
+}
+
+#[test]
 fn the_file_of_a_sink_that_was_rotated_is_opened_anew() {
     for way in ways() {
         let mut service = service(&way, &rules(&[FRESH]));
