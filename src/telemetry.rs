@@ -1,6 +1,8 @@
 //! What Portcullis says about itself while it runs: on standard error, through tracing.
 
+use crate::decode::time::Micros;
 use std::io::IsTerminal;
+use std::time::SystemTime;
 use tracing::Level;
 
 /// Sets tracing up once for the process.
@@ -34,4 +36,14 @@ pub fn cpu_seconds() -> f64 {
     let ticks: f64 =
         behind.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<f64>().ok()).sum();
     ticks / 100.0
+}
+
+/// The wall clock, microseconds since 1970: for people and enforcers, never for the stream.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what people order and what is left of a decision go by it"
+)]
+pub fn wall_clock() -> Micros {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
 }

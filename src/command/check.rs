@@ -22,6 +22,7 @@ use crate::pattern::set::Verdict;
 use crate::pattern::spec::{Pattern, Reading};
 use crate::pattern::{Event, EventIp, Events, PatternId, Standing};
 use crate::source::file;
+use crate::telemetry::wall_clock;
 use crate::yaml::{Checker, Document, Node, Problem};
 use anyhow::{Context, Result, bail};
 use std::borrow::Cow;
@@ -179,6 +180,7 @@ impl Report {
                     ));
                 }
                 report.rule(assembly, pack, rule);
+                report.warnings.extend(idle_escalation(active));
             }
             let tests = report.passed + report.failed - before;
             report.lines.push(format!(
@@ -193,6 +195,7 @@ impl Report {
                 "rule {rule} is inactive unless records carry a country: `geoip` names no database"
             ));
         }
+        report.warnings.extend(over_entries(allow, wall_clock()));
         report.warnings.extend(idle_entries(assembly, allow));
         report
     }
@@ -286,6 +289,34 @@ impl Spelling {
             Self::Id => "user_id",
         }
     }
+}
+
+/// That a rule escalates nothing: each of its actions lasts as long already as any may.
+fn idle_escalation(rule: &Rule) -> Option<String> {
+    let up_to = rule.escalate.as_ref()?.up_to;
+    let idle = rule.then.iter().all(|then| rule.duration(then) >= up_to);
+    let shown = time::format_duration(up_to);
+    idle.then(|| {
+        format!(
+            "rule {}: nothing of it is shorter than {shown}, so `escalate` changes nothing",
+            rule.id
+        )
+    })
+}
+
+/// Entries of the allowlist whose time is over at `now`.
+fn over_entries(allow: &[Allow], now: Micros) -> impl Iterator<Item = String> {
+    allow.iter().filter_map(move |entry| {
+        let until = entry.until.filter(|until| *until <= now)?;
+        let who = match &entry.who {
+            Allowed::Net(net) => net.to_string(),
+            Allowed::User(name) | Allowed::Account(_, name) => name.clone(),
+        };
+        let until = time::format(until);
+        Some(format!(
+            "the allow entry {who} was for decisions before {until}: it protects from no later one"
+        ))
+    })
 }
 
 /// Entries of the allowlist that cannot protect from a rule, since it knows accounts by their other

@@ -12,6 +12,7 @@ use crate::detect::condition::ACTIONS;
 use crate::detect::rule::MODES;
 use crate::engine::ask::Unanswered;
 use crate::state::{Db, StoredDecision};
+use crate::telemetry::wall_clock;
 use axum::body::Body;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -22,7 +23,6 @@ use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 /// How long nothing is decided against who was lifted, if nothing else is said, microseconds: the
 /// events that led to it are not to do so again at once.
@@ -57,20 +57,13 @@ pub fn routes() -> Router<Arc<Shared>> {
         .route("/api/lift", post(lift))
         .route("/api/allow", post(allow))
         .route("/api/disallow", post(disallow).delete(disallow_by_query))
-        .layer(Extension(Started(now())))
+        .layer(Extension(Started(wall_clock())))
         .layer(Extension(Arc::<metrics::Shown>::default()))
 }
 
 /// When the server started.
 #[derive(Debug, Clone, Copy)]
 pub struct Started(pub Micros);
-
-/// The wall clock.
-#[expect(clippy::disallowed_methods, reason = "an order is given now, not in the time of records")]
-fn now() -> Micros {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
-}
 
 fn wrong(why: impl Into<String>) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, "bad_request", why)
@@ -426,7 +419,7 @@ async fn order(
     };
     let because = because(reason)?;
     let told = format!("{name} {} {}", target.kind, target.text());
-    let order = Order { what, target, by: who.name.to_string(), because, at: now(), force };
+    let order = Order { what, target, by: who.name.to_string(), because, at: wall_clock(), force };
     let carried = shared.asker.order(order).await.map_err(unanswered)?;
     audit(who, &told, reason, &carried);
     if let Some(why) = carried.refused {
@@ -498,7 +491,7 @@ async fn allow(
     let target = target.target().map_err(unprocessable)?;
     anybody(&target).map_err(unprocessable)?;
     let lasting = lasting.as_deref().map(|text| duration("for", text, LASTING.0)).transpose()?;
-    let until = lasting.map(|lasting| now().saturating_add(lasting));
+    let until = lasting.map(|lasting| wall_clock().saturating_add(lasting));
     order(&shared, &who, target, &because, What::Allow { until }, false).await
 }
 

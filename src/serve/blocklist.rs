@@ -4,10 +4,10 @@
 //! firewalls take a heading for an address that they cannot read. The tag is of the content, so that
 //! who has it already is told so in a few bytes.
 
-use super::lapi::wall_now;
 use super::{Shared, reply};
 use crate::decode::addr::{canonical, canonical_net};
 use crate::decode::time::Micros;
+use crate::telemetry::wall_clock;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Query, Request, State};
@@ -65,7 +65,7 @@ struct Lists {
 
 /// The paths of the lists.
 pub fn routes() -> Router<Arc<Shared>> {
-    routes_by(Arc::new(wall_now))
+    routes_by(Arc::new(wall_clock))
 }
 
 fn routes_by(clock: Clock) -> Router<Arc<Shared>> {

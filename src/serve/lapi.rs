@@ -16,6 +16,7 @@ use super::Shared;
 use super::auth::Who;
 use crate::decode::addr::{canonical, canonical_net, normalize_user};
 use crate::decode::time::Micros;
+use crate::telemetry::wall_clock;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Extension, Request, State};
@@ -30,7 +31,6 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
 /// Where decisions come from, as bouncers are told; some name sets after it.
 pub const ORIGIN: &str = "portcullis";
@@ -60,19 +60,9 @@ struct Lapi {
     clock: Clock,
 }
 
-/// Microseconds since 1970.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "what is left of a decision is left by the wall clock"
-)]
-pub(super) fn wall_now() -> Micros {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
-}
-
 /// The paths of the Local API.
 pub fn routes() -> Router<Arc<Shared>> {
-    routes_by(Arc::new(wall_now))
+    routes_by(Arc::new(wall_clock))
 }
 
 fn routes_by(clock: Clock) -> Router<Arc<Shared>> {

@@ -138,7 +138,8 @@ fn what_cannot_start_is_exit_2_and_says_what_would_help() {
     );
     refused(&["run", "--config", "keys.yaml"], &["--config", "did you mean `key.yaml`?"]);
     refused(&["run", "--config", "."], &[".: is a folder, expected a file"]);
-    refused(&["run", "--config", "geo.yaml"], &["`geoip`", "did you mean `./country.mmdb`?"]);
+    let geo = "1 | geoip: ./contry.mmdb\n  |        ^^^^^^^^^^^^^";
+    refused(&["run", "--config", "geo.yaml"], &["`geoip`", "did you mean `./country.mmdb`?", geo]);
     refused(&["run", "--config", "geo2.yaml"], &["`geoip`", "country.mmdb", ".mmdb format"]);
     refused(&["run", "--config", "sink.yaml"], &["sink file no/where.jsonl"]);
     refused(&["replay", "--sumary", "json", "-"], &["--sumary", "--summary"]);
@@ -146,6 +147,9 @@ fn what_cannot_start_is_exit_2_and_says_what_would_help() {
     refused(&["run", "--pack", "velo"], &["velo", "velro, guard, sshd"]);
     refused(&["run", "--patterns", "velo"], &["did you mean the built-in pack `velro`?"]);
     refused(&["run", "--threads", "0"], &["1..=64"]);
+    write(&folder, "packs.yaml", "patterns: [velr, guard]\n");
+    let packs = "--> packs.yaml:1:12\n  |\n1 | patterns: [velr, guard]\n  |            ^^^^\n";
+    refused(&["run", "--config", "packs.yaml"], &["pack `velro`?", packs, "1 mistake in"]);
     write(&folder, "none.yaml", "patterns: []\n");
     refused(&["run", "--config", "none.yaml"], &["no pattern is loaded"]);
     refused(&["run", "--follow", "[a"], &["not a valid file pattern"]);
@@ -330,6 +334,24 @@ patterns:
         "SAID: fast: lines without LOGIN denied for are skipped".to_owned(),
     ] {
         assert!(said.lines().any(|said| said.trim() == line), "{line}\n{said}");
+    }
+}
+
+#[test]
+fn check_says_what_changes_nothing() {
+    let folder = folder();
+    let rule = "pack: p\nrules:\n  - { id: r, title: t, on: FAILED_LOGIN, per: ip, when: count > 5 within 1m, then: block for 24h, escalate: x2 up to 12h }\n";
+    write(&folder, "p.yaml", rule);
+    let config = "patterns: [velro, p.yaml]\nallow:\n  - { ip: 198.51.100.0/24, until: 2020-01-01T00:00:00Z }\n  - { user: a@example.org, until: 2999-01-01T00:00:00Z }\n";
+    write(&folder, "portcullis.yaml", config);
+    let output = run_in(folder.path(), &["check"], b"");
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    for (said, expected) in [
+        ("warning: the allow entry 198.51.100.0/24 was for decisions before 2020", true),
+        ("a@example.org was for decisions", false),
+        ("warning: rule r: nothing of it is shorter than 12h", true),
+    ] {
+        assert_eq!(stdout(&output).contains(said), expected, "{said}: {}", stdout(&output));
     }
 }
 
@@ -641,7 +663,8 @@ fn the_example_is_a_configuration_that_changes_nothing_and_names_every_key() {
         assert!(problems.is_empty(), "{problems:?}");
         settings
     };
-    assert_eq!(format!("{:?}", apply(&shown)), format!("{:?}", Settings::default()));
+    let said = Settings { named_at: Vec::new(), ..apply(&shown) };
+    assert_eq!(format!("{said:?}"), format!("{:?}", Settings::default()));
     // Lines that are commented out are keys too: `# key: value   # what it is`.
     let uncommented: String = shown
         .lines()
