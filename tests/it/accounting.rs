@@ -282,3 +282,40 @@ fn the_seeds_of_the_fuzzer_pass() {
         targets::events(line.as_bytes());
     }
 }
+
+/// Of a source, pieces of so many streams wait for their rest at the same time.
+const STREAMS: usize = 64;
+
+#[test]
+fn of_too_many_streams_the_one_that_waits_longest_is_given_up() {
+    let login = |ip: &str| failed_logins(1, 0, ip);
+    let piece = |stream: usize, text: &str, end: &str| {
+        let log = text.trim_end().to_owned() + end;
+        serde_json::json!({"log": log, "stream": format!("s{stream}"), "time": "2025-08-03T22:30:00Z"})
+            .to_string()
+            + "\n"
+    };
+    let halves: Vec<(String, String)> = (0..=STREAMS)
+        .map(|stream| {
+            let line = login(&format!("203.0.113.{}", stream + 1));
+            let (head, tail) = line.split_at(60);
+            (head.to_owned(), tail.to_owned())
+        })
+        .collect();
+    let mut input = String::new();
+    for (stream, (head, _)) in halves.iter().enumerate() {
+        input += &piece(stream, head, "");
+    }
+    // The first waited longest: the rest of all others comes.
+    for (stream, (_, tail)) in halves.iter().enumerate().skip(1) {
+        input += &piece(stream, tail, "\n");
+    }
+    let assembly = Assembly::new(&settings(), &[]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in.log");
+    std::fs::write(&path, input).unwrap();
+    let (_, summary) = replay(&assembly, &settings(), folder.path(), vec![Input::File(path)]);
+    let streams = u64::try_from(STREAMS).unwrap();
+    assert_eq!((summary.lines.joined, summary.records.matched), (2 * streams, streams));
+    assert_eq!((summary.lines.unreadable, summary.lines.total), (1, 2 * streams + 1));
+}

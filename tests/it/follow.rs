@@ -180,6 +180,25 @@ fn a_renamed_file_is_read_to_its_end_and_then_its_successor() {
 }
 
 #[test]
+fn a_file_that_is_rotated_between_the_pieces_of_a_line_is_one_stream() {
+    let mut follower = Follower::new(&["--follow", "app.log"], |_| {});
+    follower.attack("app.log", 1);
+    // As a container runtime cuts a line: the last one that it takes.
+    let lines = attack(2);
+    let (whole, last) = lines.trim_end().rsplit_once('\n').unwrap();
+    let (head, tail) = last.split_at(60);
+    let piece = |tag: &str, text: &str| format!("2025-08-03T22:30:00.5Z stdout {tag} {text}\n");
+    append(&follower.folder, "app.log", &format!("{whole}\n{}", piece("P", head)));
+    fs::rename(follower.path("app.log"), follower.path("app.log.1")).unwrap();
+    append(&follower.folder, "app.log", &piece("F", tail));
+    follower.wait_for(2);
+    let (seen, summary, _) = follower.stop();
+    assert_eq!(seen, replayed(&(attack(1) + &lines)));
+    assert_eq!(summary["lines"]["joined"], 2, "{summary}");
+    assert_eq!(summary["records"]["matched"], 2 * ATTACK, "{summary}");
+}
+
+#[test]
 fn a_file_that_is_copied_and_truncated_is_read_once() {
     // The glob fits the copy too.
     let mut follower = Follower::new(&["--follow", "app.log*"], |_| {});
