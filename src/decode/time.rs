@@ -499,7 +499,7 @@ pub fn format_duration(m: Micros) -> String {
         })
         .map_or_else(
             || format!("{sign}{size}us"),
-            |(name, unit)| format!("{sign}{}{name}", size / unit),
+            |(name, unit)| [sign, itoa::Buffer::new().format(size / unit), name].concat(),
         )
 }
 

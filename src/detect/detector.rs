@@ -14,7 +14,7 @@ use crate::window::ring::{Crossing, RULES_MAX, ValueOf, bit};
 use crate::window::store::{Kind, Limits, Spec, Store};
 use crate::window::table::{Place, Table};
 use crate::window::told::Told;
-use crate::window::{Fresh, Group, Need, Span, Tally, What};
+use crate::window::{Fresh, Group, Need, Span, Tally, What, Whole};
 use std::cell::OnceCell;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -192,6 +192,8 @@ struct Inserted {
     /// The rules that may have enough.
     mask: u32,
     estimate: u64,
+    /// Where the first of them crosses, if it counts and has enough alone.
+    whole: Option<Whole>,
 }
 
 /// Lists that are used again for every event.
@@ -809,6 +811,10 @@ impl Detector {
                 };
                 if inserted.mask & bit(plan.slot) != 0 {
                     step.cross(&inserted, completes, decide);
+                    // It may have used events up.
+                    for one in scratch.inserted.iter_mut().filter(|one| one.tag == plan.tag) {
+                        one.whole = None;
+                    }
                 }
             }
             Condition::FirstSeen { .. } => {
@@ -930,9 +936,9 @@ impl<'s> Step<'s> {
         };
         let completes = completes.then_some(plan.slot);
         let fresh = Fresh { time, weight, used: self.used, completes, shown: &[] };
-        let mask =
+        let (mask, whole) =
             self.store.insert(self.place, plan.tag, fresh, (&evidence, parts), clock, estimate);
-        Inserted { tag: plan.tag, mask, estimate }
+        Inserted { tag: plan.tag, mask, estimate, whole: whole.filter(|_| estimate == 0) }
     }
 
     /// Fires if a span has enough.
@@ -943,8 +949,11 @@ impl<'s> Step<'s> {
         decide: &mut dyn FnMut(Firing<'_>) -> Verdict,
     ) {
         let Self { plan, place, time, .. } = *self;
-        let crossing = self.store.crossing(place, plan.tag, plan.slot, time, !completes);
-        match crossing {
+        let counts = matches!(self.rule.condition, Condition::Count { .. } | Condition::New { .. });
+        let whole =
+            inserted.whole.filter(|_| counts).and_then(|all| all.crossing(time, plan.within));
+        let crossing = || self.store.crossing(place, plan.tag, plan.slot, time, !completes);
+        match whole.or_else(crossing) {
             Some(crossing) => {
                 self.fire(Some(&crossing), None, decide);
             }

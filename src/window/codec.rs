@@ -634,7 +634,7 @@ pub enum Reason<'b> {
 
 impl<'b> Shown<'b> {
     /// Reads it.
-    #[inline]
+    #[inline(always)]
     pub fn read(mut bytes: &'b [u8]) -> Self {
         let Some((flags, rest)) = bytes.split_first() else { return Self::default() };
         bytes = rest;

@@ -27,7 +27,7 @@ use crate::decode::addr;
 use crate::decode::time::Micros;
 use crate::pattern::Standing;
 use codec::{Evidence, KeptLists, Reason, Shown};
-use ring::ValueOf;
+use ring::{Crossing, ValueOf};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -149,6 +149,24 @@ pub struct Cut {
     pub firsts: Option<Micros>,
     /// Of events that complete sequences: no event at or before it can still come.
     pub completing: Option<Micros>,
+}
+
+/// All events of a window, of which the one that was just put in is the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whole {
+    /// None is earlier.
+    pub oldest: Micros,
+    /// How many there are.
+    pub events: usize,
+}
+
+impl Whole {
+    /// The crossing at `time` of a rule that counts within so much and may have enough, if that is all
+    /// of them.
+    pub fn crossing(self, time: Micros, within: Micros) -> Option<Crossing> {
+        let all = self.oldest > time.saturating_sub(within);
+        all.then_some(Crossing { time, range: 0..self.events, completing: None })
+    }
 }
 
 /// A span that holds enough: what an action tells of it.
@@ -290,48 +308,86 @@ impl<R: PartialEq> Weights<R> {
     }
 }
 
-/// Sums up the events of a span, at most so many, given in order of time with their times and weights.
-pub fn summarize<'e>(
-    time: Micros,
-    kept: &'e KeptLists,
-    most: usize,
-    events: impl Iterator<Item = (Micros, u32, Shown<'e>)>,
-) -> Span {
-    let mut span = Span { time, first: Micros::MAX, last: Micros::MIN, ..Span::default() };
+/// What the events of a span add up to, given one by one in order of time.
+pub struct Sums<'e> {
+    span: Span,
     // Equal texts and accounts are written as equal bytes.
-    let (mut users, mut requests) = (Different::<&[u8]>::new(most), Different::<&[u8]>::new(most));
-    let mut ips = Different::<IpAddr>::new(most);
+    users: Different<&'e [u8]>,
+    ips: Different<IpAddr>,
+    requests: Different<&'e [u8]>,
     // Few reasons are kept once; of the others there may be one for every event.
-    let mut numbered: Weights<usize> = Weights(Vec::new());
-    let mut weights: Vec<(Cow<'_, str>, u64)> = Vec::new();
-    for (at, weight, shown) in events {
+    numbered: Weights<usize>,
+    reasons: Vec<(Cow<'e, str>, u64)>,
+}
+
+impl std::fmt::Debug for Sums<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sums").field("span", &self.span).finish_non_exhaustive()
+    }
+}
+
+impl<'e> Sums<'e> {
+    /// Of none yet, and at most so many, of a crossing at `time`.
+    pub fn new(time: Micros, most: usize) -> Self {
+        Self {
+            span: Span { time, first: Micros::MAX, last: Micros::MIN, ..Span::default() },
+            users: Different::new(most),
+            ips: Different::new(most),
+            requests: Different::new(most),
+            numbered: Weights(Vec::new()),
+            reasons: Vec::new(),
+        }
+    }
+
+    /// Adds an event with its time and weight.
+    // What was read for it is then never put together.
+    #[inline(always)]
+    pub fn add(&mut self, at: Micros, weight: u32, shown: &Shown<'e>) {
+        let span = &mut self.span;
         span.count += u64::from(weight);
         span.first = span.first.min(at);
         span.last = span.last.max(at);
         span.standing = span.standing.max(shown.standing);
-        shown.user.into_iter().for_each(|user| users.add(user));
-        shown.ip.into_iter().for_each(|ip| ips.add(ip));
-        shown.request_id.into_iter().for_each(|id| requests.add(id));
+        if let Some(user) = shown.user {
+            self.users.add(user);
+        }
+        if let Some(ip) = shown.ip {
+            self.ips.add(ip);
+        }
+        if let Some(id) = shown.request_id {
+            self.requests.add(id);
+        }
         match shown.reason {
-            Some(Reason::Number(n)) => numbered.add(n, weight),
-            Some(Reason::Text(written)) => weights.push((codec::text(written), u64::from(weight))),
+            Some(Reason::Number(n)) => self.numbered.add(n, weight),
+            Some(Reason::Text(written)) => {
+                self.reasons.push((codec::text(written), u64::from(weight)));
+            }
             None => {}
         }
     }
-    weights.extend(numbered.0.into_iter().map(|(n, sum)| (kept.reason(n).into(), sum)));
-    span.users = users.tally(|user| kept.account(user).into_owned());
-    span.ips = ips.tally(addr::text);
-    span.request_ids = requests.tally(|id| codec::text(id).into_owned());
-    weights.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-    weights.dedup_by(|later, first| {
-        let same = later.0 == first.0;
-        first.1 += if same { later.1 } else { 0 };
-        same
-    });
-    weights.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-    weights.truncate(REASONS_MAX);
-    span.reasons = weights.into_iter().map(|(reason, sum)| (reason.into_owned(), sum)).collect();
-    span
+
+    /// What they add up to; `kept` are the lists that numbers in them are about.
+    pub fn span(self, kept: &KeptLists) -> Span {
+        let Self { mut span, users, ips, requests, numbered, reasons } = self;
+        span.users = users.tally(|user| kept.account(user).into_owned());
+        span.ips = ips.tally(addr::text);
+        span.request_ids = requests.tally(|id| codec::text(id).into_owned());
+        // Those kept once and those that are not may be the same.
+        let mut weights: Vec<(Cow<'_, str>, u64)> =
+            numbered.0.into_iter().map(|(n, sum)| (kept.reason(n).into(), sum)).collect();
+        weights.extend(reasons);
+        weights.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        weights.dedup_by(|later, first| {
+            let same = later.0 == first.0;
+            first.1 += if same { later.1 } else { 0 };
+            same
+        });
+        weights.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        weights.truncate(REASONS_MAX);
+        span.reasons =
+            weights.into_iter().map(|(reason, sum)| (reason.into_owned(), sum)).collect();
+        span
+    }
 }
 
 #[cfg(test)]

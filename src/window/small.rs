@@ -8,7 +8,7 @@
 
 use super::codec::{Shown, length, number, number_in, put_number, take, take_number};
 use super::ring::{Crossing, Item, RULES_MAX, Timeline, bit};
-use super::{Cut, Fresh, Group, Need};
+use super::{Cut, Fresh, Group, Need, Whole};
 use crate::decode::time::Micros;
 use std::ops::Range;
 
@@ -390,7 +390,8 @@ pub fn write(events: &[Written<'_>], out: &mut Vec<u8>) {
 }
 
 /// Puts an event at its time; `later` if it is later than all others of the key. Which rules may
-/// now have enough, and by how much the number of events changed. `room` is used for nothing else.
+/// now have enough, by how much the number of events changed, and where they cross if they do. `room` is used
+/// for nothing else.
 #[expect(clippy::too_many_arguments, reason = "one step of the store, not an interface")]
 pub fn insert(
     block: &mut Box<[u8]>,
@@ -401,7 +402,7 @@ pub fn insert(
     later: bool,
     estimate: u64,
     room: &mut Vec<u8>,
-) -> (u32, i32) {
+) -> (u32, i32, Option<Whole>) {
     let item = Item { time: fresh.time, weight: fresh.weight, used: fresh.used };
     let new = Written { item, completes: fresh.completes, shown: fresh.shown };
     let place = find(block, tag);
@@ -421,7 +422,8 @@ pub fn insert(
             splice(block, place.end..place.end, room);
             let content = place.start..place.end + room.len();
             let content = block.get(content).unwrap_or_default();
-            return (candidates(content, group, fresh.completes, estimate), change);
+            let (mask, events) = candidates(content, group, None, estimate);
+            return (mask, change, Some(Whole { oldest: base, events }));
         }
         (None, _) => {
             put_number(room, u64::from(tag));
@@ -433,7 +435,7 @@ pub fn insert(
             let end = used(block);
             splice(block, end..end, room);
             let content = room.get(head..).unwrap_or_default();
-            return (candidates(content, group, fresh.completes, estimate), change);
+            return (candidates(content, group, fresh.completes, estimate).0, change, None);
         }
         (Some(place), _) => {
             let content = block.get(place).unwrap_or_default();
@@ -451,26 +453,33 @@ pub fn insert(
             put(block, tag, room);
         }
     }
-    (candidates(part(block, tag), group, fresh.completes, estimate), change)
+    (candidates(part(block, tag), group, fresh.completes, estimate).0, change, None)
 }
 
-/// The rules that may have enough: what they have not used up, together with `estimate`, would do.
+/// The rules that may have enough: what they have not used up, together with `estimate`, would do. If
+/// there is one, how many events are counted.
 #[inline]
-fn candidates(content: &[u8], group: &Group, completes: Option<usize>, estimate: u64) -> u32 {
+fn candidates(
+    content: &[u8],
+    group: &Group,
+    completes: Option<usize>,
+    estimate: u64,
+) -> (u32, usize) {
     // Most have less in all than any rule needs.
     let total = u64::try_from(two(content, size_of::<Micros>())).unwrap_or(u64::MAX);
     let total = total & u64::from(TOTAL_MAX);
     if total.saturating_add(estimate) < group.least && total < u64::from(TOTAL_MAX) {
-        return 0;
+        return (0, 0);
     }
     counted(content, group, completes, estimate)
 }
 
-fn counted(content: &[u8], group: &Group, completes: Option<usize>, estimate: u64) -> u32 {
-    let Some(reader) = Reader::of(content) else { return 0 };
+fn counted(content: &[u8], group: &Group, completes: Option<usize>, estimate: u64) -> (u32, usize) {
+    let Some(reader) = Reader::of(content) else { return (0, 0) };
     let total = reader.total;
-    let (mut unused, mut of_all) = ([0u64; RULES_MAX], 0);
+    let (mut unused, mut of_all, mut events) = ([0u64; RULES_MAX], 0, 0);
     for event in reader.filter(|event| event.completes.is_none()) {
+        events += 1;
         if event.item.used == 0 {
             of_all += u64::from(event.item.weight);
             continue;
@@ -486,7 +495,7 @@ fn counted(content: &[u8], group: &Group, completes: Option<usize>, estimate: u6
             mask |= bit(slot);
         }
     }
-    mask
+    (mask, events)
 }
 
 /// Uses the events of a crossing up for a rule; what every rule has used is dropped. By how much

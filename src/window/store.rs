@@ -20,7 +20,7 @@ use super::sketch::Sketch;
 use super::small;
 use super::table::{LEARNT, Place, SHARDS, Slot, State, Table, seconds, shard_of};
 use super::told::{Told, sum_up};
-use super::{Cut, Fresh, Group, Span, What, summarize};
+use super::{Cut, Fresh, Group, Span, Sums, What, Whole};
 use crate::decode::time::Micros;
 
 /// What a part of a state is.
@@ -202,7 +202,8 @@ impl Store {
     }
 
     /// Puts an event into a window; bit i of what it gives: the i-th rule may now have enough,
-    /// together with `estimate`. `clock` is the stream's, once there is one.
+    /// together with `estimate`. With it, what tells where a rule crosses that has enough alone, until
+    /// events are used up. `clock` is the stream's, once there is one.
     pub fn insert(
         &mut self,
         place: Place,
@@ -211,9 +212,9 @@ impl Store {
         (evidence, parts): (&Evidence<'_>, &mut Parts),
         clock: Option<Micros>,
         estimate: u64,
-    ) -> u32 {
-        let Some(group) = group(&self.specs, tag) else { return 0 };
-        let Some(slot) = self.table.get_mut(place) else { return 0 };
+    ) -> (u32, Option<Whole>) {
+        let Some(group) = group(&self.specs, tag) else { return (0, None) };
+        let Some(slot) = self.table.get_mut(place) else { return (0, None) };
         let used = event.used | group.blind(evidence);
         self.written.clear();
         let shows = shows(group, slot.key_kind());
@@ -233,17 +234,19 @@ impl Store {
         {
             slot.enlarge(&self.specs);
         }
-        let mask = match &mut slot.state {
+        let (mask, whole) = match &mut slot.state {
             State::Small(block) => {
                 let later = seconds(event.time) > slot.newest;
                 let room = &mut self.room;
-                let (mask, change) =
+                let (mask, change, whole) =
                     small::insert(block, tag, group, &event, cut, later, estimate, room);
                 slot.change_events(change);
                 if i32::from(slot.events) > small::EVENTS_MAX {
                     slot.enlarge(&self.specs);
+                    (mask, None)
+                } else {
+                    (mask, whole)
                 }
-                mask
             }
             State::Large(large) => {
                 let fresh = || Part::Window(Window::new(group));
@@ -252,13 +255,13 @@ impl Store {
                     _ => 0,
                 };
                 slot.count();
-                mask
+                (mask, None)
             }
         };
         self.bytes = self.bytes - before + slot.state.bytes();
         let time = event.time;
         self.touch(place, tag, time);
-        mask
+        (mask, whole)
     }
 
     /// The earliest span that has enough for the rule in `slot` of a window and holds an event at
@@ -365,7 +368,9 @@ impl Store {
         let mut written = Vec::new();
         let mut kept = Kept::default();
         evidence.put(&mut written, &mut kept, &mut Parts::default());
-        summarize(time, kept.lists(), 1, std::iter::once((time, 1, Shown::read(&written))))
+        let mut sums = Sums::new(time, 1);
+        sums.add(time, 1, &Shown::read(&written));
+        sums.span(kept.lists())
     }
 
     /// The span (time - within, time] of a rule, whether it has enough or not, and how much of what
@@ -1003,18 +1008,22 @@ mod tests {
                         shown: &[],
                     };
                     let mut found = Vec::new();
-                    let mut mask = 0;
+                    let (mut mask, mut whole) = (0, None);
                     if event.is_some() {
-                        mask = store.insert(place, TAG, fresh(None), (&evidence, &mut Parts::default()), clock, 0);
+                        (mask, whole) = store.insert(place, TAG, fresh(None), (&evidence, &mut Parts::default()), clock, 0);
                     }
                     for (rule, need) in needs.iter().enumerate() {
                         if event.is_none() {
                             if need.what != What::Sequence {
                                 continue;
                             }
-                            mask = store.insert(place, TAG, fresh(Some(rule)), (&evidence, &mut Parts::default()), clock, 0);
+                            (mask, whole) = store.insert(place, TAG, fresh(Some(rule)), (&evidence, &mut Parts::default()), clock, 0);
                         }
                         let crossing = store.crossing(place, TAG, rule, time, event.is_some());
+                        let at_once = whole.and_then(|all: Whole| all.crossing(time, need.within));
+                        if mask & bit(rule) != 0 && need.what == What::Count && at_once.is_some() {
+                            prop_assert_eq!(&at_once, &crossing);
+                        }
                         if mask & bit(rule) == 0 {
                             // What is not asked could not have fired.
                             prop_assert_eq!(crossing.clone().filter(|_| event.is_none_or(|(_, v)| {
@@ -1029,6 +1038,7 @@ mod tests {
                             let (span, _) = store.span(place, TAG, rule, &crossing);
                             found.push((rule, span.time, span.count));
                             store.use_up(place, TAG, rule, &crossing);
+                            whole = None;
                         }
                     }
                     prop_assert_eq!(&found, &expected, "form {}", form);
@@ -1060,7 +1070,7 @@ mod tests {
             ..Evidence::default()
         };
         let fresh = Fresh { time, weight: 1, used: 0, completes: None, shown: &[] };
-        let mask = store.insert(
+        let (mask, _) = store.insert(
             place,
             TAG,
             fresh,

@@ -4,10 +4,9 @@
 
 use super::codec::{KeptLists, Shown};
 use super::ring::{self, Crossing, Timeline, ValueOf};
-use super::{Span, small, summarize};
+use super::{Span, Sums, small};
 use crate::decode::time::Micros;
 use crate::pattern::Standing;
-use std::ops::Range;
 
 /// What a rule had counted when it crossed.
 #[derive(Debug, Clone)]
@@ -38,11 +37,14 @@ impl Told {
             Told::Written { content, rule, of: None, crossing, kept }
                 if crossing.completing.is_none() =>
             {
-                let Range { start, end } = crossing.range;
+                let mut sums = Sums::new(crossing.time, crossing.range.len());
                 let firsts = small::events(content).filter(|event| event.completes.is_none());
-                let unused = firsts.take(end).skip(start).filter(|e| e.item.unused(*rule) > 0);
-                let events = unused.map(|e| (e.item.time, e.item.weight, Shown::read(e.shown)));
-                (summarize(crossing.time, kept, end.saturating_sub(start), events), None)
+                for (at, event) in firsts.enumerate() {
+                    if crossing.range.contains(&at) && event.item.unused(*rule) > 0 {
+                        sums.add(event.item.time, event.item.weight, &Shown::read(event.shown));
+                    }
+                }
+                (sums.span(kept), None)
             }
             Told::Written { content, rule, of, crossing, kept } => {
                 let (firsts, completing) = small::lists(content, *rule);
@@ -76,10 +78,11 @@ pub fn sum_up<T: Timeline>(
     let unused = crossing.range.clone().filter(|at| firsts.item(*at).unused(rule) > 0);
     let count = unused.clone().map(|at| firsts.item(at).unused(rule)).sum();
     let last = crossing.completing.zip(completing);
+    let mut sums = Sums::new(crossing.time, crossing.range.len() + 1);
     let events = unused
         .map(|at| event(firsts, at))
         .chain(last.map(|(at, completing)| event(completing, at)));
-    let most = crossing.range.len() + 1;
-    let span = Span { count, ..summarize(crossing.time, kept, most, events) };
+    events.for_each(|(at, weight, shown)| sums.add(at, weight, &shown));
+    let span = Span { count, ..sums.span(kept) };
     (span, of.map(|of| ring::different(firsts, rule, of, crossing)))
 }
