@@ -826,8 +826,9 @@ impl LiveStream {
         let assembly = match (reload.load)() {
             Ok(assembly) => assembly,
             Err(mistakes) => {
-                error!("{mistakes}\n\nnothing was changed: the rules of before go on");
-                fail(&mut self.engine, "a reload was refused, nothing was changed".to_owned());
+                error!("{mistakes}");
+                let why = "a reload was refused: the rules of before go on";
+                fail(&mut self.engine, why.to_owned());
                 return;
             }
         };

@@ -78,7 +78,7 @@ fn what_stays_keeps_its_windows_and_what_goes_keeps_its_decisions() {
         service
             .write("rules.yaml", &rules(&["id: block, per: ip, when: count >> 20, then: block"]));
         running.signal("HUP");
-        running.wait_until_it_says("nothing was changed: the rules of before go on");
+        running.wait_until_it_says("a reload was refused: the rules of before go on");
         assert!(running.said().contains("rules.yaml:3:"), "{}", running.said());
         service.append(LOG, &failures(30, 1, "203.0.113.7"));
         until(|| running.goes_on() && service.lines(ACTIONS).len() >= 3, &|| way.clone());
@@ -299,7 +299,7 @@ fn a_mistake_or_a_file_that_is_gone_changes_nothing_and_is_said() {
     service.append("app.log", &failures(0, 15, "203.0.113.7"));
     service.write("rules.yaml", "pack: p\nrules:\n  - { id: stays, titel: t }\n");
     running.signal("HUP");
-    running.wait_until_it_says("nothing was changed");
+    running.wait_until_it_says("a reload was refused");
     assert!(running.said().contains("`title`"), "{}", running.said());
     // The defaults are not what anybody asked for.
     fs::rename(service.path("portcullis.yaml"), service.path("elsewhere.yaml")).unwrap();
