@@ -6,10 +6,12 @@
 use super::{Delivered, Output, closed};
 use crate::action::Action;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{BufWriter, Error, ErrorKind, IsTerminal, Stdout, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -111,6 +113,8 @@ impl StdoutSink {
         let terminal = stdout.is_terminal();
         let output = output.unwrap_or(if terminal { Output::Text } else { Output::Json });
         let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        // What cannot be written now cannot be later either, and is said then.
+        let _unwritten = if is_torn() { (&stdout).write_all(b"\n") } else { Ok(()) };
         Self { way: Way::Here(BufWriter::with_capacity(BUFFER, Patient(stdout))), output, colour }
     }
 
@@ -180,6 +184,26 @@ impl StdoutSink {
             Way::Apart(apart) => apart.flush(0, patience),
         }
     }
+}
+
+/// Whether standard output is put behind a file that ends within a line: one that was on its way when the disk
+/// was full, or the machine lost its power. What is written first must not become a part of it.
+fn is_torn() -> bool {
+    let torn = || -> std::io::Result<bool> {
+        let out = std::io::stdout();
+        if !rustix::fs::fcntl_getfl(out.as_fd())?.contains(OFlags::APPEND) {
+            return Ok(false);
+        }
+        let file = File::open("/proc/self/fd/1")?;
+        let meta = file.metadata()?;
+        let mut last = [b'\n'];
+        if let Some(at) = meta.len().checked_sub(1).filter(|_| meta.is_file()) {
+            file.read_exact_at(&mut last, at)?;
+        }
+        Ok(last != [b'\n'])
+    };
+    // Of what cannot be looked at nothing is known.
+    torn().unwrap_or(false)
 }
 
 impl Apart {

@@ -141,3 +141,30 @@ fn a_replay_waits_for_who_reads_late_whatever_its_output_does() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eq!(String::from_utf8(told), String::from_utf8(expected));
 }
+
+/// A line that was on its way when the disk was full has no end: the next is none of it.
+#[test]
+fn a_line_is_not_put_behind_a_torn_one() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("app.log"), log()).unwrap();
+    std::fs::write(folder.path().join("own.yaml"), RULES).unwrap();
+    let out = folder.path().join("actions.jsonl");
+    for (before, between) in [("", ""), ("{\"schema\":1}\n", ""), ("{\"schema\":1", "\n")] {
+        for command in ["replay", "run"] {
+            let args = if command == "replay" { vec!["app.log"] } else { Vec::new() };
+            std::fs::write(&out, before).unwrap();
+            let appended = std::fs::OpenOptions::new().append(true).open(&out).unwrap();
+            let ended = portcullis(folder.path())
+                .args([command, "--pack", "velro", "--patterns", "own.yaml", "--quiet"])
+                .args(args)
+                .stdin(std::fs::File::open(folder.path().join("app.log")).unwrap())
+                .stdout(appended)
+                .stderr(Stdio::null())
+                .status();
+            assert!(ended.unwrap().code().is_some());
+            let written = std::fs::read_to_string(&out).unwrap();
+            let begins = format!("{before}{between}{{\"schema\":1,");
+            assert!(written.starts_with(&begins), "{command}: {}", &written[..80]);
+        }
+    }
+}
