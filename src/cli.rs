@@ -64,7 +64,7 @@ pub enum Command {
     Require2fa(Hold),
     /// End everything that is active against an address or account
     Lift(Lift),
-    /// Add an entry to the allowlist, which also lifts what it covers
+    /// Add an entry to the allowlist, which also lifts what it covers; without a target, show the list
     Allow(Allow),
     /// Take an entry that was added by hand away again
     Disallow(Disallow),
@@ -156,14 +156,17 @@ pub struct Lift {
 /// Flags of `allow`.
 #[derive(Debug, Args)]
 pub struct Allow {
-    /// At whom
+    /// An address, a range, a name or e-mail address, or user_id:ID; without one, the list is shown
+    #[arg(value_name = "TARGET")]
+    pub target: Option<String>,
+    /// How to reach it
     #[command(flatten)]
-    pub at: Target,
+    pub server: Server,
     /// How long; without it, until it is taken away
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", requires = "target")]
     pub r#for: Option<String>,
     /// Why, for whoever reads it later
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", requires = "target")]
     pub because: Option<String>,
 }
 

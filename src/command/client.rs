@@ -106,12 +106,15 @@ impl<'c> Asked<'c> {
                 put(&mut body, "grace", lift.grace.as_ref());
                 Self { show: show_lifted, ..Self::post("/api/lift", body, &lift.at.server) }
             }
-            Command::Allow(allow) => {
-                let because = because(allow.because.as_ref(), "allowed");
-                let mut body = json!({ "target": allow.at.target, "because": because });
-                put(&mut body, "for", allow.r#for.as_ref());
-                Self::post("/api/allow", body, &allow.at.server)
-            }
+            Command::Allow(allow) => match &allow.target {
+                Some(target) => {
+                    let because = because(allow.because.as_ref(), "allowed");
+                    let mut body = json!({ "target": target, "because": because });
+                    put(&mut body, "for", allow.r#for.as_ref());
+                    Self::post("/api/allow", body, &allow.server)
+                }
+                None => Self::get("/api/allow".to_owned(), &allow.server, show_spared),
+            },
             Command::Disallow(disallow) => {
                 let because = because(disallow.because.as_ref(), "disallowed");
                 let body = json!({ "target": disallow.at.target, "because": because });
@@ -388,6 +391,23 @@ fn show_why(body: &Value) -> String {
         }
     }
     out
+}
+
+fn show_spared(body: &Value) -> String {
+    let entries = items(&body["spared"]);
+    if entries.is_empty() {
+        return "the allowlist is empty, and nobody is spared after a lift".to_owned();
+    }
+    let mut rows = vec![["TARGET", "BY", "UNTIL", "BECAUSE"].map(str::to_owned).to_vec()];
+    for entry in entries {
+        rows.push(vec![
+            target(&entry["target"]),
+            shown(&entry["by"]),
+            instant(&entry["until"]),
+            shown(&entry["because"]),
+        ]);
+    }
+    table(&rows)
 }
 
 fn show_lifted(body: &Value) -> String {

@@ -9,6 +9,7 @@ use crate::pattern::Standing;
 use crate::window::codec::{Reader, number, put_bytes, put_number, put_option, put_time};
 use crate::window::key::{Key, KeyKind};
 use ipnet::IpNet;
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -33,6 +34,18 @@ pub struct Allow {
     pub comment: String,
     /// Until when; without it, always.
     pub until: Option<Micros>,
+}
+
+/// By what somebody is spared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    /// An entry of the settings.
+    Configuration,
+    /// An entry that was added by hand.
+    Hand,
+    /// What was active was lifted by hand a short while ago.
+    Lift,
 }
 
 /// How many decisions may start in one minute of decision time; `None` is off.
@@ -209,9 +222,12 @@ impl Guard {
         self.grace.push(Allow { who, comment: String::new(), until: Some(until) });
     }
 
-    /// The entries that were added by hand and have not ended at `at`.
-    pub fn added(&self, at: Micros) -> impl Iterator<Item = &Allow> {
-        self.by_hand.iter().filter(move |entry| entry.until.is_none_or(|until| at < until))
+    /// All entries of the allowlist, and who is spared for a while; of what came by hand, what has not ended
+    /// at `at`.
+    pub fn spared(&self, at: Micros) -> impl Iterator<Item = (By, &Allow)> {
+        let lasts = move |(_, entry): &(By, &Allow)| entry.until.is_none_or(|until| at < until);
+        let by_hand = marked(By::Hand, &self.by_hand).chain(marked(By::Lift, &self.grace));
+        marked(By::Configuration, &self.allow).chain(by_hand.filter(lasts))
     }
 
     /// Writes what was added by hand.
@@ -338,6 +354,10 @@ impl Guard {
             kind.name()
         )
     }
+}
+
+fn marked(by: By, list: &[Allow]) -> impl Iterator<Item = (By, &Allow)> {
+    list.iter().map(move |entry| (by, entry))
 }
 
 impl Allow {

@@ -7,10 +7,13 @@ use super::summary::Summary;
 use crate::action::decision::Decision;
 use crate::action::order::{Carried, Order};
 use crate::action::{Target, Word};
+use crate::decide::guard::{Allow, Allowed, By};
+use crate::decode::addr;
 use crate::decode::time::{self, Micros};
 use crate::detect::condition::Condition;
 use crate::detect::detector::Counted;
 use crate::window::Tally;
+use crate::window::key::KeyKind;
 use serde::{Serialize, Serializer};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -26,8 +29,43 @@ pub enum Ask {
     Order(Order, oneshot::Sender<Carried>),
     /// How a target stands.
     Why(Target, oneshot::Sender<Why>),
+    /// Who is spared.
+    Spared(oneshot::Sender<Vec<Spared>>),
     /// How the stream is.
     Status(oneshot::Sender<Arc<Status>>),
+}
+
+/// An entry of the allowlist, or somebody who is spared for a while after a lift.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Spared {
+    /// Who.
+    pub target: Target,
+    /// By what.
+    pub by: By,
+    /// Why, if somebody said it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub because: String,
+    /// Until when; without it, always.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+}
+
+impl Spared {
+    /// As it is told.
+    pub fn of((by, entry): (By, &Allow)) -> Self {
+        let account =
+            |kind: &str, name: &String| Target { kind: kind.to_owned(), value: Some(name.clone()) };
+        let target = match &entry.who {
+            Allowed::Net(net) => {
+                let kind = if net.prefix_len() == net.max_prefix_len() { "ip" } else { "range" };
+                Target { kind: kind.to_owned(), value: Some(addr::target_text(kind, net)) }
+            }
+            Allowed::User(name) | Allowed::Account(KeyKind::User, name) => account("user", name),
+            Allowed::Account(_, id) => account("user_id", id),
+        };
+        let until = entry.until.map(time::format);
+        Self { target, by, because: entry.comment.clone(), until }
+    }
 }
 
 /// How a target stands.
@@ -214,6 +252,14 @@ impl Asker {
     /// When nobody answers.
     pub async fn why(&self, target: Target) -> Result<Why, Unanswered> {
         self.ask(|reply| Ask::Why(target, reply)).await
+    }
+
+    /// Who is spared.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub async fn spared(&self) -> Result<Vec<Spared>, Unanswered> {
+        self.ask(Ask::Spared).await
     }
 
     /// How the stream is.

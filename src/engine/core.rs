@@ -28,7 +28,7 @@
 //! not the same: how far ahead a record may be, what the whole stream knows (`new`), how long
 //! learning lasts, the brakes, and what `memory_limit` gives up.
 
-use super::ask::{Counter, Why};
+use super::ask::{Counter, Spared, Why};
 use super::clock::{Arrival, Clock};
 use super::entry::{Entry, Input, Journal, Origin, Owned, Rank};
 use super::seen::{Seen, Taken};
@@ -360,6 +360,11 @@ impl Core {
     /// settings were others when they were made. Gives the ids of decisions that give way to them.
     pub fn adopt(&mut self, known: &[Known]) -> Vec<String> {
         self.decider.adopt(known, self.detector.rules(), &self.key_names)
+    }
+
+    /// Who is spared at `at` by the wall clock.
+    pub fn spared(&self, at: Micros) -> Vec<Spared> {
+        self.decider.guard().spared(at).map(Spared::of).collect()
     }
 
     /// How a target stands at `now`, of the stream's time.

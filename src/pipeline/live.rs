@@ -575,6 +575,9 @@ impl LiveStream {
                     let now = self.now().or_else(arrival).unwrap_or_default();
                     drop(reply.send(self.engine.core.why(&target, now)));
                 }
+                Ask::Spared(reply) => {
+                    drop(reply.send(self.engine.core.spared(arrival().unwrap_or_default())));
+                }
                 Ask::Status(reply) => drop(reply.send(Arc::new(self.status()))),
             }
         }

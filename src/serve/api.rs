@@ -55,7 +55,7 @@ pub fn routes() -> Router<Arc<Shared>> {
         .route("/api/lock", post(lock))
         .route("/api/require_2fa", post(require_2fa))
         .route("/api/lift", post(lift))
-        .route("/api/allow", post(allow))
+        .route("/api/allow", get(spared).post(allow))
         .route("/api/disallow", post(disallow).delete(disallow_by_query))
         .layer(Extension(Started(wall_clock())))
         .layer(Extension(Arc::<metrics::Shown>::default()))
@@ -480,6 +480,11 @@ async fn lift(
     anybody(&target).map_err(unprocessable)?;
     let grace = grace.as_deref().map_or(Ok(GRACE), |text| duration("grace", text, 0))?;
     order(&shared, &who, target, &because, What::Lift { grace }, false).await
+}
+
+async fn spared(State(shared): State<Arc<Shared>>) -> Answer {
+    let spared = shared.asker.spared().await.map_err(unanswered)?;
+    Ok(Json(json!({ "spared": spared })).into_response())
 }
 
 async fn allow(

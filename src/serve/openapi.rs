@@ -166,6 +166,10 @@ fn said(route: &Route) -> Option<(&'static str, Value)> {
         ("POST", "/api/lock") => ("Keep an account closed.", order("Hold")),
         ("POST", "/api/require_2fa") => ("Demand a second factor of an account.", order("Hold")),
         ("POST", "/api/lift") => ("End everything that is active against a target.", order("Lift")),
+        ("GET", "/api/allow") => (
+            "The allowlist, and who is spared for a while after a lift.",
+            json!({ "responses": ok("It.", "Allowlist") }),
+        ),
         ("POST", "/api/allow") => {
             ("Add an entry to the allowlist, which also lifts what it covers.", order("Allow"))
         }
@@ -444,6 +448,13 @@ fn answered() -> Value {
             ("counters", list(&reference("Counter"))),
             ("guard?", text.clone()),
             ("decisions", list(&reference("Decision"))),
+        ]),
+        "Allowlist": object(&[("spared", list(&reference("Spared")))]),
+        "Spared": object(&[
+            ("target", target()),
+            ("by", json!({ "type": "string", "enum": ["configuration", "hand", "lift"] })),
+            ("because?", text.clone()),
+            ("until?", time.clone()),
         ]),
         "Sink": object(&[
             ("name", text.clone()),

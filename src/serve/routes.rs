@@ -78,6 +78,7 @@ pub const ROUTES: &[Route] = &[
     route("POST", "/api/lock", Need::Operator),
     route("POST", "/api/require_2fa", Need::Operator),
     route("POST", "/api/lift", Need::Operator),
+    route("GET", "/api/allow", Need::Read),
     route("POST", "/api/allow", Need::Operator),
     route("POST", "/api/disallow", Need::Operator),
     route("DELETE", "/api/disallow", Need::Operator).taking(&["target", "because"]),

@@ -6,6 +6,7 @@ use portcullis::action::{Action, Target};
 use portcullis::assembly::Assembly;
 use portcullis::config::Settings;
 use portcullis::decide::board::Board;
+use portcullis::engine::ask::Spared;
 use portcullis::engine::core::Core;
 use portcullis::engine::entry::{Journal, take_entry};
 use portcullis::engine::order::Engine;
@@ -215,6 +216,29 @@ fn an_entry_by_hand_lifts_protects_and_can_be_taken_away() {
     engine.take_actions();
     let held = blocks(failures(&assembly, &mut engine, 40, 30, "203.0.113.9"));
     assert!(lines(&held).contains(&"withheld block 203.0.113.9 allow".to_owned()), "{held:?}");
+    engine.core.order(&order(LIFT, "user", "mallory", 50));
+    let spared = |core: &Core, at: i64| {
+        let told = |one: Spared| {
+            let until = one.until.unwrap_or_default();
+            format!(
+                "{:?} {} {}: {} {until}",
+                one.by,
+                one.target.kind,
+                one.target.text(),
+                one.because
+            )
+        };
+        core.spared(START + at * SECOND).into_iter().map(told).collect::<Vec<_>>()
+    };
+    let (office, hand, lift) = (
+        "Configuration ip 192.0.2.1: c ",
+        "Hand range 203.0.113.0/28: ops: a reason 2025-08-03T22:46:40.000000Z",
+        "Lift user mallory:  2025-08-03T22:40:50.000000Z",
+    );
+    assert_eq!(spared(&engine.core, 60), [office, hand, lift]);
+    // What has ended is none.
+    assert_eq!(spared(&engine.core, 700), [office, hand]);
+    assert_eq!(spared(&engine.core, 1000), [office]);
     // It ends by itself, or is taken away.
     let later = blocks(failures(&assembly, &mut engine, 1000, 21, "203.0.113.9"));
     assert!(lines(&later).contains(&"start block 203.0.113.9".to_owned()), "{later:?}");

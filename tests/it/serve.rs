@@ -6,7 +6,8 @@ use portcullis::action::decision::Decision;
 use portcullis::action::order::{Carried, Order, What};
 use portcullis::action::{Action, Target};
 use portcullis::decide::board::Board;
-use portcullis::engine::ask::{Ask, Counter, SinkStatus, Status, Why, asking};
+use portcullis::decide::guard::{Allow, Allowed, By};
+use portcullis::engine::ask::{Ask, Counter, SinkStatus, Spared, Status, Why, asking};
 use portcullis::engine::summary::{Outcome, Summary};
 use portcullis::serve::auth::Need;
 use portcullis::serve::routes::{ROUTES, Route};
@@ -173,6 +174,14 @@ fn serve(config: &ServeConfig, state_dir: Option<PathBuf>) -> Served {
                         std::thread::sleep(Duration::from_millis(300));
                     }
                     let _gone = reply.send(why(&target));
+                }
+                Ask::Spared(reply) => {
+                    let entry = Allow {
+                        who: Allowed::Net("203.0.113.0/24".parse().unwrap()),
+                        comment: "ops: office".to_owned(),
+                        until: Some(1_754_267_200_000_000),
+                    };
+                    let _gone = reply.send(vec![Spared::of((By::Hand, &entry))]);
                 }
                 Ask::Status(reply) => {
                     let _gone = reply.send(Arc::new(status()));
@@ -1114,6 +1123,11 @@ fn commands_ask_and_say_what_came_of_it() {
         ),
         (&["allow", "203.0.113.0/24", "--for", "7d", "--because", "office"], "lifted: "),
         (&["disallow", "203.0.113.0/24"], "done; nothing was in force"),
+        (
+            &["allow"],
+            "TARGET          BY    UNTIL                 BECAUSE\n\
+             203.0.113.0/24  hand  2025-08-04T00:26:40Z  ops: office\n",
+        ),
     ] {
         let output = command(&served, args, Some(OPS));
         assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
