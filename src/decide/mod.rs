@@ -197,8 +197,13 @@ impl Decider {
             return self.act(&told, alert);
         }
         let mut verdict = Verdict::Stands;
-        for then in &firing.rule.then {
-            let then = self.lock_or_2fa(firing, *then);
+        for written in &firing.rule.then {
+            let then = self.lock_or_2fa(firing, *written);
+            // A rule that demands a second factor anyway demands it once: two lines of one firing would have one id.
+            let twice = |other: &Then| other.action == then.action;
+            if then.action != written.action && firing.rule.then.iter().any(twice) {
+                continue;
+            }
             if self.act(&told, then) == Verdict::Braked {
                 verdict = Verdict::Braked;
             }

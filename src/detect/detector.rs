@@ -20,6 +20,17 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// The minute by which brakes go, microseconds.
+const MINUTE: Micros = 60_000_000;
+
+/// How long at least a request is known of which a line was counted, microseconds.
+const REQUEST: Micros = 10 * MINUTE;
+
+/// For how long a rule with such a window knows requests: those that learn have none.
+fn known_for(within: Micros) -> Micros {
+    within.max(REQUEST)
+}
+
 /// A rule fires for a key. What it would take to tell of it is worked out when somebody asks: most
 /// firings meet a decision that is active already, and nobody does.
 pub struct Firing<'f> {
@@ -370,7 +381,7 @@ impl Detector {
         key_names.dedup();
         let packing = Packing::default();
         let mut planner = Planner::default();
-        let marks = planner.part("marks".to_owned(), Kind::Marks, 0, false);
+        let marks = planner.part("marks".to_owned(), Kind::Marks, MINUTE, false);
         let mut pers: Vec<Vec<Part>> = Vec::new();
         let mut plans = Vec::new();
         let mut known = Vec::new();
@@ -761,7 +772,7 @@ impl Detector {
         let key = Key { kind, value: scratch.keys.get(range).unwrap_or_default() };
         let used = if self.partial { self.not_named(plan.tag, event) } else { 0 };
         let horizon = stream.clock.map(|clock| clock.saturating_sub(self.config.lateness));
-        let forgotten = horizon.map(|horizon| horizon.saturating_sub(plan.within));
+        let forgotten = horizon.map(|horizon| horizon.saturating_sub(known_for(plan.within)));
         if let Some((field, tag)) = plan.once {
             scratch.value.clear();
             let known = put_value(field, event, prefix, &mut scratch.value);
@@ -880,7 +891,7 @@ fn plan(
         None => (planner.part(own_name("learnt", rule), Kind::Learnt, FORGET, many), 0),
     };
     let once = rule.once_per.as_deref().map(|name| {
-        let tag = planner.part(own_name("once", rule), Kind::Once, within, many);
+        let tag = planner.part(own_name("once", rule), Kind::Once, known_for(within), many);
         (field(name, counted), tag)
     });
     let completes = match &rule.condition {
@@ -973,7 +984,7 @@ impl<'s> Step<'s> {
         decide: &mut dyn FnMut(Firing<'_>) -> Verdict,
     ) -> bool {
         let at = crossing.map_or(self.time, |crossing| crossing.time);
-        let minute = at.div_euclid(60_000_000);
+        let minute = at.div_euclid(MINUTE);
         let Self { number: rule, place, marks, horizon, .. } = *self;
         if self.store.braked(place, marks, rule).is_some_and(|braked| minute <= braked) {
             return false;
@@ -996,6 +1007,10 @@ impl<'s> Step<'s> {
             self.store.use_up(place, self.plan.tag, self.plan.slot, crossing);
         }
         let braked = (verdict == Verdict::Braked).then_some(minute);
+        if braked.is_some() {
+            // It is known until the minute is over, however short the rule's window is.
+            self.store.touch(place, marks, at);
+        }
         self.store.fire(place, marks, Fired { rule, at, braked, horizon });
         verdict == Verdict::Stands
     }

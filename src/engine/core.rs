@@ -214,6 +214,11 @@ impl Core {
         self.clock.now()
     }
 
+    /// Time of the latest record that was counted, also before a restart.
+    pub fn newest(&self) -> Option<Micros> {
+        self.newest
+    }
+
     /// When the next decision ends.
     pub fn next_end(&self) -> Option<Micros> {
         self.decider.next_end()
@@ -518,6 +523,9 @@ impl Core {
         }
         if self.clock.now() != before {
             self.clock_moved();
+        } else if let Some(now) = before {
+            // A late record may have begun what was over by then.
+            self.decider.advance(now, &self.key_names);
         }
         match arrived {
             Arrival::Late => Outcome::Late,
@@ -699,6 +707,10 @@ impl Core {
 
     /// Puts into the summary what is known only at the end.
     pub fn finish(&mut self) {
+        // What the last record began may be over already.
+        if let Some(now) = self.clock.now() {
+            self.idle_until(now);
+        }
         // The stream has ended without a time; one that lasts goes on.
         if self.untimed && self.journal.is_none() {
             self.say_too_long(0);

@@ -902,7 +902,7 @@ impl LiveStream {
             return;
         }
         // Before there is any record, only what people ordered can end, and they go by the wall clock.
-        let records = self.engine.core.summary.newest().is_some();
+        let records = self.engine.core.newest().is_some();
         let clock = self.now().or_else(|| arrival().filter(|_| !records));
         let (Some(clock), Some(end)) = (clock, self.engine.core.next_end()) else {
             return;

@@ -3,7 +3,8 @@
 //! often, `KILL_SEED` with what.
 
 use crate::service::{
-    Dice, RULES, Running, Service, assert_same, busy, config, id, number, replayed, until,
+    Dice, RULES, Running, SECOND, START, Service, assert_same, busy, config, id, login, number,
+    replayed, until,
 };
 use portcullis::state::Db;
 use std::collections::BTreeSet;
@@ -381,4 +382,27 @@ fn what_waits_for_a_sink_that_is_away_waits_over_restarts_and_kills() {
     ids.lock().unwrap().clear();
     service.catch_up(LOG);
     assert_eq!(ids.lock().unwrap().len(), 0);
+}
+
+/// The first records of a stream are no clock, and after a restart the wall clock is none either.
+#[test]
+fn what_began_before_there_was_a_clock_does_not_end_at_a_restart() {
+    let rule = "per: ip, when: count >= 2 within 1h, then: block for 24h";
+    let mut service = Service::new(
+        &config(&format!(
+            "source: {{ files: [{LOG}], follow: true }}\nstate_dir: ./state\nsinks:\n  - file: {{ path: {ACTIONS} }}\n"
+        )),
+        &format!("pack: own\nrules:\n  - {{ id: few, title: t, on: FAILED_LOGIN, {rule} }}\n"),
+    );
+    for second in 0..2 {
+        service.append(LOG, &(login(START + second * SECOND, "203.0.113.7", "u") + "\n"));
+    }
+    service.catch_up(LOG);
+    assert_eq!(service.lines(ACTIONS).len(), 1);
+    let mut running = service.start();
+    running.wait_until_it_says(": following");
+    // It looks several times a second whether something is over.
+    std::thread::sleep(Duration::from_millis(1500));
+    running.stop();
+    assert_eq!(service.lines(ACTIONS).len(), 1, "{:?}", service.lines(ACTIONS));
 }
