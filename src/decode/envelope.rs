@@ -932,6 +932,15 @@ fn carried<'v>(members: &'v Members<'_>) -> Option<(Vec<String>, &'v str)> {
     if !keys.iter().all(|key| is_carrier_key(key) || is_vectors_key(source, key)) {
         return None;
     }
+    // Which of two would be read is chance, or somebody's choice.
+    let core = |key: &str| matches!(key, "log" | "message" | "shortmessage" | "time" | "timestamp");
+    let all = || members.iter().map(|(_, value)| value).zip(&keys);
+    let differs = |(n, (value, key)): (usize, (&Value<'_>, &String))| {
+        core(key) && all().take(n).any(|(other, known)| known == key && other != value)
+    };
+    if all().enumerate().any(differs) {
+        return None;
+    }
     let text_of = |name: &str| {
         members.iter().zip(&keys).find_map(|((_, value), key)| match value {
             Value::String(text) if key == name => Some(text.as_ref()),

@@ -386,14 +386,17 @@ impl<'a> Record<'a> {
             let core = [Role::Message, Role::Time, Role::Logger];
             let core = core.into_iter().any(|role| repeated(self.of(role)))
                 || [Role::Message, Role::Logger].into_iter().any(|role| rivals(self.of(role)));
-            let (mut ip, ip_doubt) = settle(
+            let (mut ip, mut ip_doubt) = settle(
                 self.of(Role::Ip).filter(|hit| !self.is_senders(hit)),
                 |hit| read_ip(hit.field, self.config),
                 |(a, _), (b, _)| a == b,
             );
             let never = &self.config.never;
             let hidden = ip.is_none_or(|(_, (ip, _))| never.covers(ip).is_some());
-            if hidden && !ip_doubt {
+            let twice = hidden && repeated(self.of(Role::Forwarded));
+            if twice {
+                (ip, ip_doubt) = (None, true);
+            } else if hidden && !ip_doubt {
                 let forwarded = self
                     .of(Role::Forwarded)
                     .find_map(|hit| Some((hit.index, read_ip(hit.field, self.config)?)));
@@ -810,7 +813,8 @@ fn read_ip(field: &Field<'_>, config: &DecodeConfig) -> Option<(IpAddr, bool)> {
     if addr::is_non_value(&field.text) {
         return None;
     }
-    if field.text.contains(',') {
+    // `Forwarded` has parameters, perhaps in one element only.
+    if field.text.contains([',', '=']) {
         let list = addr::split_forwarded(&field.text);
         let walked = addr::walk_forwarded(list.into_iter(), &config.trusted, &config.never)?;
         return Some((walked.ip, walked.proven));

@@ -49,6 +49,8 @@ pub struct PatternSet {
     narrowed: Vec<bool>,
     counting: Vec<Counting>,
     counted: Vec<String>,
+    /// All that rules count per or compare, roles too: what a capture of theirs says must be sure.
+    compared: Vec<String>,
     /// The same, to be looked up.
     counted_names: Vec<FieldName>,
     /// By pattern number: those of them that rules on it count.
@@ -226,6 +228,7 @@ impl PatternSet {
             reason: FieldName::new("reason"),
             prefilter,
             rules: by_pattern,
+            compared: counting.iter().flat_map(|rule| rule.fields.iter().cloned()).collect(),
             counting,
             counted,
             never,
@@ -377,7 +380,7 @@ impl PatternSet {
         let ambiguous = captures.iter().any(|c| {
             let identity = matches!(c.role, Some(Role::Ip | Role::User | Role::UserId));
             c.value.is_none()
-                && (identity || self.counted.iter().any(|counted| *counted == *c.name))
+                && (identity || self.compared.iter().any(|compared| *compared == *c.name))
         });
         matched.ambiguous |= ambiguous;
         let doubts = record.doubts();

@@ -6,6 +6,7 @@ use super::template::{CaptureKind, Template};
 use crate::decode::fields::{Role, well_known};
 use crate::yaml::{Checker, Node, Place};
 use regex::Regex;
+use regex_syntax::ast::{self, Ast, Flag};
 
 /// One way to read a message.
 #[derive(Debug, Clone)]
@@ -181,7 +182,38 @@ pub fn parse(
     (checker.problems.len() == before).then_some(pattern)
 }
 
+/// Whether an expression turns greediness round by itself: then the same with greediness turned round is no
+/// other, and would find no ambiguity.
+fn swaps_greed(text: &str) -> bool {
+    struct Flags;
+    impl ast::Visitor for Flags {
+        type Output = ();
+        type Err = ();
+        fn finish(self) -> Result<(), ()> {
+            Ok(())
+        }
+        fn visit_pre(&mut self, ast: &Ast) -> Result<(), ()> {
+            let flags = match ast {
+                Ast::Flags(set) => Some(&set.flags),
+                Ast::Group(group) => group.flags(),
+                _ => None,
+            };
+            match flags.and_then(|flags| flags.flag_state(Flag::SwapGreed)) {
+                Some(_) => Err(()),
+                None => Ok(()),
+            }
+        }
+    }
+    let ast = ast::parse::Parser::new().parse(text);
+    ast.is_ok_and(|ast| ast::visit(&ast, Flags).is_err())
+}
+
 fn regex(checker: &mut Checker<'_>, node: &Node, text: &str) -> Option<Reading> {
+    if swaps_greed(text) {
+        let help = "write `*?` for `*` and the like where the shortest is meant".to_owned();
+        checker.node(node, "a regular expression cannot use the flag `U`", Some(help));
+        return None;
+    }
     let swapped = regex::RegexBuilder::new(text).swap_greed(true).build();
     match (Regex::new(text), swapped) {
         (Ok(greedy), Ok(swapped)) => {

@@ -338,6 +338,27 @@ patterns:
 }
 
 #[test]
+fn a_regular_expression_does_not_turn_greediness_round_itself() {
+    let folder = folder();
+    for (regex, refused_for) in [
+        ("(?U)^F ip=(?P<ip>.*)$", true),
+        ("^F (?U:ip=(?P<ip>.*))$", true),
+        ("^F (?-U)ip=(?P<ip>.*)$", true),
+        (r"^F \\(?U ip=(?P<ip>\\S+)[?(U]$", false),
+    ] {
+        let text = format!(
+            "pack: p\npatterns:\n  F: {{ title: t, regex: \"{regex}\", tests: [{{ line: 'F ?U ip=1.2.3.4U' }}] }}\n"
+        );
+        let path = write(&folder, "p.yaml", text);
+        if refused_for {
+            refused(&folder, &["check", &path], &["cannot use the flag `U`"]);
+        } else {
+            assert!(!stderr(&run(&["check", &path], b"")).contains("flag `U`"));
+        }
+    }
+}
+
+#[test]
 fn check_says_what_changes_nothing() {
     let folder = folder();
     let rule = "pack: p\nrules:\n  - { id: r, title: t, on: FAILED_LOGIN, per: ip, when: count > 5 within 1m, then: block for 24h, escalate: x2 up to 12h }\n";

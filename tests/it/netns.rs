@@ -134,11 +134,11 @@ impl Gate {
     /// Waits until packets from `from` are dropped.
     pub fn until_dropped(&self, from: &str) {
         let start = Instant::now();
-        while self.passes_within(from, 1) {
+        // On a busy machine an answer may take a second.
+        while self.passes_within(from, 1) || !self.is_dropped(from) {
             assert!(start.elapsed() < PATIENCE, "{from} still passes");
             std::thread::sleep(Duration::from_millis(100));
         }
-        assert!(self.is_dropped(from), "{from} passes again");
     }
 
     /// Waits until packets from `from` pass.

@@ -34,6 +34,10 @@ patterns:
     title: counted by nobody
     read: TICK
     tests: [{ line: TICK }]
+  ASKED:
+    title: a request in the text
+    read: 'ASKED {request_id}, end={end}'
+    tests: [{ line: 'ASKED a, end=b' }]
   SAID:
     title: identity in the text
     where: { logger: [app, absent] }
@@ -334,6 +338,15 @@ fn several_lines_of_one_request_count_once() {
         "12s start block 203.0.113.7 until 3612s x3",
     );
     story.gives("0s+1s*3 FAIL ip=203.0.113.7", "2s start block 203.0.113.7 until 3602s x3");
+    // A request may last longer than the window, and where a rule learns there is none.
+    let short = |per: &str, when: &str, then: &str| {
+        Story::of("FAIL", per, when, then, "once_per: request_id").config("lateness: 5s")
+    };
+    let later = "clock 200s\n200s FAIL ip=203.0.113.7 user=u country=FR request_id=a
+         201s FAIL ip=203.0.113.7 user=u country=DE request_id=b";
+    let first = "0s FAIL ip=203.0.113.7 user=u country=DE request_id=a\n";
+    short("ip", "count >= 2 within 10s", "block for 1h").gives(&format!("{first}{later}"), "");
+    short("user", "first_seen(country)", "alert").gives(&format!("{first}{later}"), "");
 }
 
 #[test]
@@ -660,6 +673,18 @@ fn ends_come_in_order_and_by_the_clock_alone() {
          101s end block 203.0.113.2 crossings 1
          101s end block 203.0.113.3 crossings 1",
     );
+    // What a late record begins may be over by then: its end needs no further time.
+    for rest in ["", "\n160s TICK"] {
+        story.gives(
+            &format!("clock 160s\n50s TICK\n110s FAIL ip=203.0.113.1{rest}"),
+            "110s start block 203.0.113.1 until 210s x1",
+        );
+        Story::of("FAIL", "ip", "count >= 1 within 1s", "block for 10s", "").gives(
+            &format!("clock 160s\n110s FAIL ip=203.0.113.1{rest}"),
+            "110s start block 203.0.113.1 until 120s x1
+             120s end block 203.0.113.1 crossings 1",
+        );
+    }
     // One record far ahead ends nothing.
     story.gives(
         "0s+0s*3 FAIL ip=203.0.113.1\n500s TICK",
@@ -776,6 +801,15 @@ fn past_the_limit_a_lock_becomes_a_second_factor() {
         without(rule("").tell(lines)).iter().all(|line| line.contains("lock")),
         "off by default"
     );
+    // A rule that demands one anyway demands it once.
+    let then = "[lock for 5s, require_2fa for 60s]";
+    let also = "max_locks_per_user: 1 per 24h, on_repeat: extend";
+    Story::of("FAIL", "user", "count >= 1 within 1s", then, also).gives(
+        "0s FAIL user=a\n10s FAIL user=a",
+        "0s start lock a until 5s x1
+         0s start require_2fa a until 60s x1
+         10s extend require_2fa a until 70s x1",
+    );
 }
 
 #[test]
@@ -829,6 +863,16 @@ fn a_brake_withholds_uses_nothing_up_and_is_tried_again_in_a_later_minute() {
              1s note brake P0
              1s start require_2fa b until 86401s x1 [t]",
         );
+    // A minute is one however short the window is.
+    let told = Story::of("FAIL", "user", "count >= 1 within 10s", "lock for 5s", "")
+        .config("lateness: 2s\nbrakes: { max_locks_per_minute: 1 }")
+        .tell(
+            "1s FAIL user=a
+             10s+0s*40 FAIL user=u{n}
+             24s+1s*13 TICK
+             37s+0s*40 FAIL user=u{n}",
+        );
+    assert_eq!(told.actions.iter().filter(|action| action.op == Op::Withheld).count(), 40);
     // The usual limit is one.
     let story = Story::of("FAIL", "global", "count >= 1 within 5m", "under_attack for 10s", "");
     let lines = "0s FAIL\n20s FAIL\n61s FAIL";
@@ -1032,6 +1076,13 @@ fn a_list_of_forwarders_is_walked_from_the_right() {
     story("trusted_proxies: [10.0.0.0/8]").gives(record, &start("203.0.113.7"));
     story("trusted_proxies: [203.0.113.7]").gives(record, &start("203.0.113.66"));
     story("").gives("0s FAIL xff=203.0.113.7,10.0.0.9", &start("203.0.113.7"));
+    let line = |fields: &str| {
+        format!(r#"{{"timestamp":"2025-01-01T00:00:00Z","message":"FAIL",{fields}}}"#)
+    };
+    story("").gives(&line(r#""forwarded":"for=203.0.113.7;proto=https""#), &start("203.0.113.7"));
+    // Which of two is meant is not guessed.
+    let twice = line(r#""x_forwarded_for":"203.0.113.7","x_forwarded_for":"203.0.113.8""#);
+    story("").gives(&twice, "");
     // It stops at what it cannot read.
     story("").gives("0s FAIL xff=203.0.113.7,garbage,10.0.0.9", "");
 }
@@ -1103,6 +1154,21 @@ fn structure_beats_text_and_two_structures_are_nobody() {
 }
 
 #[test]
+fn of_two_texts_that_a_carrier_could_mean_none_is_opened() {
+    let story = Story::of("FAIL", "ip", "count >= 1 within 5m", "block for 1h", "");
+    let inner = |ip: &str| {
+        let time = r#"\"timestamp\":\"2025-01-01T00:00:00Z\""#;
+        format!(r#""message":"{{{time},\"message\":\"FAIL\",\"ip_address\":\"{ip}\"}}""#)
+    };
+    let outer =
+        |texts: &str| format!(r#"{{{texts},"level":"info","timestamp":"2025-01-01T00:00:00Z"}}"#);
+    let (one, other) = (inner("203.0.113.7"), inner("203.0.113.8"));
+    story.gives(&outer(&one), "0s start block 203.0.113.7 until 3600s x1");
+    story.gives(&outer(&format!("{one},{one}")), "0s start block 203.0.113.7 until 3600s x1");
+    story.gives(&outer(&format!("{one},{other}")), "");
+}
+
+#[test]
 fn a_capture_that_is_counted_per_must_be_sure_too() {
     let story = Story::of("SAID", "tag", "count >= 1 within 5m", "alert", "").rule(
         "i",
@@ -1119,6 +1185,16 @@ fn a_capture_that_is_counted_per_must_be_sure_too() {
         &line("SAID: user=a, ip=203.0.113.7, tag=x, ip=203.0.113.7, tag=y"),
         "0s start alert global until 300s x1 [i]",
     );
+    let story = Story::of("ASKED", "request_id", "count >= 1 within 5m", "alert", "").rule(
+        "i",
+        "LOG_INJECTION",
+        "global",
+        "count >= 1 within 5m",
+        "alert",
+        "",
+    );
+    story.gives(&line("ASKED a, end=b"), "0s start alert a until 300s x1");
+    story.gives(&line("ASKED a, end=b, end=c"), "0s start alert global until 300s x1 [i]");
 }
 
 // ------------------------------------------------------------------------------ 3: time --
@@ -1128,7 +1204,8 @@ fn what_is_late_is_counted_and_not_used() {
     let story = Story::of("FAIL", "ip", "count >= 1 within 10s", "alert", "");
     let told = story.gives(
         "clock 100s\n40s FAIL ip=203.0.113.1\n39999ms FAIL ip=203.0.113.2",
-        "40s start alert 203.0.113.1 until 100s x1",
+        "40s start alert 203.0.113.1 until 100s x1
+         100s end alert 203.0.113.1 crossings 1",
     );
     assert_eq!((told.summary.lines.late, told.summary.lines.matched), (1, 4));
     // Before the third time there is no clock and nothing is late.
