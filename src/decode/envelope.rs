@@ -933,12 +933,12 @@ fn carried<'v>(members: &'v Members<'_>) -> Option<(Vec<String>, &'v str)> {
         return None;
     }
     // Which of two would be read is chance, or somebody's choice.
-    let core = |key: &str| matches!(key, "log" | "message" | "shortmessage" | "time" | "timestamp");
-    let all = || members.iter().map(|(_, value)| value).zip(&keys);
-    let differs = |(n, (value, key)): (usize, (&Value<'_>, &String))| {
-        core(key) && all().take(n).any(|(other, known)| known == key && other != value)
+    let differs = |core: &&str| {
+        let mut values = members.iter().zip(&keys).filter(|(_, key)| *key == *core);
+        let first = values.next();
+        first.is_some_and(|((_, first), _)| values.any(|((_, value), _)| value != first))
     };
-    if all().enumerate().any(differs) {
+    if ["log", "message", "shortmessage", "time", "timestamp"].iter().any(differs) {
         return None;
     }
     let text_of = |name: &str| {

@@ -1170,29 +1170,20 @@ fn of_two_texts_that_a_carrier_could_mean_none_is_opened() {
 
 #[test]
 fn a_capture_that_is_counted_per_must_be_sure_too() {
-    let story = Story::of("SAID", "tag", "count >= 1 within 5m", "alert", "").rule(
-        "i",
-        "LOG_INJECTION",
-        "global",
-        "count >= 1 within 5m",
-        "alert",
-        "",
-    );
+    let once = "count >= 1 within 5m";
+    let per = |on: &str, per: &str| {
+        let story = Story::of(on, per, once, "alert", "");
+        story.rule("i", "LOG_INJECTION", "global", once, "alert", "")
+    };
     let line =
         |message: &str| format!(r#"{{"timestamp":"2025-01-01T00:00:00Z","message":"{message}"}}"#);
+    let story = per("SAID", "tag");
     story.gives(&line("SAID: user=a, ip=203.0.113.7, tag=x"), "0s start alert x until 300s x1");
     story.gives(
         &line("SAID: user=a, ip=203.0.113.7, tag=x, ip=203.0.113.7, tag=y"),
         "0s start alert global until 300s x1 [i]",
     );
-    let story = Story::of("ASKED", "request_id", "count >= 1 within 5m", "alert", "").rule(
-        "i",
-        "LOG_INJECTION",
-        "global",
-        "count >= 1 within 5m",
-        "alert",
-        "",
-    );
+    let story = per("ASKED", "request_id");
     story.gives(&line("ASKED a, end=b"), "0s start alert a until 300s x1");
     story.gives(&line("ASKED a, end=b, end=c"), "0s start alert global until 300s x1 [i]");
 }
