@@ -440,9 +440,9 @@ fn not_opened(keys: &[&str]) -> String {
                     fields of its own, holds two messages, or lies too deep"
                 .to_owned();
         }
-        1 => format!("the key {named} is one that no carrier writes"),
-        2 | 3 => format!("the keys {named} are ones that no carrier writes"),
-        n => format!("{n} keys ({named}, ...) are ones that no carrier writes"),
+        1 => format!("the key {named} is one that no carrier writes beside the others"),
+        2 | 3 => format!("the keys {named} are ones that no carrier writes beside the others"),
+        n => format!("{n} keys ({named}, ...) are ones that no carrier writes beside the others"),
     };
     format!(
         "the document in its message stays a text: {why}, so the record is an application's own; take \

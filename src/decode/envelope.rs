@@ -5,6 +5,7 @@
 //! record. An envelope gives a time, a logger or a level where its content has none; it never
 //! says who the client was.
 
+use super::carrier;
 use super::fields::{self, Field, FieldMap, Kind, Known, Role};
 use super::json::{self, Value};
 use super::level::Level;
@@ -43,6 +44,8 @@ pub struct Outer {
     pub(super) bent: bool,
     /// The text is a message already: no header is looked for in it.
     message_only: bool,
+    /// It is the text of a record with a logger of its own: nothing in it is opened.
+    closed: bool,
     /// The line went on.
     cut: bool,
 }
@@ -65,6 +68,7 @@ impl Outer {
             layers: Vec::new(),
             bent: false,
             message_only: false,
+            closed: false,
             cut,
         }
     }
@@ -120,7 +124,8 @@ fn fragment_of(line: &str, outer: &Outer, config: &DecodeConfig) -> Option<Fragm
     }
     let document = json::read(&text).ok()?;
     let [Value::Object(members)] = document.values.as_slice() else { return None };
-    Some(piece(members).or_else(|| ending(members))?.fragment(members, outer, config))
+    let piece = piece(members, config).or_else(|| ending(members, config))?;
+    Some(piece.fragment(members, outer, config))
 }
 
 /// Pieces that wait for the rest of their line within one document.
@@ -242,9 +247,9 @@ impl Piece<'_> {
 }
 
 /// Reads a record as a piece of a line; `None` if nothing says that it carries one.
-fn piece<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
+fn piece<'v>(members: &'v Members<'v>, config: &DecodeConfig) -> Option<Piece<'v>> {
     let Some(docker) = docker(members) else {
-        return carried_piece(members).or_else(|| journal_piece(members));
+        return carried_piece(members, config).or_else(|| journal_piece(members));
     };
     let text = docker.log.strip_suffix('\n').unwrap_or(docker.log);
     // Among pieces a document may be a part of a text.
@@ -254,8 +259,8 @@ fn piece<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
 }
 
 /// Reads a record in which nothing speaks of pieces as the last one: not every writer marks that.
-fn ending<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
-    if let Some((keys, line)) = carried(members) {
+fn ending<'v>(members: &'v Members<'v>, config: &DecodeConfig) -> Option<Piece<'v>> {
+    if let Some((keys, line)) = carried(members, config) {
         let text = line.strip_suffix('\n').unwrap_or(line);
         return Some(Piece::new(text, true, Way::Carrier(keys, None)));
     }
@@ -310,6 +315,10 @@ fn payload(text: &str, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> Sh
     if text.is_empty() {
         return Shape::Empty;
     }
+    if outer.closed {
+        whole_text(&text, outer, config, out);
+        return Shape::Records;
+    }
     let opened = outer.layers.len() < LAYERS_MAX;
     if opened && let Some(cri) = text::cri(&text) {
         if !cri.full {
@@ -334,7 +343,7 @@ fn payload(text: &str, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> Sh
     // What is told about the line as a whole is settled before a record of it is handed over.
     if opened
         && let [Value::Object(members)] = document.values.as_slice()
-        && let Some(piece) = piece(members)
+        && let Some(piece) = piece(members, config)
     {
         if !piece.last {
             return Shape::Partial;
@@ -379,6 +388,13 @@ fn looks_like_json(text: &str) -> bool {
             .is_some_and(|rest| rest.trim_start().starts_with(['{', ']']) || rest.starts_with("[{"))
 }
 
+/// Whether a text that is carried begins like records of its own.
+fn begins_json(text: &str) -> bool {
+    let text = text.trim_start();
+    text.starts_with('{')
+        || text.strip_prefix('[').is_some_and(|rest| rest.trim_start().starts_with('{'))
+}
+
 fn value_records(value: &Value<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_>) {
     match value {
         Value::Object(members) => object_records(members, outer, config, out),
@@ -401,8 +417,8 @@ fn several(items: &[Value<'_>], outer: &Outer, config: &DecodeConfig, out: Out<'
             _ => continue,
         };
         let waits = !waiting.0.is_empty();
-        let piece = piece(members).filter(|piece| waits || piece.follows || !piece.last);
-        let piece = piece.or_else(|| ending(members).filter(|_| waits));
+        let piece = piece(members, config).filter(|piece| waits || piece.follows || !piece.last);
+        let piece = piece.or_else(|| ending(members, config).filter(|_| waits));
         let follows = piece.as_ref().is_some_and(|piece| piece.follows);
         let taken = piece
             .is_some_and(|piece| waiting.take(piece.fragment(members, outer, config), config, out));
@@ -531,6 +547,9 @@ fn docker<'v>(members: &'v Members<'_>) -> Option<Docker<'v>> {
     if members.len() < 2 || !members.iter().all(|(key, _)| known(key)) {
         return None;
     }
+    if !["log", "time"].iter().all(|key| once(members, key)) {
+        return None;
+    }
     let log = string(members, "log")?;
     let stream = string(members, "stream");
     let time = string(members, "time");
@@ -575,6 +594,18 @@ fn string<'v>(members: &'v Members<'_>, key: &str) -> Option<&'v str> {
         Some(Value::String(text)) => Some(text),
         _ => None,
     }
+}
+
+/// Whether a key has one value, however often it stands there: which of two would be read is chance, or
+/// somebody's choice.
+fn once(members: &Members<'_>, key: &str) -> bool {
+    agree(members.iter().filter(|(k, _)| k == key).map(|(_, value)| value))
+}
+
+/// Whether all values are the same.
+fn agree<'v, 'a: 'v>(mut values: impl Iterator<Item = &'v Value<'a>>) -> bool {
+    let first = values.next();
+    values.all(|value| Some(value) == first)
 }
 
 fn array<'v, 'a>(members: &'v Members<'a>, key: &str) -> Option<&'v [Value<'a>]> {
@@ -639,6 +670,10 @@ fn cloudwatch(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: 
         let Some(message) = string(event, "message") else { continue };
         let mut inner = outer.inside("cloudwatch");
         inner.when = value_time(get(event, "timestamp"), config).or(inner.when);
+        if !["message", "timestamp"].iter().all(|key| once(event, key)) {
+            out(object_record(event, &inner, config));
+            continue;
+        }
         let full = cuts && CLOUDWATCHS_PIECE.contains(&message.len());
         match waiting.take() {
             Some((text, first)) if first.when == inner.when => {
@@ -699,7 +734,7 @@ fn loki(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_
             // What has a logger is somebody's own record, and its text is only a text.
             let named = |(key, _): &(Cow<'_, str>, _)| names_logger(&fields::normalize(key));
             let owned = logger.is_some() || attributes.is_some_and(|own| own.iter().any(named));
-            let document = text.trim_start().starts_with('{');
+            let document = begins_json(text);
             if owned || attributes.is_some() && !document {
                 // Attributes beside the text are the record's own fields.
                 let mut own = attributes.map(|own| own.to_vec()).unwrap_or_default();
@@ -763,10 +798,13 @@ fn otlp_record(
     let map = body.and_then(|body| object(get(body, "kvlistValue")));
     let map = map.and_then(|map| array(map, "values"));
     let body = body.and_then(|body| string(body, "stringValue"));
+    // What is said twice is somebody's choice: nothing of it is opened.
+    let sure = ["body", "timeUnixNano"].iter().all(|key| once(record, key));
+    let body = body.filter(|_| sure);
     let transport = |key: &str| key.starts_with("log.") || key.starts_with("k8s.");
     if let Some(body) = body
         && scope.is_none()
-        && body.trim_start().starts_with('{')
+        && (begins_json(body) || text::cri(body.trim_end()).is_some())
         && attributes.iter().all(|(key, _)| transport(key))
     {
         texts.text(body, &inner, config, out);
@@ -833,81 +871,6 @@ fn key_values<'a>(
         .collect()
 }
 
-/// Keys that shippers of container output write beside the line they carry.
-const CARRIER_KEYS: [&str; 54] = [
-    "log",
-    "logprocessed",
-    "message",
-    "shortmessage",
-    "date",
-    "timestamp",
-    "time",
-    "timens",
-    "stream",
-    "logtag",
-    "p",
-    "tag",
-    "kubernetes",
-    "docker",
-    "container",
-    "containerid",
-    "containername",
-    "containercreatedat",
-    "image",
-    "imageid",
-    "imagename",
-    "label",
-    "labels",
-    "source",
-    "sourcetype",
-    "host",
-    "hostname",
-    "file",
-    "offset",
-    "partition",
-    "topic",
-    "messagekey",
-    "headers",
-    "agent",
-    "ecs",
-    "input",
-    "version",
-    "command",
-    "created",
-    "metadata",
-    "podname",
-    "namespace",
-    "level",
-    "levelname",
-    "severity",
-    "ts",
-    "dt",
-    "datetime",
-    "node",
-    "partial",
-    "partialmessage",
-    "partialid",
-    "partialordinal",
-    "partiallast",
-];
-
-/// Whether shippers write a key of this name, normalised, beside the line they carry.
-pub(super) fn is_carrier_key(name: &str) -> bool {
-    CARRIER_KEYS.contains(&name)
-}
-
-/// Whether Vector writes a key of this name, normalised, for that `source_type`.
-pub(super) fn is_vectors_key(source: Option<&str>, name: &str) -> bool {
-    match source {
-        Some("syslog") => {
-            matches!(name, "appname" | "facility" | "procid" | "msgid" | "sourceip")
-        }
-        Some("socket") => name == "port",
-        Some("http_server") => name == "path",
-        _ => false,
-    }
-}
-
 /// Keys of which one must be there to believe that a text which is no document is a carried line.
 const CARRIER_MARKS: [&str; 13] = [
     "sourcetype",
@@ -925,20 +888,18 @@ const CARRIER_MARKS: [&str; 13] = [
     "file",
 ];
 
-/// The keys of a record in which all are a carrier's, normalised, and the line that it carries.
-fn carried<'v>(members: &'v Members<'_>) -> Option<(Vec<String>, &'v str)> {
+/// The keys of a record in which all are one carrier's, normalised, and the line that it carries.
+fn carried<'v>(members: &'v Members<'_>, config: &DecodeConfig) -> Option<(Vec<String>, &'v str)> {
     let keys: Vec<String> = members.iter().map(|(key, _)| fields::normalize(key)).collect();
-    let source = string(members, "source_type");
-    if !keys.iter().all(|key| is_carrier_key(key) || is_vectors_key(source, key)) {
+    let own = |key: &String| config.fields.is_configured(Role::Logger, key);
+    if !carrier::foreign(&keys, string(members, "source_type")).is_empty() || keys.iter().any(own) {
         return None;
     }
-    // Which of two would be read is chance, or somebody's choice.
-    let differs = |core: &&str| {
-        let mut values = members.iter().zip(&keys).filter(|(_, key)| *key == *core);
-        let first = values.next();
-        first.is_some_and(|((_, first), _)| values.any(|((_, value), _)| value != first))
+    let once = |core: &&str| {
+        let values = members.iter().zip(&keys).filter(|(_, key)| *key == *core);
+        agree(values.map(|((_, value), _)| value))
     };
-    if ["log", "message", "shortmessage", "time", "timestamp"].iter().any(differs) {
+    if !["log", "message", "shortmessage", "time", "timestamp"].iter().all(once) {
         return None;
     }
     let text_of = |name: &str| {
@@ -959,7 +920,7 @@ fn carried<'v>(members: &'v Members<'_>) -> Option<(Vec<String>, &'v str)> {
 }
 
 /// A piece of a line that a container's runtime cut, as a shipper hands it on.
-fn carried_piece<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
+fn carried_piece<'v>(members: &'v Members<'v>, config: &DecodeConfig) -> Option<Piece<'v>> {
     // With Kubernetes' mark, with that of Docker's driver for Fluentd or of Vector, as Kubernetes'
     // runtime wrote it, or in full length.
     let stream = get(members, "stream").is_some();
@@ -975,7 +936,7 @@ fn carried_piece<'v>(members: &'v Members<'v>) -> Option<Piece<'v>> {
     if tag.is_none() && cut.is_none() && !members.iter().any(|(_, value)| speaks(value)) {
         return None;
     }
-    let (keys, line) = carried(members)?;
+    let (keys, line) = carried(members, config)?;
     let has = |name: &str| keys.iter().any(|key| key == name);
     let text = line.strip_suffix('\n').unwrap_or(line);
     let mut follows = false;
@@ -1028,13 +989,13 @@ const CHANGING: [&str; 16] = [
 /// Fluent Bit, Vector, Filebeat, Docker's GELF driver, Railway: `log` or `message` holds the line.
 /// A key that no carrier writes, a logger above all, makes the record somebody's own.
 fn carrier(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> bool {
-    let Some((keys, line)) = carried(members) else { return false };
+    let Some((keys, line)) = carried(members, config) else { return false };
     let marked = keys.iter().any(|key| CARRIER_MARKS.contains(&key.as_str()));
     // Without a mark, only a whole document is believed to be carried; with one, any line is, but
     // a level of its own says that somebody has read the line already.
     let levelled =
         keys.iter().any(|key| matches!(key.as_str(), "level" | "levelname" | "severity"));
-    let carried = line.trim_start().starts_with('{') && json::read(line).is_ok()
+    let carried = begins_json(line) && json::read(line).is_ok()
         || text::cri(line.trim_end()).is_some()
         || (marked && !levelled);
     if !carried {
@@ -1074,7 +1035,9 @@ fn is_journal(members: &Members<'_>) -> bool {
 
 /// The message of a record of the journal; `None` if it is none.
 fn journal_text<'v>(members: &'v Members<'_>) -> Option<Cow<'v, str>> {
-    if !is_journal(members) {
+    if !is_journal(members)
+        || !["MESSAGE", "__REALTIME_TIMESTAMP"].iter().all(|key| once(members, key))
+    {
         return None;
     }
     match get(members, "MESSAGE") {
@@ -1096,7 +1059,11 @@ fn journal_text<'v>(members: &'v Members<'_>) -> Option<Cow<'v, str>> {
 fn journal_outer(members: &Members<'_>, outer: &Outer, config: &DecodeConfig) -> Outer {
     let mut inner = outer.inside("journald");
     inner.when = value_time(get(members, "__REALTIME_TIMESTAMP"), config).or(inner.when);
-    inner.logger = string(members, "SYSLOG_IDENTIFIER").map(Arc::from).or(inner.logger);
+    // Python's handler for the journal gives the logger's name; that of the program is another matter.
+    let own = string(members, "LOGGER").filter(|logger| !logger.is_empty());
+    inner.closed = own.is_some();
+    inner.logger =
+        own.or_else(|| string(members, "SYSLOG_IDENTIFIER")).map(Arc::from).or(inner.logger);
     inner.level = string(members, "PRIORITY")
         .and_then(|p| p.parse().ok())
         .and_then(Level::from_syslog)

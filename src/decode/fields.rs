@@ -850,6 +850,11 @@ impl FieldMap {
         }
     }
 
+    /// Whether the configuration gives a name, normalised, this role.
+    pub fn is_configured(&self, role: Role, name: &str) -> bool {
+        self.names(name).iter().any(|(plays, rank)| *plays == role && *rank < Self::CONFIGURED)
+    }
+
     /// The number of a name, normalised.
     pub fn number(&self, name: &str) -> Known {
         self.numbers.get(name).map_or(Known::No, |number| Known::Name(*number))

@@ -5,7 +5,8 @@
 //! the same keys in the same order, so what a key means is remembered with its place in the line
 //! and confirmed by one comparison.
 
-use super::envelope::{self, BARE};
+use super::carrier;
+use super::envelope::BARE;
 use super::fields::{Cast, Field, Kind, Known, normalize};
 use super::lanes::{LANES, Lanes, WIDE, Wide};
 use super::word::Word;
@@ -125,7 +126,7 @@ pub fn read<'a>(line: &'a [u8], config: &'a DecodeConfig, keys: &mut Keys) -> Op
     let usable = !lost && !nulls && fields.len() <= PLACES_MAX;
     let cast = keys.cast(usable.then_some(way), || {
         // Shippers write only such keys beside the line they carry; Vector some more, by its source.
-        let carriers = fields.iter().all(|field| envelope::is_carrier_key(&field.path()))
+        let carriers = fields.iter().all(|field| carrier::is_key(&field.path()))
             || fields.iter().any(|field| field.is("sourcetype"));
         (!carriers).then(|| config.fields.roles(&fields))
     })?;

@@ -5,6 +5,7 @@
 //! one of them was written by somebody else.
 
 pub mod addr;
+pub mod carrier;
 pub mod envelope;
 pub mod fields;
 pub mod flat;
@@ -325,13 +326,11 @@ impl<'a> Record<'a> {
             return Some(Vec::new());
         }
         let mut keys: Vec<&str> = self.fields.iter().map(Field::key).collect();
-        let source = self.raw("sourcetype").map(|field| &*field.text);
-        keys.retain(|key| {
-            let key = fields::normalize(key);
-            !envelope::is_carrier_key(&key) && !envelope::is_vectors_key(source, &key)
-        });
         keys.dedup();
-        Some(keys)
+        let source = self.raw("sourcetype").map(|field| &*field.text);
+        let normal: Vec<String> = keys.iter().map(|key| fields::normalize(key)).collect();
+        let foreign = carrier::foreign(&normal, source);
+        Some(foreign.into_iter().filter_map(|place| keys.get(place).copied()).collect())
     }
 
     fn header_messages(&self) -> &[Cow<'a, str>] {

@@ -304,3 +304,161 @@ fn a_record_with_a_logger_of_its_own_carries_nothing() {
         assert_eq!(said.contains("ip-blocking"), logger.is_none(), "{logger:?}: {said}");
     }
 }
+
+/// Failed logins in a record that is no carrier's, so that the text of it is only a text.
+fn told_with(config: &str, record: &Value) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("c.yaml"), config).unwrap();
+    let input = joined((0..30).map(|_| record.to_string()));
+    let args = ["replay", "-", "--config", "c.yaml", "--output", "json", "--summary", "none"];
+    stdout(&crate::support::run_in(folder.path(), &args, input.as_bytes()))
+}
+
+const FAILED: &str = "FAILED_LOGIN: email=a@example.org, ip=203.0.113.7, reason=x";
+
+fn carried() -> String {
+    json!({"message": FAILED, "timestamp": "2025-08-03T22:30:00Z"}).to_string()
+}
+
+#[test]
+fn the_keys_of_several_carriers_together_are_nobodys() {
+    let time = "2025-08-03T22:30:00Z";
+    for (opened, record) in [
+        (true, json!({"message": carried(), "timestamp": time, "host": "h", "file": "/x"})),
+        (true, json!({"message": carried(), "timestamp": time, "level": "info"})),
+        (
+            true,
+            json!({"version": "1.1", "host": "h", "short_message": carried(), "timestamp": 1_754_260_200}),
+        ),
+        (
+            true,
+            json!({"message": carried(), "timestamp": time, "source_type": "http_server", "headers": {}, "path": "/"}),
+        ),
+        (
+            true,
+            json!({"message": carried(), "@timestamp": time, "agent": {}, "ecs": {}, "input": {}, "host": {}, "log": {}}),
+        ),
+        (
+            true,
+            json!({"message": carried(), "nodeName": "n", "podName": "p", "namespace": "d", "containerName": "c"}),
+        ),
+        (
+            false,
+            json!({"message": carried(), "timestamp": time, "host": "h", "version": "1", "headers": {}}),
+        ),
+        (false, json!({"message": carried(), "timestamp": time, "level": "info", "host": "h"})),
+        (
+            false,
+            json!({"message": carried(), "timestamp": time, "severity": "info", "source": "app"}),
+        ),
+        (false, json!({"message": carried(), "timestamp": time, "input": "web", "topic": "t"})),
+    ] {
+        let told = told_with("", &record);
+        assert_eq!(told.contains("ip-blocking"), opened, "{record}: {told}");
+    }
+}
+
+#[test]
+fn a_logger_by_any_name_keeps_a_record_closed() {
+    let time = "2025-08-03T22:30:00Z";
+    let fluent = json!({"log": carried(), "date": time, "source": "chat", "stream": "stdout"});
+    assert!(told_with("", &fluent).contains("ip-blocking"));
+    let told = told_with("fields: { logger: [source] }\n", &fluent);
+    assert!(!told.contains("ip-blocking"), "{told}");
+    let journal = json!({"__REALTIME_TIMESTAMP": "1754260200000000", "SYSLOG_IDENTIFIER": "security", "MESSAGE": carried()});
+    assert!(told_with("", &journal).contains("ip-blocking"));
+    let mut logged = journal;
+    logged["LOGGER"] = json!("security");
+    assert!(!told_with("", &logged).contains("ip-blocking"));
+    // What the logger itself says is read.
+    logged["MESSAGE"] = json!(FAILED);
+    assert!(told_with("", &logged).contains("ip-blocking"));
+    logged["LOGGER"] = json!("chat");
+    assert!(!told_with("", &logged).contains("ip-blocking"));
+}
+
+/// serde_json keeps one of two values, so the lines are texts here.
+#[test]
+fn what_a_carrier_says_twice_is_nobodys() {
+    let failed = |ip: &str| json!(FAILED.replace("203.0.113.7", ip)).to_string();
+    let (one, two) = (failed("203.0.113.7"), failed("9.9.9.9"));
+    let lines: [(&str, Box<dyn Fn(&str) -> String>); 4] = [
+        (
+            "docker",
+            Box::new(|more| {
+                format!(
+                    r#"{{"log":{one}{},"stream":"stdout","time":"2025-08-03T22:30:00Z"}}"#,
+                    more.replace('§', r#","log":"#)
+                )
+            }),
+        ),
+        (
+            "journal",
+            Box::new(|more| {
+                format!(
+                    r#"{{"__REALTIME_TIMESTAMP":"1754260200000000","MESSAGE":{one}{}}}"#,
+                    more.replace('§', r#","MESSAGE":"#)
+                )
+            }),
+        ),
+        (
+            "cloudwatch",
+            Box::new(|more| {
+                format!(
+                    r#"{{"messageType":"DATA_MESSAGE","logGroup":"g","logEvents":[{{"id":"1","timestamp":1754260200000,"message":{one}{}}}]}}"#,
+                    more.replace('§', r#","message":"#)
+                )
+            }),
+        ),
+        (
+            "otlp",
+            Box::new(|more| {
+                let body = |text: &str| format!(r#""body":{{"stringValue":{text}}}"#);
+                let more = more
+                    .strip_prefix('§')
+                    .map(|text| format!(",{}", body(text)))
+                    .unwrap_or_default();
+                format!(
+                    r#"{{"resourceLogs":[{{"scopeLogs":[{{"logRecords":[{{"timeUnixNano":"1754260200000000000",{}{more}}}]}}]}}]}}"#,
+                    body(&one)
+                )
+            }),
+        ),
+    ];
+    for (what, line) in &lines {
+        let told = |more: &str| actions(&joined((0..30).map(|_| line(more))));
+        assert!(told("").contains("203.0.113.7"), "{what}");
+        assert!(told(&format!("§{one}")).contains("203.0.113.7"), "{what}: twice the same");
+        let told = told(&format!("§{two}"));
+        assert!(!told.contains("203.0.113.7") && !told.contains("9.9.9.9"), "{what}: {told}");
+        assert!(told.contains("LOG_INJECTION"), "{what}: {told}");
+    }
+}
+
+#[test]
+fn arrays_and_the_runtimes_lines_are_opened_wherever_a_document_is() {
+    let array = format!("[{0}, {0}]", carried());
+    let cri = format!("2025-08-03T22:30:00Z stdout F {}", carried());
+    let otlp = |text: &str| {
+        json!({"resourceLogs": [{"scopeLogs": [{"logRecords": [
+            {"timeUnixNano": "1754260200000000000", "body": {"stringValue": text}}]}]}]})
+    };
+    for (records, line) in [
+        (60, json!({"message": array, "timestamp": "2025-08-03T22:30:00Z", "level": "info"})),
+        (60, json!({"log": array, "date": 1_754_260_200})),
+        (
+            60,
+            json!({"version": "1.1", "host": "h", "short_message": array, "timestamp": 1_754_260_200}),
+        ),
+        (60, otlp(&array)),
+        (30, otlp(&cri)),
+    ] {
+        let input = joined((0..30).map(|_| line.to_string()));
+        let args = ["replay", "-", "--summary", "json", "--quiet"];
+        let output = run(&args, input.as_bytes());
+        let summary: Value = serde_json::from_slice(&output.stderr).unwrap();
+        let dropped = summary["records"]["repeated"].as_u64().unwrap_or(0);
+        let events = summary["events"]["FAILED_LOGIN"].as_u64().unwrap_or(0);
+        assert_eq!(events + dropped, records, "{line}: {summary}");
+    }
+}
