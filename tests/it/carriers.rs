@@ -377,12 +377,15 @@ fn a_logger_by_any_name_keeps_a_record_closed() {
     assert!(!told_with("", &logged).contains("ip-blocking"));
 }
 
+/// Writes a line, with what else stands behind its text.
+type Write<'a> = Box<dyn Fn(&str) -> String + 'a>;
+
 /// serde_json keeps one of two values, so the lines are texts here.
 #[test]
 fn what_a_carrier_says_twice_is_nobodys() {
     let failed = |ip: &str| json!(FAILED.replace("203.0.113.7", ip)).to_string();
     let (one, two) = (failed("203.0.113.7"), failed("9.9.9.9"));
-    let lines: [(&str, Box<dyn Fn(&str) -> String>); 4] = [
+    let lines: [(&str, Write<'_>); 4] = [
         (
             "docker",
             Box::new(|more| {
