@@ -122,6 +122,11 @@ impl Guard {
         }
     }
 
+    /// All settings by which it judges, for comparison.
+    pub fn settings(&self) -> String {
+        format!("{:?} {:?} {:?}", self.never, self.allow, self.brakes)
+    }
+
     /// The same for accounts that are known by two spellings: an entry for one covers the other.
     pub fn with_identities(self, identities: Arc<Identities>) -> Self {
         Self { identities, ..self }

@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use ledger::{Active, Asked, Ledger, Renumber};
 use line::{Due, End, Line, Says};
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -42,6 +42,15 @@ pub struct DecideConfig {
     pub max_locks: Option<Limit>,
 }
 
+/// What was told of decisions by other settings, by the ids of its lines.
+#[derive(Debug, Default)]
+pub struct AsTold {
+    /// Whether it was a brake that held it, for the next minute to try again.
+    pub withheld: HashMap<u64, bool>,
+    /// Starts and extensions.
+    pub done: HashSet<u64>,
+}
+
 /// Turns firings into action lines.
 #[derive(Debug)]
 pub struct Decider {
@@ -55,6 +64,8 @@ pub struct Decider {
     /// Ends of alerts that have become later in silence, by the id of the decision, for who shows what
     /// is in force; if somebody does.
     pub prolonged: Option<BTreeMap<u64, Micros>>,
+    /// If set, only what was told is decided.
+    pub as_told: Option<AsTold>,
 }
 
 impl Decider {
@@ -67,7 +78,13 @@ impl Decider {
             noted: VecDeque::new(),
             out: Vec::new(),
             prolonged: None,
+            as_told: None,
         }
+    }
+
+    /// All settings by which it decides, for comparison.
+    pub fn settings(&self) -> String {
+        format!("{:?} {}", self.config, self.guard.settings())
     }
 
     /// Decisions that are active.
@@ -204,8 +221,9 @@ impl Decider {
             if then.action != written.action && firing.rule.then.iter().any(twice) {
                 continue;
             }
-            if self.act(&told, then) == Verdict::Braked {
-                verdict = Verdict::Braked;
+            match self.act(&told, then) {
+                Verdict::Stands => {}
+                other => verdict = other,
             }
         }
         verdict
@@ -266,8 +284,14 @@ impl Decider {
             }
             None => {}
         }
+        let before = self.as_told.as_ref().map(|before| self.told_before(before, told, then, key));
+        if let Some(Before::Was(verdict)) = before {
+            return verdict;
+        }
         let standing = || told.telling().told.standing();
-        if let Some(held) = self.guard.check(key.target, standing, then.action, at, key.mode) {
+        // The brakes count what was started, whatever they say of it now.
+        let held = self.guard.check(key.target, standing, then.action, at, key.mode);
+        if let Some(held) = held.filter(|_| before.is_none()) {
             let guard = match held {
                 Held::For(guard) => guard,
                 Held::Braked { .. } => "brake",
@@ -303,6 +327,23 @@ impl Decider {
         };
         self.ledger.start(key, at, active, recurs);
         Verdict::Stands
+    }
+
+    /// What was told of a firing for which nothing is active.
+    fn told_before(&self, before: &AsTold, told: &Told<'_>, then: Then, key: Asked<'_>) -> Before {
+        let id = |op| {
+            let says = Says { op, mode: key.mode, lasting: 0, until: None, guard: None };
+            self.about(told, then.action, says, None).id()
+        };
+        if before.done.contains(&id(Op::Start)) {
+            return Before::Started;
+        }
+        Before::Was(match before.withheld.get(&id(Op::Withheld)) {
+            Some(true) => Verdict::Braked,
+            Some(false) => Verdict::Stands,
+            None if before.done.contains(&id(Op::Extend)) => Verdict::Stands,
+            None => Verdict::Untold,
+        })
     }
 
     fn withheld(&mut self, told: &Told<'_>, then: Then, key: Asked<'_>, guard: &'static str) {
@@ -436,6 +477,14 @@ pub fn key_of(target: &Target, names: &[String]) -> Option<OwnKey> {
         }
     };
     Some(Key { kind, value: &value }.own())
+}
+
+/// What was told of a firing.
+enum Before {
+    /// That it started a decision.
+    Started,
+    /// Something else, or nothing.
+    Was(Verdict),
 }
 
 /// A firing and what lines tell of it, taken when the first line needs it.

@@ -46,9 +46,17 @@ pub struct Outer {
     message_only: bool,
     /// It is the text of a record with a logger of its own: nothing in it is opened.
     closed: bool,
-    /// The line went on.
-    cut: bool,
+    /// The line went on behind this text.
+    pub(super) cut: bool,
+    /// Of this object, in a line that went on, not all members are there.
+    pub(super) early: bool,
 }
+
+/// What becomes of a string in which a line was cut: only a message's beginning says something.
+const KEPT: json::Cut = json::Cut {
+    keeps: |key| fields::well_known(&fields::normalize(key)) == Some(Role::Message),
+    mark: CUT,
+};
 
 /// A line that travels in no envelope.
 pub(super) static BARE: Outer = Outer::bare(false);
@@ -70,6 +78,7 @@ impl Outer {
             message_only: false,
             closed: false,
             cut,
+            early: false,
         }
     }
 
@@ -248,6 +257,7 @@ impl Piece<'_> {
 
 /// Reads a record as a piece of a line; `None` if nothing says that it carries one.
 fn piece<'v>(members: &'v Members<'v>, config: &DecodeConfig) -> Option<Piece<'v>> {
+    let (members, false) = json::early(members) else { return None };
     let Some(docker) = docker(members) else {
         return carried_piece(members, config).or_else(|| journal_piece(members));
     };
@@ -260,6 +270,7 @@ fn piece<'v>(members: &'v Members<'v>, config: &DecodeConfig) -> Option<Piece<'v
 
 /// Reads a record in which nothing speaks of pieces as the last one: not every writer marks that.
 fn ending<'v>(members: &'v Members<'v>, config: &DecodeConfig) -> Option<Piece<'v>> {
+    let (members, false) = json::early(members) else { return None };
     if let Some((keys, line)) = carried(members, config) {
         let text = line.strip_suffix('\n').unwrap_or(line);
         return Some(Piece::new(text, true, Way::Carrier(keys, None)));
@@ -312,6 +323,14 @@ fn clean(text: &str) -> Cow<'_, str> {
 
 fn payload(text: &str, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> Shape {
     let text = clean(text);
+    // Of an object that was cut, this text was the last, or it is complete.
+    let settled =
+        outer.early.then(|| Outer { cut: text.ends_with(CUT), early: false, ..outer.clone() });
+    let outer = settled.as_ref().unwrap_or(outer);
+    let text = match text.strip_suffix(CUT) {
+        Some(left) if outer.cut => Cow::Owned(left.to_owned()),
+        _ => text,
+    };
     if text.is_empty() {
         return Shape::Empty;
     }
@@ -330,10 +349,15 @@ fn payload(text: &str, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> Sh
         whole_text(&text, outer, config, out);
         return Shape::Records;
     }
-    // Of JSON, what is not complete is left out, and so every text in it is complete.
+    // In JSON each object says whether it is complete.
     let complete = outer.cut.then(|| Outer { cut: false, ..outer.clone() });
+    let read = match complete {
+        Some(_) => json::read_cut(&text, KEPT),
+        None => json::read(&text),
+    };
+    let cut = complete.is_some();
     let outer = complete.as_ref().unwrap_or(outer);
-    let document = match json::read(&text) {
+    let document = match read {
         Err(error) => {
             let why = if error.truncated() { Unread::Truncated } else { Unread::Syntax };
             return Shape::Unread(why, error.to_string());
@@ -362,7 +386,7 @@ fn payload(text: &str, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> Sh
         }
         values => values.iter().for_each(|value| value_records(value, outer, config, out)),
     };
-    if document.bent.truncated {
+    if document.bent.truncated && !cut {
         let mut speaks = false;
         records(&mut |record| speaks |= record.has_message());
         if !speaks {
@@ -430,6 +454,18 @@ fn several(items: &[Value<'_>], outer: &Outer, config: &DecodeConfig, out: Out<'
 }
 
 fn object_records(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_>) {
+    let (members, early) = json::early(members);
+    if early {
+        // What else it would have held decides whether it is a carrier's: only lists of records are opened.
+        let lists = [cloudwatch, loki, otlp];
+        if outer.layers.len() < LAYERS_MAX
+            && lists.into_iter().any(|open| open(members, outer, config, &mut *out))
+        {
+            return;
+        }
+        out(object_record(members, &Outer { early, ..outer.clone() }, config));
+        return;
+    }
     if outer.layers.len() < LAYERS_MAX {
         if let Some(docker) = docker(members) {
             // Of what is cut here there is nothing that it could be joined with.
@@ -477,22 +513,12 @@ fn object_record<'r>(
 }
 
 fn text_record<'r>(line: &'r str, outer: &'r Outer, config: &'r DecodeConfig) -> Record<'r> {
-    let head = if outer.message_only {
-        text::TextLine {
-            shape: "text",
-            time: None,
-            level: None,
-            logger: None,
-            message: line,
-            fields: Vec::new(),
-        }
-    } else {
-        text::read(line)
-    };
+    let head =
+        if outer.message_only { text::TextLine::new("text", line) } else { text::read(line) };
     let fields: Vec<Field<'_>> = head
         .fields
         .into_iter()
-        .filter(|(_, value)| !value.ends_with(CUT))
+        .filter(|(_, value)| !outer.cut || !value.ends_with(CUT))
         .map(|(name, value)| Field::flat(name, value, Kind::Text, Known::Unasked))
         .collect();
     let named = |names: &[&str]| fields.iter().find(|field| names.iter().any(|n| field.is(n)));
@@ -516,6 +542,7 @@ fn text_record<'r>(line: &'r str, outer: &'r Outer, config: &'r DecodeConfig) ->
         level: head.level.and_then(Level::parse),
         logger: head.logger.map(Cow::Borrowed),
         messages,
+        disputed: head.disputed,
     };
     let header = Some(Box::new(header));
     Record { header, ..Record::new(config, head.shape, fields, cast, OuterOf::Borrowed(outer)) }
@@ -668,7 +695,9 @@ fn cloudwatch(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: 
     let mut texts = Waiting::default();
     for event in events.iter().filter_map(|event| object(Some(event))) {
         let Some(message) = string(event, "message") else { continue };
+        let (event, early) = json::early(event);
         let mut inner = outer.inside("cloudwatch");
+        inner.early = early;
         inner.when = value_time(get(event, "timestamp"), config).or(inner.when);
         if !["message", "timestamp"].iter().all(|key| once(event, key)) {
             out(object_record(event, &inner, config));
@@ -718,7 +747,7 @@ fn loki(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_
         let labels = object(get(stream, "stream")).map(fields::flatten).unwrap_or_default();
         let level = labels.iter().find(|field| field.is("level") || field.is("severity"));
         let level = level.and_then(|field| Level::parse(&field.text));
-        let logger = labels.iter().find(|field| names_logger(&field.path()));
+        let logger = labels.iter().find(|field| names_logger(&field.path(), config));
         let logger: Option<Arc<str>> = logger.map(|field| Arc::from(&*field.text));
         let labels = kept(labels.into_iter());
         let mut texts = Waiting::default();
@@ -732,7 +761,8 @@ fn loki(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_
             let Some(Value::String(text)) = entry.get(1) else { continue };
             let attributes = object(entry.get(2));
             // What has a logger is somebody's own record, and its text is only a text.
-            let named = |(key, _): &(Cow<'_, str>, _)| names_logger(&fields::normalize(key));
+            let named =
+                |(key, _): &(Cow<'_, str>, _)| names_logger(&fields::normalize(key), config);
             let owned = logger.is_some() || attributes.is_some_and(|own| own.iter().any(named));
             let document = begins_json(text);
             if owned || attributes.is_some() && !document {
@@ -750,8 +780,9 @@ fn loki(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: Out<'_
 }
 
 /// Whether a name, normalised, is one under which only a logger's name stands.
-fn names_logger(name: &str) -> bool {
+fn names_logger(name: &str, config: &DecodeConfig) -> bool {
     matches!(name, "logger" | "loggername" | "log.logger")
+        || config.fields.is_configured(Role::Logger, name)
 }
 
 /// OTLP/JSON: `resourceLogs[].scopeLogs[].logRecords[]`, attributes as key/value lists.
@@ -788,7 +819,9 @@ fn otlp_record(
     config: &DecodeConfig,
     out: Out<'_>,
 ) {
+    let (record, early) = json::early(record);
     let mut inner = outer.inside("otlp");
+    inner.early = early;
     inner.logger = scope.cloned().or(inner.logger);
     let stamps = ["timeUnixNano", "observedTimeUnixNano"];
     let when = stamps.into_iter().find_map(|name| value_time(get(record, name), config));
@@ -799,9 +832,12 @@ fn otlp_record(
     let map = map.and_then(|map| array(map, "values"));
     let body = body.and_then(|body| string(body, "stringValue"));
     // What is said twice is somebody's choice: nothing of it is opened.
-    let sure = ["body", "timeUnixNano"].iter().all(|key| once(record, key));
+    let sure = !early && ["body", "timeUnixNano"].iter().all(|key| once(record, key));
     let body = body.filter(|_| sure);
-    let transport = |key: &str| key.starts_with("log.") || key.starts_with("k8s.");
+    let transport = |key: &str| {
+        (key.starts_with("log.") || key.starts_with("k8s."))
+            && !names_logger(&fields::normalize(key), config)
+    };
     if let Some(body) = body
         && scope.is_none()
         && (begins_json(body) || text::cri(body.trim_end()).is_some())
@@ -891,8 +927,11 @@ const CARRIER_MARKS: [&str; 13] = [
 /// The keys of a record in which all are one carrier's, normalised, and the line that it carries.
 fn carried<'v>(members: &'v Members<'_>, config: &DecodeConfig) -> Option<(Vec<String>, &'v str)> {
     let keys: Vec<String> = members.iter().map(|(key, _)| fields::normalize(key)).collect();
-    let own = |key: &String| config.fields.is_configured(Role::Logger, key);
-    if !carrier::foreign(&keys, string(members, "source_type")).is_empty() || keys.iter().any(own) {
+    if !carrier::foreign(&keys, string(members, "source_type")).is_empty() {
+        return None;
+    }
+    // The names of loggers of ECS and of the configuration may lie deeper.
+    if fields::flatten(members).iter().any(|field| names_logger(&field.path(), config)) {
         return None;
     }
     let once = |core: &&str| {

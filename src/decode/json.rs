@@ -86,45 +86,44 @@ pub struct Unreadable {
 /// # Errors
 /// When the first document cannot be read as far as one complete member or element.
 pub fn read(text: &str) -> Result<Document<'_>, Unreadable> {
-    let mut reader = Reader { text, bytes: text.as_bytes(), at: 0, bent: Bent::default() };
-    reader.blanks();
-    let mut values = vec![reader.value(0)?];
-    loop {
-        let end = reader.at;
-        reader.blanks();
-        if reader.peek() == Some(b',') {
-            reader.at += 1;
-            reader.blanks();
-        }
-        match reader.peek() {
-            None => break,
-            Some(b'{' | b'[') => match reader.value(0) {
-                Ok(value) => values.push(value),
-                Err(_) => {
-                    reader.bent.trailing = true;
-                    break;
-                }
-            },
-            Some(_) => {
-                reader.at = end;
-                // Text between two documents (two writers on one pipe) must not hide the second.
-                match memchr::memmem::find(&reader.bytes[end..], b"{\"") {
-                    Some(offset) => reader.at = end + offset,
-                    None => {
-                        reader.bent.trailing = true;
-                        break;
-                    }
-                }
-                reader.bent.trailing = true;
-            }
-        }
+    Reader::new(text, 0).documents()
+}
+
+/// Reads what is left of a text that was cut. Objects that were not complete [say so](early).
+///
+/// # Errors
+/// As [`read`].
+pub fn read_cut(text: &str, cut: Cut) -> Result<Document<'_>, Unreadable> {
+    let mut reader = Reader::new(text, 0);
+    reader.cut = Some(cut);
+    reader.documents()
+}
+
+/// What becomes of a string in which a text was cut.
+#[derive(Debug, Clone, Copy)]
+pub struct Cut {
+    /// Whether its beginning is worth something under this key; else it is left out.
+    pub keeps: fn(&str) -> bool,
+    /// What is put behind it.
+    pub mark: &'static str,
+}
+
+/// Stands as the last key in an object that was not complete; no key has to be called that.
+const EARLY: &str = "\u{fdd0}";
+
+/// The members of an object, and whether more of them were cut off.
+pub fn early<'v, 'a>(
+    members: &'v [(Cow<'a, str>, Value<'a>)],
+) -> (&'v [(Cow<'a, str>, Value<'a>)], bool) {
+    match members.split_last() {
+        Some(((key, Value::Cut), rest)) if key == EARLY => (rest, true),
+        _ => (members, false),
     }
-    Ok(Document { values, bent: reader.bent })
 }
 
 /// The string whose opening quote stands at `at`, and where its end is; `None` unless it is strict.
 pub(super) fn strict_string(text: &str, at: usize) -> Option<(Cow<'_, str>, usize)> {
-    let mut reader = Reader { text, bytes: text.as_bytes(), at, bent: Bent::default() };
+    let mut reader = Reader::new(text, at);
     let value = reader.string()?;
     (!reader.bent.any()).then_some((value, reader.at))
 }
@@ -134,9 +133,51 @@ struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
     bent: Bent,
+    cut: Option<Cut>,
 }
 
 impl<'a> Reader<'a> {
+    fn new(text: &'a str, at: usize) -> Self {
+        let bent = Bent::default();
+        Self { text, bytes: text.as_bytes(), at, bent, cut: None }
+    }
+
+    fn documents(mut self) -> Result<Document<'a>, Unreadable> {
+        self.blanks();
+        let mut values = vec![self.value(0)?];
+        loop {
+            let end = self.at;
+            self.blanks();
+            if self.peek() == Some(b',') {
+                self.at += 1;
+                self.blanks();
+            }
+            match self.peek() {
+                None => break,
+                Some(b'{' | b'[') => match self.value(0) {
+                    Ok(value) => values.push(value),
+                    Err(_) => {
+                        self.bent.trailing = true;
+                        break;
+                    }
+                },
+                Some(_) => {
+                    self.at = end;
+                    // Text between two documents (two writers on one pipe) must not hide the second.
+                    match memchr::memmem::find(&self.bytes[end..], b"{\"") {
+                        Some(offset) => self.at = end + offset,
+                        None => {
+                            self.bent.trailing = true;
+                            break;
+                        }
+                    }
+                    self.bent.trailing = true;
+                }
+            }
+        }
+        Ok(Document { values, bent: self.bent })
+    }
+
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
@@ -200,9 +241,16 @@ impl<'a> Reader<'a> {
                         }
                     }
                     self.blanks();
+                    let from = self.at;
                     match self.value(depth + 1) {
                         Ok(value) => members.push((key, value)),
                         Err(_) if self.at >= self.bytes.len() => {
+                            if let Some(cut) = self.cut
+                                && self.bytes.get(from) == Some(&b'"')
+                                && (cut.keeps)(&key)
+                            {
+                                members.push((key, self.rest_of_string(from, cut.mark)));
+                            }
                             return self.cut_object(members, start);
                         }
                         Err(error) => return Err(error),
@@ -221,10 +269,29 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// What is left of the string that begins at `from`, with the mark that it was cut.
+    fn rest_of_string(&self, from: usize, mark: &str) -> Value<'a> {
+        let mut left = self.text.get(from..).unwrap_or_default();
+        // A backslash that is left of an escape would take the quote along.
+        loop {
+            let closed = format!("{left}\"");
+            let mut reader = Reader::new(&closed, 0);
+            match reader.string() {
+                Some(text) if reader.at == closed.len() => {
+                    return Value::String(Cow::Owned(format!("{text}{mark}")));
+                }
+                _ => match left.strip_suffix('\\') {
+                    Some(rest) => left = rest,
+                    None => return Value::Null,
+                },
+            }
+        }
+    }
+
     /// The object as far as it was complete, when the text ended in it.
     fn cut_object(
         &mut self,
-        members: Vec<(Cow<'a, str>, Value<'a>)>,
+        mut members: Vec<(Cow<'a, str>, Value<'a>)>,
         start: usize,
     ) -> Result<Value<'a>, Unreadable> {
         self.at = self.bytes.len();
@@ -232,6 +299,9 @@ impl<'a> Reader<'a> {
             return Err(Unreadable { at: start, what: "the text ends before a complete member" });
         }
         self.bent.truncated = true;
+        if self.cut.is_some() {
+            members.push((Cow::Borrowed(EARLY), Value::Cut));
+        }
         Ok(Value::Object(members))
     }
 
@@ -552,6 +622,40 @@ mod tests {
         assert_eq!(member(&value, "g"), &text("-"));
         assert_eq!(member(&value, "h"), &Value::Number("0.000".into()));
         assert_eq!(member(&value, "i"), &text("end"));
+    }
+
+    #[test]
+    fn of_a_text_that_was_cut_only_what_is_asked_for_is_kept_and_marked() {
+        let cut = Cut { keeps: |key| key == "m", mark: "~" };
+        for (raw, rest) in [
+            (r#"{"a":1,"m":"x"#, Some("x~")),
+            (r#"{"a":1,"m":""#, Some("~")),
+            (r#"{"a":1,"m":"x\"y\"#, Some("x\"y~")),
+            (r#"{"a":1,"m":"x\\"#, Some("x\\~")),
+            (r#"{"a":1,"m":"x\u00"#, Some("x\u{fffd}00~")),
+            (r#"{"a":1,"n":"x"#, None),
+            (r#"{"a":1,"m":12"#, None),
+        ] {
+            let document = read_cut(raw, cut).unwrap();
+            let [Value::Object(members)] = document.values.as_slice() else { panic!("{raw}") };
+            let (members, is_early) = early(members);
+            assert!(is_early && document.bent.truncated, "{raw}");
+            let kept = members.get(1).map(|(key, value)| (key.as_ref(), value));
+            assert_eq!(kept, rest.map(text).as_ref().map(|text| ("m", text)), "{raw}");
+        }
+        // Complete elements are; the whole around them is not.
+        let document = read_cut(r#"{"r":[{"m":"x"},{"m":"y"#, cut).unwrap();
+        let [Value::Object(members)] = document.values.as_slice() else { panic!() };
+        let ([(_, Value::Array(items))], true) = early(members) else { panic!("{members:?}") };
+        let ends: Vec<bool> = items
+            .iter()
+            .map(|item| matches!(item, Value::Object(members) if early(members).1))
+            .collect();
+        assert_eq!(ends, [false, true]);
+        assert_eq!(
+            read(r#"{"a":1,"m":"x"#).unwrap().values,
+            [Value::Object(vec![("a".into(), Value::Number("1".into()))])]
+        );
     }
 
     #[test]

@@ -105,6 +105,9 @@ pub struct IpFact<'r> {
     pub ip: IpAddr,
     /// False if a client could have chosen it: it counts and alerts, but never blocks.
     pub proven: bool,
+    /// From a header that proxies write, while the configuration names no proxy: the application's own word
+    /// is better.
+    pub claimed: bool,
     /// Where it stood, as written.
     pub from: &'r str,
 }
@@ -137,6 +140,8 @@ struct Header<'a> {
     logger: Option<Cow<'a, str>>,
     /// The message as read, then the whole line.
     messages: Vec<Cow<'a, str>>,
+    /// Several addresses stand in it where one should.
+    disputed: bool,
 }
 
 /// What the envelopes of a record say.
@@ -160,10 +165,19 @@ impl std::ops::Deref for OuterOf<'_> {
 /// Who a record speaks of by its structure, worked out when it is first asked for.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Identities {
-    ip: Option<(IpAddr, bool, u32)>,
+    ip: Option<Address>,
     user: Option<Identity>,
     user_id: Option<Identity>,
     doubts: Doubts,
+}
+
+/// A client's address, as in [`IpFact`], and the place of its field.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Address {
+    ip: IpAddr,
+    proven: bool,
+    claimed: bool,
+    field: u32,
 }
 
 /// An account: the field that names it, and its canonical form where that is not the field's text.
@@ -231,9 +245,9 @@ impl<'a> Record<'a> {
     pub fn into_owned(self, config: &DecodeConfig) -> Record<'_> {
         let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
         let header = self.header.map(|header| {
-            let Header { when, level, logger, messages } = *header;
+            let Header { when, level, logger, messages, disputed } = *header;
             let (logger, messages) = (logger.map(owned), messages.into_iter().map(owned).collect());
-            Box::new(Header { when, level, logger, messages })
+            Box::new(Header { when, level, logger, messages, disputed })
         });
         Record {
             config,
@@ -271,13 +285,39 @@ impl<'a> Record<'a> {
         self.outer.bent
     }
 
+    /// Whether a line was cut in its message, or before all of its fields were there.
+    pub fn goes_on(&self) -> bool {
+        self.outer.cut || self.outer.early
+    }
+
+    /// Whether a line was cut before all of its fields were there.
+    pub fn is_early(&self) -> bool {
+        self.outer.early
+    }
+
     /// When it happened, by its own word or that of its innermost envelope with a time.
     pub fn when(&self) -> Option<When> {
         self.header
             .as_ref()
             .and_then(|header| header.when)
-            .or_else(|| self.of(Role::Time).find_map(|hit| read_time(hit.field, &self.config.zone)))
+            .or_else(|| self.own_when())
             .or(self.outer.when)
+    }
+
+    /// By the first of its fields that is a time; where a shipper has written `@timestamp` beside
+    /// `timestamp`, by the latter.
+    fn own_when(&self) -> Option<When> {
+        let zone = &self.config.zone;
+        let read = |hit: &Hit<'_>| Some((hit.index, read_time(hit.field, zone)?));
+        let (index, first) = self.of(Role::Time).find_map(|hit| read(&hit))?;
+        let field = self.fields.get(index as usize).filter(|field| is_stamped(field));
+        let own = field.and_then(|field| {
+            let mut others = self.of(Role::Time).filter(|hit| !is_stamped(hit.field));
+            let (_, own) =
+                others.find_map(|hit| read(&hit).filter(|_| hit.field.is(&field.path())))?;
+            is_moment_later(own, first).then_some(own)
+        });
+        Some(own.unwrap_or(first))
     }
 
     /// Normalised level.
@@ -294,7 +334,8 @@ impl<'a> Record<'a> {
         let answers: Answers<'_> = Answers::new(self);
         self.of(Role::Logger)
             .filter(|hit| {
-                hit.field.kind == Kind::Text && !addr::trimmed(&hit.field.text).is_empty()
+                matches!(hit.field.kind, Kind::Text | Kind::Number | Kind::Bool)
+                    && !addr::trimmed(&hit.field.text).is_empty()
             })
             .find(|hit| logger_name_counts(hit.field, &|path| answers.has(path)))
             .map(|hit| hit.field.text.as_ref())
@@ -382,29 +423,40 @@ impl<'a> Record<'a> {
 
     fn identities(&self) -> &Identities {
         self.identities.get_or_init(|| {
-            let core = [Role::Message, Role::Time, Role::Logger];
+            let core = [Role::Message, Role::Logger];
             let core = core.into_iter().any(|role| repeated(self.of(role)))
+                || self.times_differ()
                 || [Role::Message, Role::Logger].into_iter().any(|role| rivals(self.of(role)));
-            let (mut ip, mut ip_doubt) = settle(
+            let (ip, mut ip_doubt) = settle(
                 self.of(Role::Ip).filter(|hit| !self.is_senders(hit)),
                 |hit| read_ip(hit.field, self.config),
                 |(a, _), (b, _)| a == b,
             );
+            let mut ip =
+                ip.map(|(field, (ip, proven))| Address { ip, proven, claimed: false, field });
+            ip_doubt |= self.header.as_ref().is_some_and(|header| header.disputed);
             let never = &self.config.never;
-            let hidden = ip.is_none_or(|(_, (ip, _))| never.covers(ip).is_some());
+            let hidden = ip.is_none_or(|own| never.covers(own.ip).is_some());
             let twice = hidden && repeated(self.of(Role::Forwarded));
             if twice {
                 (ip, ip_doubt) = (None, true);
             } else if hidden && !ip_doubt {
-                let forwarded = self
-                    .of(Role::Forwarded)
-                    .find_map(|hit| Some((hit.index, read_ip(hit.field, self.config)?)));
+                let claimed = self.config.trusted.is_empty();
+                let forwarded = self.of(Role::Forwarded).find_map(|hit| {
+                    let (address, proven) = read_ip(hit.field, self.config)?;
+                    // What is private beside it may be no proxy but a gateway, which passes on what clients write.
+                    let proven = proven && !(claimed && ip.is_some());
+                    Some(Address { ip: address, proven, claimed, field: hit.index })
+                });
                 ip = forwarded.or(ip);
             }
             let (user, user_doubt) = settle(
                 self.of(Role::User),
-                |hit| {
-                    (hit.field.kind == Kind::Text).then(|| addr::normalize_user(&hit.field.text))?
+                |hit| match hit.field.kind {
+                    Kind::Text => addr::normalize_user(&hit.field.text),
+                    // Of a name made of digits, Railway's command line makes a number.
+                    Kind::Number => addr::canonical_id(&hit.field.text, true),
+                    Kind::Bool | Kind::Null | Kind::List => None,
                 },
                 |a, b| a == b,
             );
@@ -422,12 +474,34 @@ impl<'a> Record<'a> {
                 Identity { field, canonical: (!own).then(|| value.into_owned()) }
             };
             Identities {
-                ip: ip.map(|(field, (ip, proven))| (ip, proven, field)),
+                ip,
                 user: user.map(identity),
                 user_id: user_id.map(identity),
                 doubts: Doubts { ip: ip_doubt, user: user_doubt, user_id: id_doubt, core },
             }
         })
+    }
+
+    /// Whether one name of a time stands there twice with different values.
+    fn times_differ(&self) -> bool {
+        let all = || self.of(Role::Time);
+        repeated(all()) && {
+            let (stamped, own) = (
+                all().filter(|hit| is_stamped(hit.field)),
+                all().filter(|hit| !is_stamped(hit.field)),
+            );
+            // When it was logged, and when a shipper took it on.
+            let zone = &self.config.zone;
+            let at = |hit: Hit<'_>| read_time(hit.field, zone);
+            let apart = |hit: Hit<'_>| {
+                let twin = own.clone().find(|own| own.field.is(&hit.field.path()));
+                twin.is_some_and(|twin| match (at(twin), at(hit)) {
+                    (Some(own), Some(stamped)) => !is_moment_later(own, stamped),
+                    _ => true,
+                })
+            };
+            repeated(own.clone()) || repeated(stamped.clone()) || stamped.clone().any(apart)
+        }
     }
 
     /// Whether an address is that of the machine which sent the line to Vector's syslog source.
@@ -450,19 +524,20 @@ impl<'a> Record<'a> {
 
     /// The client's address: the edge's word, else its own.
     pub fn ip(&self) -> Option<IpFact<'_>> {
-        let edge = self.edge.map(|ip| IpFact { ip, proven: true, from: "the edge's srcIp" });
+        let from = "the edge's srcIp";
+        let edge = self.edge.map(|ip| IpFact { ip, proven: true, claimed: false, from });
         edge.or_else(|| self.own_ip())
     }
 
     /// The client's address by its own word.
     pub fn own_ip(&self) -> Option<IpFact<'_>> {
-        let (ip, proven, field) = self.identities().ip?;
-        Some(IpFact { ip, proven, from: &self.fields.get(field as usize)?.shown })
+        let Address { ip, proven, claimed, field } = self.identities().ip?;
+        Some(IpFact { ip, proven, claimed, from: &self.fields.get(field as usize)?.shown })
     }
 
     /// Its [own address](Self::own_ip), if that is what `text` is read as: most lines say it twice.
     pub fn own_ip_as(&self, text: &str) -> Option<IpAddr> {
-        let (ip, _, field) = self.identities().ip?;
+        let Address { ip, field, .. } = self.identities().ip?;
         // A list is read in another way than a single address.
         let same = *self.fields.get(field as usize)?.text == *text && !text.contains(',');
         same.then_some(ip)
@@ -662,6 +737,22 @@ fn repeated<'r>(mut hits: impl Iterator<Item = Hit<'r>> + Clone) -> bool {
         *seen.entry(hit.field.path()).or_insert(text) != text
     })
 }
+
+/// Whether a name is written as shippers write their own time of a record, `@timestamp`.
+fn is_stamped(field: &Field<'_>) -> bool {
+    field.shown.starts_with('@')
+}
+
+/// Whether a shipper that took on at `stamped` what was logged at `own` can have done so on the way.
+fn is_moment_later(own: When, stamped: When) -> bool {
+    match (own, stamped) {
+        (When::At(own), When::At(stamped)) => own.abs_diff(stamped) <= ON_THE_WAY,
+        _ => false,
+    }
+}
+
+/// Between a record's own time and that of its shipper, at most; microseconds.
+const ON_THE_WAY: u64 = 60_000_000;
 
 /// Names under which loggers of different kinds write the same, the one that is taken first. One logger
 /// writes one of them; where two stand side by side, the other came with something that was logged,

@@ -105,11 +105,15 @@ pub struct TextLine<'a> {
     /// `host`, `pid`), as written and not validated; `path` is without its query. For `logfmt`
     /// all pairs in their order, repeated keys included.
     pub fields: Fields<'a>,
+    /// Several places stand where the client's address should, so that none of them is taken.
+    pub disputed: bool,
 }
 
 impl<'a> TextLine<'a> {
-    fn new(shape: &'static str, message: &'a str) -> Self {
-        Self { shape, time: None, level: None, logger: None, message, fields: Vec::new() }
+    /// A line of which nothing is known but its message.
+    pub fn new(shape: &'static str, message: &'a str) -> Self {
+        let fields = Vec::new();
+        Self { shape, time: None, level: None, logger: None, message, fields, disputed: false }
     }
 
     fn time(mut self, time: &'a str) -> Self {
@@ -675,10 +679,25 @@ fn nginx_error<'a>(line: &str, rest: &'a str) -> Option<TextLine<'a>> {
         _ => rest,
     };
     let mut text = TextLine::new("nginx_error", message).level(level).field("pid", pid);
-    if let Some(ip) = nginx_client(message, line.len() >= NGINX_CUT) {
-        put(&mut text.fields, "ip", ip);
+    let cut = line.len() >= NGINX_CUT;
+    match nginx_client(message) {
+        Client::One(ip) => put(&mut text.fields, "ip", ip),
+        Client::First(ip) if !cut => put(&mut text.fields, "ip", ip),
+        Client::Several => text.disputed = true,
+        Client::First(_) | Client::None => {}
     }
     Some(text)
+}
+
+/// What stands in the place of `, client: 1.2.3.4, server: `.
+enum Client<'a> {
+    /// An address that nobody else can have written.
+    One(&'a str),
+    /// The only one there is.
+    First(&'a str),
+    /// Several, of which one is true.
+    Several,
+    None,
 }
 
 /// The address in `, client: 1.2.3.4, server: `.
@@ -687,14 +706,23 @@ fn nginx_error<'a>(line: &str, rest: &'a str) -> Option<TextLine<'a>> {
 /// such place, and none is believed in a line that may have been cut, as the true one may be
 /// what is missing. Two messages hold no foreign text before the address; in these the first
 /// place is the true one whatever follows it.
-fn nginx_client(message: &str, cut: bool) -> Option<&str> {
+fn nginx_client(message: &str) -> Client<'_> {
     const LABEL: &str = ", client: ";
-    let (before, after) = message.split_once(LABEL)?;
-    if !is_nginx_limit(before) && (cut || after.contains(LABEL)) {
-        return None;
+    let Some((before, after)) = message.split_once(LABEL) else { return Client::None };
+    let alone = is_nginx_limit(before);
+    if !alone && after.contains(LABEL) {
+        return Client::Several;
     }
-    let (address, _) = after.split_once(", server: ")?;
-    address.parse::<IpAddr>().is_ok().then_some(address)
+    match after.split_once(", server: ") {
+        Some((address, _)) if address.parse::<IpAddr>().is_ok() => {
+            if alone {
+                Client::One(address)
+            } else {
+                Client::First(address)
+            }
+        }
+        _ => Client::None,
+    }
 }
 
 /// `limiting requests, excess: 1.852 by zone "one"` and `limiting connections by zone "one"`.
@@ -790,13 +818,11 @@ fn level_first(line: &str) -> Option<TextLine<'_>> {
 /// `203.0.113.9:0 - "POST /login HTTP/1.1" 401 Unauthorized`, to the last character.
 ///
 /// uvicorn prints the address it was handed by a proxy, unchecked, so the text before the
-/// request may itself hold a complete forged entry. That always leaves a second pair of quotes.
+/// request may itself hold a complete forged entry: between its first quote and the last one there are more
+/// blanks than a request has. A target has none, but may have quotes, in the query above all.
 fn uvicorn_access(message: &str) -> Option<Fields<'_>> {
     let (head, rest) = message.split_once('"')?;
-    let (request, tail) = rest.split_once('"')?;
-    if tail.contains('"') {
-        return None;
-    }
+    let (request, tail) = rest.rsplit_once('"')?;
     let (ip, port) = head.strip_suffix(" - ")?.rsplit_once(':')?;
     if !is_host(ip) || !is_digits(port, 5) {
         return None;
@@ -865,7 +891,7 @@ fn clf(line: &str) -> Option<TextLine<'_>> {
 }
 
 /// Host (of `vhost:port ip - user`), address and user. A user with blanks is accepted only
-/// behind a true address and an ident of `-`, and without quotes.
+/// behind a true address and an ident of `-`, and if its quotes are escaped.
 fn clf_origin(text: &str) -> Option<(Option<&str>, &str, &str)> {
     let (first, rest) = text.split_once(' ')?;
     let (ident, user) = rest.split_once(' ')?;
@@ -877,7 +903,7 @@ fn clf_origin(text: &str) -> Option<(Option<&str>, &str, &str)> {
         return Some((None, first, user));
     }
     if is_address(first) {
-        return (ident == "-" && !user.contains('"')).then_some((None, first, user));
+        return (ident == "-" && is_escaped(user)).then_some((None, first, user));
     }
     let (_, port) = first.rsplit_once(':')?;
     let user = user.strip_prefix("- ")?;
@@ -886,6 +912,11 @@ fn clf_origin(text: &str) -> Option<(Option<&str>, &str, &str)> {
         ident,
         user,
     ))
+}
+
+/// Whether each quote has a backslash before it.
+fn is_escaped(text: &str) -> bool {
+    quoted(&format!("{text}\"")).is_some_and(|(inside, _)| inside == text)
 }
 
 /// `"request" status bytes` and the rest of the line: the request, if it is one, and the status.
@@ -1561,6 +1592,18 @@ mod tests {
             "INFO:     testclient:50000 - \"GET / HTTP/1.1\" 203 Non-Authoritative Information",
             "ip=testclient method=GET path=/ status=203",
         );
+        // A query is printed as the client wrote it.
+        for query in ["?x=\"", "?\"", "?x=\"401\"", "\"?:0-\""] {
+            fields(
+                &format!(
+                    "INFO:     203.0.113.9:0 - \"POST /login{query} HTTP/1.1\" 401 Unauthorized"
+                ),
+                &format!(
+                    "ip=203.0.113.9 method=POST path=/login{} status=401",
+                    query.split('?').next().unwrap()
+                ),
+            );
+        }
         head("WARNING:  x", "uvicorn|-|WARNING|-", "x");
         head("CRITICAL: x", "uvicorn|-|CRITICAL|-", "x");
         is_text("INFO: x");
@@ -1581,7 +1624,9 @@ mod tests {
             "9.9.9.9\u{85}:0 - \"GET / HTTP/1.1\" 200 OK",
             "9.9.9.9\u{a0}:0 - \"GET / HTTP/1.1\" 200 OK",
             "9.9.9.9:0 - \"GET /\u{2028} HTTP/1.1\" 200 OK",
-            "9.9.9.9:0 - \"GET /\" HTTP/1.1\" 200 OK",
+            "9.9.9.9:0 - \"GET /\" HTTP/1.1\" 200 OK\"",
+            "9.9.9.9:0 - \"GET:0 - \"GET / HTTP/1.1\" 200 OK",
+            "9.9.9.9:0 - \"GET /:0 - \"GET / HTTP/1.1\" 200 OK",
             "9.9.9.9:0 - \"GET / x HTTP/1.1\" 200 OK",
             "9.9.9.9:0 - \"GET / HTTP/1.1\" 200 OK #",
             "9.9.9.9:0 - \"GET / HTTP/1.1\" 200 OK\u{2028}x",
@@ -1614,6 +1659,12 @@ mod tests {
             &with("1.2.3.4 - bob smith", ok),
             "ip=1.2.3.4 user=bob smith method=POST path=/a status=401",
         );
+        for user in [r#"a\"b c"#, r#"x [z] \"q\" 200 1"#] {
+            fields(
+                &with(&format!("1.2.3.4 - {user}"), ok),
+                &format!("ip=1.2.3.4 user={user} method=POST path=/a status=401"),
+            );
+        }
         fields(
             &with("a.org:443 1.2.3.4 - bob", ok),
             "ip=1.2.3.4 user=bob method=POST path=/a status=401 host=a.org:443",
@@ -1705,6 +1756,7 @@ mod tests {
         assert_eq!(field(&with(open), "ip").as_deref(), Some("2001:db8::1"));
         for message in [
             "open() \"/x, client: 9.9.9.9, server: y\" failed, client: 1.2.3.4, server: _",
+            "open() \"/x, client: \" failed, client: 1.2.3.4, server: _",
             "user \"limiting requests, excess: 1 by zone \"a\", client: 9.9.9.9, server: \" not found, client: 1.2.3.4, server: _",
             "x, client: 1.2.3.4 y, server: _",
             "x, client: unix:, server: _",
@@ -1712,7 +1764,10 @@ mod tests {
             "x client: 1.2.3.4, server: _",
         ] {
             assert_eq!(field(&with(message), "ip"), None, "{message}");
-            assert_eq!(read(&with(message)).message, message);
+            let line = with(message);
+            let text = read(&line);
+            let disputed = message.matches(", client: ").count() > 1;
+            assert_eq!((text.message, text.disputed), (message, disputed), "{message}");
         }
         // Cut at 2,047 bytes by nginx, so that only the forged client is left.
         let cut = with(&format!("open() \"/x, client: 9.9.9.9, server: y{}", "a".repeat(2100)));

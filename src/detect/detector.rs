@@ -104,6 +104,8 @@ pub enum Verdict {
     Stands,
     /// A brake holds it: nothing is used up, and it is tried again in a later minute.
     Braked,
+    /// Nothing was told of it when it was decided: nothing is used up, and it is tried again.
+    Untold,
 }
 
 /// What the stream knows of time.
@@ -179,6 +181,8 @@ struct Plan {
     pattern: Arc<str>,
     /// Length of its window, microseconds; 0 if it has none.
     within: Micros,
+    /// It counts several patterns, of which a record may match more than one: that is one event.
+    several: bool,
     /// Where in [`Detector::known`] the values are that it tells from new ones.
     known: Option<usize>,
 }
@@ -248,6 +252,8 @@ pub struct Detector {
     config: DetectConfig,
     /// Events may name only some of the rules that share a list: they are those of other rules.
     partial: bool,
+    /// Rules that have counted the record that is being applied, of those that count several patterns.
+    counted: Vec<usize>,
     /// By rule: events that lack its key.
     pub keyless: Vec<u64>,
     /// Taken while an event is observed; boxed, because to take what is large is to copy it.
@@ -408,6 +414,17 @@ impl Detector {
             }
             plans.push(plan);
         }
+        // What a rule that keeps somebody out counts is no login, whatever else is asked of it.
+        let held_against =
+            rules.iter().filter(|rule| rule.keeps_out()).flat_map(|rule| match &rule.condition {
+                Condition::Sequence { first, .. } => std::slice::from_ref(first),
+                Condition::Count { .. } | Condition::Distinct { .. } | Condition::New { .. } => {
+                    &rule.on
+                }
+                Condition::FirstSeen { .. } | Condition::Unusual => &[],
+            });
+        let held_against: Vec<_> = held_against.filter_map(|name| id(name)).collect();
+        logins.retain(|login| !held_against.contains(login));
         logins.sort_unstable();
         logins.dedup();
         for (name, spec) in planner.names.iter_mut().zip(&planner.specs) {
@@ -420,6 +437,7 @@ impl Detector {
             rules: rules.iter().map(|rule| own_name("rule", rule)).collect(),
             parts: planner.names,
             known: known_names,
+            settings: String::new(),
         };
         let limits = Limits { memory: config.memory_limit, lateness: config.lateness };
         Self {
@@ -443,6 +461,7 @@ impl Detector {
             dictionary,
             config,
             partial: false,
+            counted: Vec::new(),
             keyless: vec![0; rules.len()],
         }
     }
@@ -621,6 +640,11 @@ impl Detector {
         counted
     }
 
+    /// A record follows: all events until the next one are of it.
+    pub fn begin_record(&mut self) {
+        self.counted.clear();
+    }
+
     /// Counts one event at `time` and asks `decide` about every rule that fires.
     pub fn observe(
         &mut self,
@@ -675,6 +699,9 @@ impl Detector {
         scratch.located.fill(Located::Unknown);
         for number in event.rules().iter().map(|n| usize::from(*n)) {
             let Some(plan) = self.plans.get(number) else { continue };
+            if plan.several && self.counted.contains(&number) {
+                continue;
+            }
             let (Some(per), Some(located)) =
                 (self.pers.get(plan.per), scratch.located.get_mut(plan.per))
             else {
@@ -708,6 +735,9 @@ impl Detector {
             }
             if !keyless {
                 scratch.steps.push(number);
+                if plan.several {
+                    self.counted.push(number);
+                }
             }
         }
     }
@@ -900,7 +930,8 @@ fn plan(
     };
     let value = value.map(|(_, field)| field);
     let pattern = rule.counts().into();
-    Plan { per, tag, slot, value, once, completes, pattern, within, known: None }
+    let several = rule.on.len() > 1 && completes.is_none();
+    Plan { per, tag, slot, value, once, completes, pattern, within, several, known: None }
 }
 
 /// One event at one rule's window.

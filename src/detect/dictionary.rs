@@ -24,6 +24,16 @@ pub struct Dictionary {
     pub parts: Vec<PartName>,
     /// Lists of values that are known to the whole stream.
     pub known: Vec<String>,
+    /// A digest of all that decides what becomes of an event, guards included; empty if it was not noted.
+    #[serde(default)]
+    pub settings: String,
+}
+
+impl Dictionary {
+    /// Whether what was written with this may have been decided by other settings than those of `now`.
+    pub fn is_of_others(&self, now: &Self) -> bool {
+        !self.settings.is_empty() && self.settings != now.settings
+    }
 }
 
 /// A part of states.
@@ -63,7 +73,7 @@ fn narrow(place: usize) -> Option<u16> {
 impl Translation {
     /// How what was written with `old` is read with `new`; `None` if both are the same.
     pub fn between(old: &Dictionary, new: &Dictionary) -> Option<Self> {
-        if old == new {
+        if *old == (Dictionary { settings: old.settings.clone(), ..new.clone() }) {
             return None;
         }
         let part = |part: &PartName| {

@@ -216,6 +216,12 @@ impl Rule {
         }
     }
 
+    /// Whether it blocks or locks.
+    pub fn keeps_out(&self) -> bool {
+        let out = |then: &Then| matches!(then.action, ActionKind::Block | ActionKind::Lock);
+        self.then.iter().any(out)
+    }
+
     /// Seconds to respond: the rule's word, else its level's, else its severity's.
     pub fn respond_s(&self) -> Option<u64> {
         self.respond_s

@@ -36,10 +36,10 @@ use super::summary::{Outcome, Summary};
 use crate::action::decision::Decision;
 use crate::action::order::{Carried, Order};
 use crate::action::{Action, Target};
-use crate::decide::Decider;
 use crate::decide::hand::{Known, keys_of};
 use crate::decide::ledger::Renumber;
 use crate::decide::line::Due;
+use crate::decide::{AsTold, Decider};
 use crate::decode::time::Micros;
 use crate::detect::condition::ActionKind;
 use crate::detect::detector::{Detector, StreamTime, describe};
@@ -48,6 +48,7 @@ use crate::detect::rule::{Severity, Urgency};
 use crate::pattern::event::Run;
 use crate::pattern::{Events, Standing};
 use crate::window::codec::{Reader, number, put_bytes, put_number, put_option, put_time};
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -119,6 +120,8 @@ pub struct Core {
     decider: Decider,
     key_names: Arc<[String]>,
     patterns: Vec<String>,
+    /// A digest of the rules and guards.
+    settings: String,
     /// Few, and asked for with every record.
     sources: BTreeMap<u32, SourceState>,
     held: VecDeque<HeldBack>,
@@ -162,6 +165,7 @@ impl Core {
             clock: Clock::new(config.lateness, config.max_ahead),
             key_names: detector.key_names(),
             patterns,
+            settings: digest(&detector, &decider),
             config,
             detector,
             decider,
@@ -298,6 +302,12 @@ impl Core {
                 self.lift_allowed(at);
             }
         }
+    }
+
+    /// What comes was decided by other settings and told: that holds, and nothing else is decided, until this is
+    /// taken back.
+    pub fn hold_to(&mut self, told: Option<AsTold>) {
+        self.decider.as_told = told;
     }
 
     /// Whether entries come that were written down when other rules were loaded.
@@ -522,7 +532,7 @@ impl Core {
             self.note_restart();
         }
         if self.clock.now() != before {
-            self.clock_moved();
+            self.clock_moved(before);
         } else if let Some(now) = before {
             // A late record may have begun what was over by then.
             self.decider.advance(now, &self.key_names);
@@ -569,7 +579,9 @@ impl Core {
         self.held.push_back(held);
     }
 
-    fn clock_moved(&mut self) {
+    /// What was held and is no longer too far ahead is applied as of `before`: however far the clock has come,
+    /// nothing of it is over yet.
+    fn clock_moved(&mut self, before: Option<Micros>) {
         let Some(now) = self.clock.now() else { return };
         if !self.held.is_empty() {
             let held = std::mem::take(&mut self.held);
@@ -587,7 +599,7 @@ impl Core {
                 }
                 self.sources.entry(held.source).or_default().last = Some(held.time);
                 self.saw(held.time);
-                self.events(&held.events, held.events.all(), held.time);
+                self.events_at(&held.events, held.events.all(), held.time, before);
             }
         }
         self.decider.advance(now, &self.key_names);
@@ -595,7 +607,12 @@ impl Core {
     }
 
     fn events(&mut self, events: &Events, run: Run, time: Micros) {
-        let stream = StreamTime { clock: self.clock.now(), start: self.clock.start() };
+        self.events_at(events, run, time, self.clock.now());
+    }
+
+    fn events_at(&mut self, events: &Events, run: Run, time: Micros, clock: Option<Micros>) {
+        let stream = StreamTime { clock, start: self.clock.start() };
+        self.detector.begin_record();
         for event in events.of(run) {
             self.countries_seen |= event.country.is_some();
             let pattern = usize::from(event.pattern);
@@ -786,6 +803,7 @@ impl Core {
         Dictionary {
             patterns: self.patterns.clone(),
             fields: self.key_names.to_vec(),
+            settings: self.settings.clone(),
             ..self.detector.dictionary().clone()
         }
     }
@@ -1003,4 +1021,9 @@ impl Core {
         }
         from.is_empty().then_some(())
     }
+}
+/// Of all that decides what becomes of an event.
+fn digest(detector: &Detector, decider: &Decider) -> String {
+    let settings = format!("{:?} {}", detector.rules(), decider.settings());
+    format!("{:x}", Sha256::digest(settings.as_bytes()))
 }

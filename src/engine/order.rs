@@ -9,7 +9,7 @@ use crate::decide::Decider;
 use crate::decide::line::Due;
 use crate::decode::envelope::Fragment;
 use crate::decode::time::{Micros, When, Zone};
-use crate::decode::{Decoded, decode};
+use crate::decode::{Decoded, Unread, decode};
 use crate::detect::detector::Detector;
 use crate::pattern::event::Run;
 use crate::pattern::{Events, PATTERN_NEAR_MISS};
@@ -484,7 +484,18 @@ impl Engine {
             self.oversized(source, line);
         }
         let mut findings = Findings::default();
-        match self.scanner.clone().joined(&pieces.first, &pieces.content, cut, &mut findings) {
+        let what = self.scanner.clone().joined(&pieces.first, &pieces.content, cut, &mut findings);
+        // A document whose end never came, and that says nothing so far, is none.
+        let is_rest = cut && !pieces.full && pieces.content.trim_start().starts_with('{');
+        let says_nothing = |found: &Found| found.matched.events.is_empty();
+        match what {
+            Some(What::Records(records))
+                if is_rest && records.of(&findings.records).iter().all(says_nothing) =>
+            {
+                self.core.summary.lines.change(Outcome::Joined, Outcome::Unreadable);
+                let why = Unread::Truncated.to_string();
+                *self.core.summary.unreadable.entry(why).or_default() += 1;
+            }
             Some(What::Records(records)) => {
                 self.core.begin_line();
                 for (found, index) in records.of(&findings.records).iter().zip(0..) {

@@ -1,7 +1,7 @@
 //! The `where:` language: tests over the fields of a record or an event.
 
 use crate::decode::addr;
-use crate::decode::fields::{FieldName, Role};
+use crate::decode::fields::{FieldName, Role, well_known};
 use crate::decode::level::Level;
 use crate::yaml::{Checker, Kind, Node, nearest};
 use ipnet::IpNet;
@@ -111,12 +111,30 @@ impl Filter {
         })
     }
 
-    /// Whether every clause but those on the logger holds.
+    /// Whether it would hold if the record had some other logger.
     pub fn holds_but_logger(&self, lookup: Lookup<'_>) -> bool {
-        self.clauses
-            .iter()
-            .filter(|c| !matches!(c, Clause::Field { name, .. } if name.role == Some(Role::Logger)))
-            .all(|clause| clause.holds(lookup))
+        self.holds_with_logger(lookup, true)
+    }
+
+    /// Whether it holds if each clause on the logger gives `answer`.
+    fn holds_with_logger(&self, lookup: Lookup<'_>, answer: bool) -> bool {
+        self.clauses.iter().all(|clause| match clause {
+            Clause::Field { name, .. } if names_logger(name) => answer,
+            Clause::Field { .. } => clause.holds(lookup),
+            Clause::Any(filters) => {
+                filters.iter().any(|filter| filter.holds_with_logger(lookup, answer))
+            }
+            Clause::Not(filter) => !filter.holds_with_logger(lookup, !answer),
+        })
+    }
+
+    /// Whether a clause asks for the logger.
+    pub fn asks_for_logger(&self) -> bool {
+        self.clauses.iter().any(|clause| match clause {
+            Clause::Field { name, .. } => names_logger(name),
+            Clause::Any(filters) => filters.iter().any(Filter::asks_for_logger),
+            Clause::Not(filter) => filter.asks_for_logger(),
+        })
     }
 
     /// The fields it asks for.
@@ -187,6 +205,11 @@ impl Clause {
             Clause::Not(filter) => !filter.holds(lookup),
         }
     }
+}
+
+/// Whether what stands under a name is a logger's.
+fn names_logger(name: &FieldName) -> bool {
+    name.role == Some(Role::Logger) || well_known(&name.path) == Some(Role::Logger)
 }
 
 impl Test {

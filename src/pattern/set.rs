@@ -11,7 +11,7 @@ use crate::decode::envelope::CUT;
 use crate::decode::fields::{FieldName, Role};
 use crate::decode::level::Level;
 use crate::decode::word::Word;
-use crate::decode::{IpFact, Messages, Record};
+use crate::decode::{Messages, Record};
 use std::borrow::Cow;
 use std::net::IpAddr;
 
@@ -309,7 +309,7 @@ impl PatternSet {
                 continue;
             }
             let id = PatternId::try_from(index + BUILT_IN.len()).unwrap_or(PatternId::MAX);
-            let captures = match captures(pattern, messages) {
+            let captures = match captures(pattern, messages, record.goes_on()) {
                 Some(captures) => captures,
                 None => {
                     if claims(pattern, messages) {
@@ -318,7 +318,7 @@ impl PatternSet {
                     continue;
                 }
             };
-            if !pattern.filter.holds(&lookup) {
+            if !pattern.filter.holds(&lookup) || may_have_logger(pattern, record) {
                 if !pattern.readings.is_empty() && pattern.filter.holds_but_logger(&lookup) {
                     out.near_misses.push(id);
                 }
@@ -348,8 +348,10 @@ impl PatternSet {
     /// How `pattern` meets a record, for people.
     pub fn verdict(&self, pattern: &Pattern, record: &Record<'_>) -> Verdict {
         let messages = record.messages();
-        if let Some(captures) = captures(pattern, messages.all()) {
-            return match pattern.filter.first_failing(&|name| record.lookup(name)) {
+        if let Some(captures) = captures(pattern, messages.all(), record.goes_on()) {
+            let failing = pattern.filter.first_failing(&|name| record.lookup(name));
+            let unsure = may_have_logger(pattern, record).then(|| "logger".to_owned());
+            return match failing.or(unsure) {
                 Some(field) => Verdict::FieldDiffers(field),
                 None => Verdict::Matches(
                     captures
@@ -420,9 +422,20 @@ impl PatternSet {
         let ip = if doubt {
             None
         } else {
-            // What a client could have written is proven where the application says the same.
-            let agreed = |fact: IpFact<'_>| (fact.ip, fact.proven || text_ip == Some(fact.ip));
-            structured.map(agreed).or(text_ip.map(|ip| (ip, true)))
+            let told = text_ip.map(|ip| (ip, true));
+            let is_hidden = |ip: IpAddr| self.never.covers(ip).is_some();
+            match structured {
+                // What a client could have written is proven where the application says the same, and only a
+                // claim where it says something else.
+                Some(fact) if text_ip == Some(fact.ip) => Some((fact.ip, true)),
+                Some(fact) if fact.claimed => match text_ip.map(is_hidden) {
+                    None => Some((fact.ip, fact.proven)),
+                    Some(true) => Some((fact.ip, false)),
+                    Some(false) => told,
+                },
+                Some(fact) => Some((fact.ip, fact.proven)),
+                None => told,
+            }
         };
         let ip = ip.and_then(|(ip, proven)| {
             if self.never.covers(ip).is_some() {
@@ -549,9 +562,18 @@ impl PatternSet {
     }
 }
 
+/// Whether a pattern asks for the logger, and the record's may have been cut off.
+fn may_have_logger(pattern: &Pattern, record: &Record<'_>) -> bool {
+    record.is_early() && record.logger().is_none() && pattern.filter.asks_for_logger()
+}
+
 /// The captures of the first reading that fits one of a record's messages. Of a message that was cut, what
 /// was cut away might have been read in another way: only what stands fast whatever follows is one.
-fn captures<'t>(pattern: &'t Pattern, messages: &'t [Cow<'_, str>]) -> Option<Vec<Capture<'t>>> {
+fn captures<'t>(
+    pattern: &'t Pattern,
+    messages: &'t [Cow<'_, str>],
+    goes_on: bool,
+) -> Option<Vec<Capture<'t>>> {
     if pattern.readings.is_empty() {
         return Some(Vec::new());
     }
@@ -559,7 +581,7 @@ fn captures<'t>(pattern: &'t Pattern, messages: &'t [Cow<'_, str>]) -> Option<Ve
     messages.iter().find_map(|text| {
         let found = readings.iter().find_map(|way| Some((way, read_one(way, text)?)));
         let (way, mut captures) = found?;
-        if text.ends_with(CUT) {
+        if goes_on && text.ends_with(CUT) {
             let fast = match way {
                 Reading::Template(template) => template.fast(),
                 Reading::Regex { .. } => &[],

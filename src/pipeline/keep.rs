@@ -13,6 +13,7 @@ use super::remotes::{Outbox, Remotes, Watch};
 use super::{LAST, PATIENCE, Stop, Ways};
 use crate::action::decision::{Decision, instant_of};
 use crate::action::{Action, Op, Target};
+use crate::decide::AsTold;
 use crate::decide::board::{Board, LINGER};
 use crate::decide::hand::Known;
 use crate::decode::time::Micros;
@@ -209,14 +210,18 @@ pub fn recover(
     }
     let mut actions = Vec::new();
     let mut by: Option<(i64, Option<Translation>)> = None;
+    let mut others = false;
     let mut records = 0;
     // While rows are read, this connection is busy with them.
     let beside = Db::read_only(dir)?;
     db.journal_after(row, &mut |row| {
         if by.as_ref().is_none_or(|(id, _)| *id != row.dictionary) {
             let names = names(&beside, row.dictionary)?;
-            let translation = Translation::between(&names, &core.dictionary());
+            let now = core.dictionary();
+            let translation = Translation::between(&names, &now);
             core.expect_partial(translation.is_some());
+            others = names.is_of_others(&now);
+            core.hold_to(if others { Some(as_told(&beside)?) } else { None });
             by = Some((row.dictionary, translation));
         }
         let by = by.as_ref().and_then(|(_, by)| by.as_ref());
@@ -229,13 +234,15 @@ pub fn recover(
         }
         records += row.events;
         for action in core.take_actions() {
-            if !beside.has_action(&action.id)? {
+            // What other settings decided was told in the same step. Only an end may be new.
+            if (!others || action.op == Op::End) && !beside.has_action(&action.id)? {
                 actions.push(action);
             }
         }
         Ok(())
     })?;
     core.expect_partial(false);
+    core.hold_to(None);
     if by.is_some() {
         make_good(&mut core, &db, &mut actions)?;
     }
@@ -259,6 +266,32 @@ pub fn recover(
         before = ends_before(&core, &db)?;
     }
     Ok((core, Recovered { positions, actions, refused, over: past, ends_before: before, db }))
+}
+
+/// What was told of decisions.
+fn as_told(db: &Db) -> Result<AsTold, StateError> {
+    let mut told = AsTold::default();
+    let mut cursor = 0;
+    loop {
+        let page = db.actions_after(cursor, PAGE)?;
+        let Some(last) = page.last() else { return Ok(told) };
+        cursor = last.seq;
+        for stored in &page {
+            let (Ok(id), Ok(action)) =
+                (u64::from_str_radix(&stored.id, 16), Action::of_json(&stored.line))
+            else {
+                continue;
+            };
+            match action.op {
+                Op::Start | Op::Extend => _ = told.done.insert(id),
+                Op::Withheld => {
+                    let braked = action.guard == Some("brake");
+                    told.withheld.insert(id, braked);
+                }
+                Op::End | Op::Note => {}
+            }
+        }
+    }
 }
 
 /// The journal was applied by the rules and settings as they are now. Where those are others than

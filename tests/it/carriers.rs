@@ -365,6 +365,19 @@ fn a_logger_by_any_name_keeps_a_record_closed() {
     assert!(told_with("", &fluent).contains("ip-blocking"));
     let told = told_with("fields: { logger: [source] }\n", &fluent);
     assert!(!told.contains("ip-blocking"), "{told}");
+    // ECS has it nested, OTLP among the attributes.
+    let beats = json!({"@timestamp": time, "message": carried(), "agent": {}, "ecs": {}, "log": {"level": "info"}});
+    let otlp = |key: &str| {
+        json!({"resourceLogs": [{"scopeLogs": [{"logRecords": [{"timeUnixNano": "1754260200000000000",
+            "body": {"stringValue": carried()}, "attributes": [{"key": key, "value": {"stringValue": "chat"}}]}]}]}]})
+    };
+    assert!(told_with("", &beats).contains("ip-blocking"));
+    assert!(told_with("", &otlp("log.file.path")).contains("ip-blocking"));
+    let mut logged = beats;
+    logged["log"]["logger"] = json!("chat");
+    for record in [logged, otlp("log.logger")] {
+        assert!(!told_with("", &record).contains("ip-blocking"), "{record}");
+    }
     let journal = json!({"__REALTIME_TIMESTAMP": "1754260200000000", "SYSLOG_IDENTIFIER": "security", "MESSAGE": carried()});
     assert!(told_with("", &journal).contains("ip-blocking"));
     let mut logged = journal;

@@ -620,6 +620,62 @@ fn monsters_cost_no_more_than_their_length() {
     assert!(slow.is_empty(), "{slow:#?}");
 }
 
+/// What was found before the cut counts, but for what the rest could have said otherwise.
+#[test]
+fn the_beginning_of_an_object_counts_as_far_as_it_is_sure() {
+    const MAX: usize = 400;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("c.yaml"), format!("max_line: {MAX}\n")).unwrap();
+    let events = |line: &str| {
+        let line = line.replace('~', &"z".repeat(2 * MAX)) + "\n";
+        let args = ["replay", "-", "--config", "c.yaml", "--summary", "json", "--quiet"];
+        let output = crate::support::run_in(folder.path(), &args, line.as_bytes());
+        let summary: Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!(summary["lines"]["oversized"], 1, "{summary}");
+        let count = |name: &str| summary["events"][name].as_u64().unwrap_or(0);
+        let near = summary["near_misses"].as_object().is_some_and(|near| !near.is_empty());
+        let names = ["RATE_LIMIT_VIOLATION", "FAILED_LOGIN", "SERVER_ERROR", "HEALTH_CHECK_FAILED"];
+        (names.into_iter().filter(|name| count(name) > 0).collect::<Vec<_>>().join(" "), near)
+    };
+    let time = r#""timestamp":"2025-08-03T22:30:00Z""#;
+    let limit = "RATE_LIMIT_VIOLATION: ip=203.0.113.77, endpoint=/";
+    let failed = "FAILED_LOGIN: email=a@example.org, ip=203.0.113.77, reason=x";
+    let inner = format!(r#"{{\"message\":\"{failed}\"}}"#);
+    for (line, expected, near) in [
+        (
+            format!(r#"{{{time},"logger":"security","message":"{limit}~"}}"#),
+            "RATE_LIMIT_VIOLATION",
+            false,
+        ),
+        (
+            format!(r#"{{{time},"level":"ERROR","logger":"app","message":"~"}}"#),
+            "SERVER_ERROR",
+            false,
+        ),
+        (
+            format!(r#"{{{time},"logger":"a","path":"/health","httpStatus":503,"big":"~"}}"#),
+            "HEALTH_CHECK_FAILED",
+            false,
+        ),
+        (
+            format!(r#"[{{{time},"message":"{failed}"}},{{{time},"message":"{limit}~"}}]"#),
+            "FAILED_LOGIN",
+            true,
+        ),
+        // The logger may be among what was cut off, and what makes a record somebody's own.
+        (format!(r#"{{{time},"message":"{failed}","body":"~","logger":"chat"}}"#), "", true),
+        (
+            format!(r#"{{{time},"logger":"security","message":"{failed}","body":"~"}}"#),
+            "FAILED_LOGIN",
+            false,
+        ),
+        (format!(r#"{{{time},"message":"{inner}","stream":"~","logger":"chat"}}"#), "", false),
+        (format!(r#"{{"log":"{inner}","stream":"stdout","~":"x","logger":"chat"}}"#), "", false),
+    ] {
+        assert_eq!(events(&line), (expected.to_owned(), near), "{line}");
+    }
+}
+
 /// Who fills a line up to where it is cut would choose which part of an address is left of it.
 #[test]
 fn of_a_line_that_was_cut_nobody_is_named_by_what_is_left_of_a_name() {
@@ -674,6 +730,18 @@ fn of_a_line_that_was_cut_nobody_is_named_by_what_is_left_of_a_name() {
     assert_eq!(named(&filled(json, "1234}", "123")), (String::new(), 1));
     let json = r#"{"time":"2025-08-03T22:30:00Z","message":"m","kind":"y","pad":"~","ip":""#;
     assert_eq!(named(&filled(json, &format!("{ip}\"}}"), "203.0.113.7")), (String::new(), 1));
+    // Of a text that was cut inside a message, as of a line.
+    let json = r#"{"time":"2025-08-03T22:30:00Z","pad":"~","message":"X from 203.0.113.77 by "#;
+    assert_eq!(named(&filled(json, "smith\"}", "smi")), (ip.to_owned(), 1));
+    let json = r#"{"time":"2025-08-03T22:30:00Z","pad":"~","message":"X by u from "#;
+    assert_eq!(named(&filled(json, &format!("{ip}\"}}"), "203.0.113.7")), (String::new(), 1));
+    // Whoever can end a text with the mark of a cut hides nobody.
+    let whole = |message: &str| {
+        format!("{{\"time\":\"2025-08-03T22:30:00Z\",\"message\":\"{message}\"}}\n")
+    };
+    let marked = format!("u{}", portcullis::decode::envelope::CUT);
+    assert!(named(&whole(&format!("X from {ip} by {marked}"))).0.contains(ip));
+    assert!(named(&whole(&format!("X from {ip} by {marked}"))).0.contains('u'));
     // Of a list of proxies the end says whose request it was.
     let json = r#"{"time":"2025-08-03T22:30:00Z","message":"m","kind":"y","pad":"~","x_forwarded_for":["9.9.9.9""#;
     let (json, kept) = json.split_at(json.len() - r#""9.9.9.9""#.len());

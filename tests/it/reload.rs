@@ -399,3 +399,94 @@ fn decisions_made_before_a_kill_outlive_the_rules_that_made_them() {
         service.verify();
     }
 }
+
+#[test]
+fn settings_that_change_after_a_kill_judge_only_what_comes() {
+    let block = |count: u32| {
+        format!("id: block, per: ip, when: count > {count} within 1h, then: block for 1h")
+    };
+    let ip = "203.0.113.7";
+    let allow = format!("allow: [{{ ip: {ip}, comment: office }}]\n");
+    let brake = "brakes: { max_blocks_per_minute: 1 }\n";
+    // Settings and rule before and after; how many failures come before; what is said of them, and what the
+    // next failure brings, in the same minute and in the one after.
+    let cases = [
+        ("nobody is spared any more", allow.as_str(), 20, "", 20, 21, ["withheld"], ""),
+        (
+            "nobody is spared any more, and fewer are enough",
+            allow.as_str(),
+            20,
+            "",
+            10,
+            21,
+            ["withheld"],
+            "",
+        ),
+        ("a lower threshold", "", 20, "", 10, 15, [""], "start"),
+        ("a higher threshold", "", 10, "", 90, 15, ["start"], ""),
+        ("somebody is spared", "", 20, allow.as_str(), 20, 21, ["start"], "end"),
+        ("fewer a minute", "", 20, brake, 20, 21, ["start"], ""),
+    ];
+    for (what, before, least, after, then, failed, said, next) in cases {
+        let mut service = service(
+            &format!("state_dir: ./state\ncheckpoint: 1h\n{before}"),
+            &rules(&[&block(least)]),
+        );
+        // Somebody else is blocked first, in the same minute.
+        let mut lines = String::new();
+        if after == brake {
+            lines += &failures(-30, 21, "198.51.100.1");
+        }
+        lines += &failures(0, failed, ip);
+        service.append(LOG, "");
+        let mut running = service.start();
+        running.wait_until_it_says(": following");
+        service.append(LOG, &lines);
+        until(|| running.goes_on() && service.has_read(LOG), &String::new);
+        let others = usize::from(after == brake);
+        let expected = others + said.iter().filter(|said| !said.is_empty()).count();
+        until(|| running.goes_on() && service.lines(ACTIONS).len() == expected, &|| {
+            what.to_owned()
+        });
+        running.kill();
+        let ops = |service: &Service| -> Vec<String> {
+            let lines = service.lines(ACTIONS).into_iter().skip(others);
+            let op = |line: String| {
+                serde_json::from_str::<serde_json::Value>(&line).unwrap()["op"]
+                    .as_str()
+                    .unwrap()
+                    .to_owned()
+            };
+            lines.map(op).collect()
+        };
+        let told = ops(&service);
+        assert_eq!(
+            told,
+            said.iter().filter(|said| !said.is_empty()).copied().collect::<Vec<_>>(),
+            "{what}"
+        );
+        let text = fs::read_to_string(service.path("portcullis.yaml")).unwrap();
+        let text = format!("{}{after}", text.replace(before, ""));
+        service.write("portcullis.yaml", &text);
+        service.write("rules.yaml", &rules(&[&block(then)]));
+        service.catch_up(LOG);
+        let now: Vec<String> = ops(&service).into_iter().skip(told.len()).collect();
+        let lifted = if next == "end" { vec!["end"] } else { vec![] };
+        assert_eq!(now, lifted, "{what}: {:#?}", service.lines(ACTIONS));
+        // What was counted still counts.
+        service.append(LOG, &failures(failed, 1, ip));
+        service.catch_up(LOG);
+        let now: Vec<String> = ops(&service).into_iter().skip(told.len()).collect();
+        let came: Vec<&str> = [next].into_iter().filter(|next| !next.is_empty()).collect();
+        assert_eq!(now, came, "{what}: {:#?}", service.lines(ACTIONS));
+        // One decision more, if any, is in force.
+        let (decisions, _) = service.decisions();
+        let active = decisions
+            .iter()
+            .filter(|one| one.value.as_deref() == Some(ip) && one.ended.is_none())
+            .count();
+        let in_force = (said[0] == "start" || next == "start") && next != "end";
+        assert_eq!(active, usize::from(in_force), "{what}: {decisions:?}");
+        service.verify();
+    }
+}

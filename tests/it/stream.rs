@@ -1122,7 +1122,7 @@ fn structure_beats_text_and_two_structures_are_nobody() {
     // A list that a client could have begun proves nothing by itself; the application's word does.
     let forwarded = |by: &str| format!(r#"{{{time},{said},"x-forwarded-for":"192.0.2.1, {by}"}}"#);
     story.gives(&forwarded("203.0.113.7"), "0s start block 203.0.113.7 until 3600s x1");
-    story.gives(&forwarded("203.0.113.8"), "0s withheld block 203.0.113.8 x1 by trusted_proxies");
+    story.gives(&forwarded("203.0.113.8"), "0s start block 203.0.113.7 until 3600s x1");
     // A logger without a name is none.
     story.gives(
         &format!(r#"{{{time},{said},"logger":""}}"#),
@@ -1151,6 +1151,201 @@ fn structure_beats_text_and_two_structures_are_nobody() {
     assert_eq!((told.summary.lines.near_miss, told.summary.near_misses["SAID"].count), (1, 1));
     story.gives(&format!(r#"{{{time},"message":"SAID: user=a at 203.0.113.7"}}"#), missed);
     story.gives(&format!(r#"{{{time},"message":"they SAID: user=a, ip=203.0.113.7, tag=x"}}"#), "");
+}
+
+#[test]
+fn a_forwarding_header_beside_a_gateway_chooses_nobody() {
+    let time = r#""timestamp":"2025-01-01T00:00:00Z""#;
+    let story = |trusted: &str| {
+        let story = Story::default()
+            .rule("b", "FAIL", "ip", "count >= 1 within 5m", "block for 1h", "")
+            .rule("s", "SAID", "ip", "count >= 1 within 5m", "block for 1h", "");
+        story.config(&format!("trusted_proxies: [{trusted}]"))
+    };
+    let start = "0s start block 9.9.9.9 until 3600s x1 [b]";
+    for header in ["x_forwarded_for", "x-real-ip", "cf_connecting_ip"] {
+        let beside = |ip: &str| {
+            format!(r#"{{{time},"message":"FAIL","ip_address":"{ip}","{header}":"9.9.9.9"}}"#)
+        };
+        story("")
+            .gives(&beside("172.17.0.1"), "0s withheld block 9.9.9.9 x1 [b] by trusted_proxies");
+        story("172.17.0.0/16").gives(&beside("172.17.0.1"), start);
+        // Alone it is all that there is.
+        story("").gives(&format!(r#"{{{time},"message":"FAIL","{header}":"9.9.9.9"}}"#), start);
+        // What the application says in its message is better than a header that any client can send.
+        let said = |ip: &str| {
+            format!(r#"{{{time},"message":"SAID: user=a, ip={ip}, tag=x","{header}":"9.9.9.9"}}"#)
+        };
+        story("").gives(&said("203.0.113.7"), "0s start block 203.0.113.7 until 3600s x1 [s]");
+        story("").gives(&said("172.17.0.1"), "0s withheld block 9.9.9.9 x1 [s] by trusted_proxies");
+        story("").gives(&said("9.9.9.9"), "0s start block 9.9.9.9 until 3600s x1 [s]");
+        story("10.0.0.0/8")
+            .gives(&said("203.0.113.7"), "0s start block 9.9.9.9 until 3600s x1 [s]");
+    }
+}
+
+#[test]
+fn what_was_held_counts_however_far_the_clock_leaps() {
+    let story = Story::of("FAIL", "ip", "count >= 2 within 10s", "block for 1h", "");
+    let block = "90001s start block 203.0.113.7 until 93601s x2";
+    for leap in ["180000s", "1000000s"] {
+        let lines = format!(
+            "clock 0s\n90000s FAIL ip=203.0.113.7\n90001s FAIL ip=203.0.113.7\nclock 3s\nclock {leap}"
+        );
+        let end = "93601s end block 203.0.113.7 crossings 1";
+        let told = story.gives(&lines, &format!("{block}\n{end}"));
+        assert_eq!((told.summary.records.future, told.summary.records.late), (0, 0));
+    }
+    // With one that was not held.
+    let story = Story::of("FAIL", "ip", "count >= 2 within 2h", "block for 1h", "");
+    story.gives(
+        "clock 0s\n86000s FAIL ip=203.0.113.7\n90001s FAIL ip=203.0.113.7\nclock 3s\nclock 180000s",
+        "90001s start block 203.0.113.7 until 93601s x2
+         93601s end block 203.0.113.7 crossings 1",
+    );
+}
+
+#[test]
+fn a_record_of_two_names_is_one_event() {
+    let both = r#"{"timestamp":"2025-01-01T00:00:00Z","message":"FAIL","both":"FAIL","ip_address":"203.0.113.7"}"#;
+    let folder = tempfile::tempdir().unwrap();
+    let pack = "pack: p\npatterns:\n  ONE: { title: t, read: 'FAIL', tests: [{ line: 'FAIL' }] }\n  TWO: { title: t, where: { both: exists }, tests: [{ line: '{\"both\":1}' }] }\nrules:\n  - { id: both, title: t, on: [ONE, TWO], per: ip, when: count >= 3 within 1h, then: alert }\n  - { id: distinct, title: t, on: [TWO, ONE], per: ip, when: distinct(both) >= 2 within 1h, then: alert }\n  - { id: then, title: t, per: ip, when: ONE >= 2 then TWO within 1h, then: alert }\n";
+    std::fs::write(folder.path().join("p.yaml"), pack).unwrap();
+    let told = |n: usize| {
+        let input: String =
+            (0..n).map(|i| both.replace("00:00Z", &format!("00:{i:02}Z")) + "\n").collect();
+        let args = ["replay", "-", "--patterns", "p.yaml", "--summary", "json", "--quiet"];
+        let output = crate::support::run_in(folder.path(), &args, input.as_bytes());
+        let summary: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!((&summary["events"]["ONE"], &summary["events"]["TWO"]), (&n.into(), &n.into()));
+        let lines = crate::support::stdout(&output);
+        let mut rules: Vec<String> = lines
+            .lines()
+            .map(|line| {
+                let line: serde_json::Value = serde_json::from_str(line).unwrap();
+                format!("{} {}", line["rule"].as_str().unwrap(), line["count"])
+            })
+            .collect();
+        rules.sort();
+        rules
+    };
+    assert_eq!(told(1), [""; 0]);
+    // Whoever asks for one name and then the other gets both.
+    assert_eq!(told(2), [""; 0]);
+    assert_eq!(told(3), ["both 3", "then 2"]);
+}
+
+#[test]
+fn only_logins_make_an_address_known() {
+    let lock = |per: &str, when: &str| {
+        Story::of("FAIL", "user", "count >= 3 within 5m", "lock for 1h", "")
+            .rule("other", "FAIL", per, when, "alert", "")
+    };
+    for (per, when) in [
+        ("user", "first_seen(country)"),
+        ("user", "unusual(hour)"),
+        ("ip", "first_seen(reason)"),
+        ("user", "TICK >= 5 then FAIL within 10m"),
+    ] {
+        let story = match when.contains("then") {
+            false => lock(per, when),
+            true => Story::of("FAIL", "user", "count >= 3 within 5m", "lock for 1h", "")
+                .rule("other", "", per, when, "alert", ""),
+        };
+        let told = story.tell("0s+1s*4 FAIL user=anna ip=203.0.113.7 country=DE reason=x");
+        let lock = told.actions.iter().find(|action| action.action == "lock").unwrap();
+        assert!(lock.known_ips.is_empty(), "{when}: {lock:?}");
+    }
+    let story = Story::of("FAIL", "user", "count >= 3 within 5m", "lock for 1h", "").rule(
+        "other",
+        "LOGIN",
+        "user",
+        "first_seen(country)",
+        "alert",
+        "",
+    );
+    let told = story
+        .tell("0s LOGIN user=anna ip=192.0.2.1 country=DE\n1s+1s*4 FAIL user=anna ip=203.0.113.7");
+    let lock = told.actions.iter().find(|action| action.action == "lock").unwrap();
+    assert_eq!(lock.known_ips, ["192.0.2.1"]);
+}
+
+#[test]
+fn a_name_that_became_a_number_is_a_name() {
+    let story = Story::of("FAIL", "user", "count >= 1 within 5m", "lock for 1h", "");
+    let line = |name: &str| {
+        format!(r#"{{"timestamp":"2025-01-01T00:00:00Z","message":"FAIL","username":{name}}}"#)
+    };
+    for name in ["12345", "12345.0", r#""12345""#] {
+        story.gives(&line(name), "0s start lock 12345 until 3600s x1");
+    }
+    for none in ["0", "true", "null", r#""""#] {
+        story.gives(&line(none), "");
+    }
+}
+
+#[test]
+fn a_shippers_time_beside_the_records_own_is_no_contradiction() {
+    let story = Story::of("FAIL", "ip", "count >= 1 within 5m", "block for 1h", "");
+    let line = |own: &str, stamped: &str| {
+        let own = format!(r#""timestamp":"{own}""#);
+        let stamped = format!(r#""@timestamp":{stamped}"#);
+        let rest = r#""message":"FAIL","ip_address":"203.0.113.7""#;
+        [format!("{{{own},{stamped},{rest}}}"), format!("{{{stamped},{own},{rest}}}")]
+    };
+    let same = ["2025-01-01T00:00:10.5Z", "2025-01-01T01:00:10.5+01:00"];
+    for (own, stamped) in [
+        (same[0], "1735689611.25"),
+        (same[0], "1735689610.5"),
+        (same[1], r#""2025-01-01T00:00:10.5Z""#),
+        (same[0], r#""2025-01-01T00:01:10.5Z""#),
+    ] {
+        for line in line(own, stamped) {
+            story.gives(&line, "10.5s start block 203.0.113.7 until 3610.5s x1");
+        }
+    }
+    for (own, stamped) in [
+        (same[0], r#""2025-01-01T00:01:10.500001Z""#),
+        (same[0], "1735689500"),
+        (same[0], r#""no time""#),
+    ] {
+        for line in line(own, stamped) {
+            story.gives(&line, "");
+        }
+    }
+    let twice = r#""timestamp":"2025-01-01T00:00:11Z","@timestamp":"2025-01-01T00:00:11Z""#;
+    let [line, _] = line(same[0], "1735689610.5");
+    story.gives(&line.replacen('{', &format!("{{{twice},"), 1), "");
+}
+
+#[test]
+fn a_near_miss_by_the_logger_is_found_however_it_is_asked_for() {
+    for (ask, near) in [
+        ("logger: [app, absent]", true),
+        ("loggerName: app", true),
+        ("any: [{ logger: app }, { logger: api, kind: x }]", true),
+        ("any: [{ kind: x }, { kind: y }]", false),
+        ("not: { logger: [chat, '5'] }", true),
+        ("not: { logger: exists }", true),
+        ("not: { kind: z }", false),
+        ("kind: x, logger: app", false),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let pack = format!(
+            "pack: p\npatterns:\n  OUT:\n    title: t\n    where: {{ {ask} }}\n    read: 'OUT: {{name}}'\n    tests: [{{ line: 'OUT: a' }}]\n"
+        );
+        std::fs::write(folder.path().join("p.yaml"), pack).unwrap();
+        for logger in [r#""chat""#, "5"] {
+            let line = format!(
+                "{{\"timestamp\":\"2025-01-01T00:00:00Z\",\"message\":\"OUT: a\",\"logger\":{logger},\"kind\":\"z\"}}\n"
+            );
+            let args = ["replay", "-", "--patterns", "p.yaml", "--summary", "json", "--quiet"];
+            let output = crate::support::run_in(folder.path(), &args, line.as_bytes());
+            let summary: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+            let expected = i32::from(near);
+            assert_eq!(summary["lines"]["near_miss"], expected, "{ask}, {logger}: {summary}");
+        }
+    }
 }
 
 #[test]
