@@ -15,9 +15,14 @@ use anyhow::{Result, anyhow, bail};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Decisions that a table has unless told otherwise.
 const LISTED: u32 = 100;
+
+/// How long an answer is waited for: a little longer than `serve` waits itself unless told otherwise, which then
+/// says what is the matter.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Bytes of an answer: as many decisions as can be asked for.
 const ANSWER_MAX: u64 = 64 << 20;
@@ -213,7 +218,8 @@ fn token(server: &Server) -> Result<Option<String>> {
 }
 
 fn call(url: &str, server: &Server, asked: &Asked<'_>) -> Result<Answer> {
-    let client = Client::new(server.ca.as_deref()).map_err(|why| anyhow!("error: {why}"))?;
+    let client =
+        Client::patient(server.ca.as_deref(), PATIENCE).map_err(|why| anyhow!("error: {why}"))?;
     let client = client.reading(ANSWER_MAX);
     let bearer = token(server)?.map(|token| format!("Bearer {token}"));
     let mut headers = vec![("accept", "application/json")];
@@ -231,6 +237,8 @@ fn call(url: &str, server: &Server, asked: &Asked<'_>) -> Result<Answer> {
             || trouble.why().contains("UnknownIssuer")
         {
             "if an authority of your own has signed its certificate, name it with --ca FILE"
+        } else if trouble.why().contains("timeout: global") && asked.body.is_some() {
+            "it does not answer; the order may still be carried out: `portcullis decisions` says whether it was"
         } else {
             "does it run, and does its configuration say `serve`? --url or PORTCULLIS_URL say where"
         };

@@ -51,6 +51,8 @@ const RETRY: Duration = Duration::from_millis(500);
 const TIDY: Duration = Duration::from_secs(1);
 /// A reader that took nothing for so long is said to be stuck.
 const STUCK: Duration = Duration::from_secs(10);
+/// Lines of a file that are looked through for what it has beyond the state.
+const AHEAD_MAX: usize = 200_000;
 /// Actions read from the outbox at once.
 const PAGE: usize = 1000;
 /// Records in the journal after which a snapshot is due whatever it takes: a restart applies them
@@ -372,6 +374,28 @@ fn names(db: &Db, id: i64) -> Result<Dictionary, StateError> {
         .map_err(|error| db.damaged(format!("dictionary {id} cannot be read: {error}")))
 }
 
+/// Forgets sinks that are not among `all` any more, and says what waited for them.
+fn forget_gone(
+    db: &mut Db,
+    cursors: &BTreeMap<String, i64>,
+    all: &[(String, i64)],
+    last: i64,
+) -> Result<(), StateError> {
+    for (gone, cursor) in cursors {
+        if all.iter().any(|(name, _)| name == gone) {
+            continue;
+        }
+        let waited = match u64::try_from(last - cursor).unwrap_or(0) {
+            0 => "nothing waited for it".to_owned(),
+            1 => "1 line that waited for it is let go".to_owned(),
+            n => format!("{} lines that waited for it are let go", grouped(n)),
+        };
+        warn!("the sink {gone} is no longer configured: {waited}");
+        db.forget_cursor(gone)?;
+    }
+    Ok(())
+}
+
 /// A dictionary as it is kept.
 pub fn text(names: &Dictionary) -> String {
     serde_json::to_string(names).unwrap_or_default()
@@ -415,6 +439,7 @@ impl Keeper {
                 failing: None,
                 closed: false,
                 delivered: 0,
+                has: HashSet::new(),
             });
         }
         let far: Vec<(String, i64)> = remotes
@@ -433,18 +458,7 @@ impl Keeper {
             // After a kill it must not be new again: what then waits is for it too.
             db.commit(&Commit { cursors: &new, ..Commit::default() })?;
         }
-        for (gone, cursor) in &cursors {
-            if all.iter().any(|(name, _)| name == gone) {
-                continue;
-            }
-            let waited = match u64::try_from(last - cursor).unwrap_or(0) {
-                0 => "nothing waited for it".to_owned(),
-                1 => "1 line that waited for it is let go".to_owned(),
-                n => format!("{} lines that waited for it are let go", grouped(n)),
-            };
-            warn!("the sink {gone} is no longer configured: {waited}");
-            db.forget_cursor(gone)?;
-        }
+        forget_gone(&mut db, &cursors, &all, last)?;
         let mut snapshots = Snapshots::open(dir)?;
         for id in refused {
             // It would be kept in place of a good one.
@@ -457,7 +471,7 @@ impl Keeper {
         let outbox = Outbox::Kept(dir.to_owned());
         let remotes = Remotes::start(remotes, &places, last, &outbox, &board);
         let watch = remotes.watch();
-        let worker = Worker {
+        let mut worker = Worker {
             db,
             file: file_in(dir).ok().flatten(),
             dir: dir.to_owned(),
@@ -479,7 +493,10 @@ impl Keeper {
             stop: Arc::clone(stop),
         };
         let first = Step { actions, ..Step::default() };
-        let thread = thread::spawn(move || worker.run(first, &queue));
+        let thread = thread::spawn(move || {
+            worker.look_ahead(&new);
+            worker.run(first, &queue)
+        });
         Ok(Self {
             send: Some(send),
             thread: Some(thread),
@@ -645,6 +662,8 @@ struct Outlet {
     closed: bool,
     /// Actions given to it.
     delivered: u64,
+    /// Ids of lines that it had when the state was set back to before them: they are not given again.
+    has: HashSet<String>,
 }
 
 struct Worker {
@@ -945,6 +964,30 @@ impl Worker {
         }
     }
 
+    /// Finds out what sinks have that the state does not know of: it was set back, to a copy that is older than
+    /// they are. Not of those that are `new` to it, whose lines may be anybody's.
+    fn look_ahead(&mut self, new: &[(String, i64)]) {
+        for outlet in &mut self.outlets {
+            if new.iter().any(|(name, _)| *name == outlet.name) {
+                continue;
+            }
+            // What cannot be read now is told when it is to be written.
+            let Ok(last) = outlet.sink.known(1) else { continue };
+            if last.iter().all(|id| self.db.has_action(id).unwrap_or(true)) {
+                continue;
+            }
+            let Ok(mut ids) = outlet.sink.known(AHEAD_MAX) else { continue };
+            ids.retain(|id| !self.db.has_action(id).unwrap_or(true));
+            warn!(
+                "the sink {} has {} lines that the state directory does not know; was it set back? Those among \
+                 them that come again are not written again",
+                outlet.name,
+                grouped(u64::try_from(ids.len()).unwrap_or(u64::MAX))
+            );
+            outlet.has = ids;
+        }
+    }
+
     /// Lets sinks that are behind catch up from the outbox.
     fn catch_up(&mut self) {
         let last = match self.db.last_action() {
@@ -1078,6 +1121,9 @@ impl Outlet {
     ) -> std::io::Result<()> {
         let mut count = 0;
         for action in actions {
+            if !self.has.is_empty() && self.has.contains(&action.id) {
+                continue;
+            }
             count += 1;
             self.closed |= self.sink.deliver(action)? == Delivered::Closed;
         }

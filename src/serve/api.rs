@@ -420,8 +420,14 @@ async fn order(
     let because = because(reason)?;
     let told = format!("{name} {} {}", target.kind, target.text());
     let order = Order { what, target, by: who.name.to_string(), because, at: wall_clock(), force };
-    let carried = shared.asker.order(order).await.map_err(unanswered)?;
-    audit(who, &told, reason, &carried);
+    // Whoever asked may have gone when it is carried out; the log says it all the same.
+    let (asker, who, reason) = (shared.asker.clone(), who.clone(), reason.to_owned());
+    let carried = tokio::spawn(async move {
+        let carried = asker.order(order).await?;
+        audit(&who, &told, &reason, &carried);
+        Ok(carried)
+    });
+    let carried = carried.await.unwrap_or(Err(Unanswered::Over)).map_err(unanswered)?;
     if let Some(why) = carried.refused {
         return Err(Refusal::new(StatusCode::CONFLICT, "refused", why));
     }

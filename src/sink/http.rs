@@ -52,6 +52,14 @@ impl Client {
     /// # Errors
     /// When the file cannot be read or holds no certificate.
     pub fn new(ca: Option<&str>) -> Result<Self, String> {
+        Self::patient(ca, TIMEOUT)
+    }
+
+    /// The same with another time for a whole call.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn patient(ca: Option<&str>, timeout: Duration) -> Result<Self, String> {
         let mut tls = ureq::tls::TlsConfig::builder();
         if let Some(path) = ca {
             let pem = std::fs::read(path).map_err(|error| format!("`ca` {path}: {error}"))?;
@@ -67,7 +75,7 @@ impl Client {
             tls = tls.root_certs(certificates.into());
         }
         let config = ureq::Agent::config_builder()
-            .timeout_global(Some(TIMEOUT))
+            .timeout_global(Some(timeout))
             // Whoever sends us elsewhere might have us sign for somebody else.
             .max_redirects(0)
             .max_redirects_will_error(false)

@@ -1107,6 +1107,16 @@ impl Whereabouts {
     }
 }
 
+/// Bytes that are unpacked to find out whether there is more.
+const UNPACKED_MAX: u64 = 1 << 30;
+
+/// Whether a packed file holds so many bytes and no more: then nothing of it is missing to who has read them.
+fn unpacks_to(path: &Path, length: u64) -> bool {
+    let Ok(packed) = file::open(path) else { return false };
+    let mut content = io::Read::take(packed.reader, length + 1);
+    length <= UNPACKED_MAX && io::copy(&mut content, &mut io::sink()).is_ok_and(|n| n == length)
+}
+
 /// Whether a packed file can be looked into.
 fn is_readable_pack(path: &Path) -> bool {
     file::open(path).is_ok_and(|opened| opened.packed)
@@ -1295,7 +1305,8 @@ impl<'a> Follower<'a> {
         let time = time.or(SystemTime::UNIX_EPOCH.checked_add(written.unwrap_or_default()));
         let fitting = !position.settled && to.is_some();
         let moved = Moved { from: path.clone(), to: to.clone(), time, fitting };
-        self.outlet.note(if position.settled {
+        let whole = || to.as_deref().is_some_and(|packed| unpacks_to(packed, position.offset));
+        self.outlet.note(if position.settled || whole() {
             FollowNote::Closed { path, source }
         } else {
             FollowNote::Missed { path, source, at: position.offset, packed: to }
@@ -3043,6 +3054,29 @@ mod tests {
         );
         assert_eq!(notes[..1], [expected]);
         assert_eq!(place.kept.losses.len(), 2);
+    }
+
+    #[test]
+    fn a_packed_file_whose_inode_was_used_again_is_named_and_the_new_one_read() {
+        for lost in ["", "lost\n"] {
+            let mut place = Place::new(&["app.log"]);
+            place.append("app.log", OLD);
+            place.run();
+            pack(&place.path("app.log.1.gz"), &format!("{OLD}{lost}"));
+            // As if the new file had got the number of the old.
+            fs::write(place.path("app.log"), "new\n").unwrap();
+            let (lines, notes) = place.run();
+            assert_eq!(lines, ["new"]);
+            let said = match lost {
+                "" => "app.log: not followed any more",
+                _ => {
+                    "app.log: rotated and compressed while nobody was reading; what was written behind \
+                     byte 50 is missing here; `portcullis replay app.log.1.gz` reads it"
+                }
+            };
+            assert_eq!(notes.first().map(String::as_str), Some(said));
+            assert_eq!(place.kept.losses.len(), usize::from(!lost.is_empty()));
+        }
     }
 
     #[test]

@@ -184,7 +184,11 @@ pub(super) fn find(
         let place = candidates.iter().position(|one| {
             one.id() == position.id() && one.path == position.path && !taken.contains(&one.id())
         });
-        if let Some(index) = place {
+        // If its content was packed elsewhere, only its inode was used again.
+        let packed = || packed(&position.path, &position.head, candidates);
+        if let Some(index) = place
+            && packed().is_none()
+        {
             *finding = Finding::Overwritten(index);
             taken.insert(position.id());
         }

@@ -406,3 +406,45 @@ fn what_began_before_there_was_a_clock_does_not_end_at_a_restart() {
     running.stop();
     assert_eq!(service.lines(ACTIONS).len(), 1, "{:?}", service.lines(ACTIONS));
 }
+
+/// Whoever puts an older copy of the state in its place reads the log again from there.
+#[test]
+fn a_state_that_was_set_back_doubles_no_line_of_a_file() {
+    let mut service = Service::new(
+        &config(&format!(
+            "source: {{ files: [{LOG}], follow: true }}\nstate_dir: ./state\nsinks:\n  - file: {{ path: {ACTIONS} }}\n"
+        )),
+        RULES,
+    );
+    let lines = busy(&mut Dice(7), 3000);
+    let write =
+        |service: &Service, lines: &[String]| service.append(LOG, &(lines.join("\n") + "\n"));
+    write(&service, &lines[..1000]);
+    service.catch_up(LOG);
+    let copy = service.path("copy");
+    let all = |from: &std::path::Path, to: &std::path::Path| {
+        fs::create_dir_all(to).unwrap();
+        for file in fs::read_dir(from).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    };
+    all(&service.state(), &copy);
+    write(&service, &lines[1000..2000]);
+    service.catch_up(LOG);
+    let before = service.lines(ACTIONS).len();
+    fs::remove_dir_all(service.state()).unwrap();
+    all(&copy, &service.state());
+    write(&service, &lines[2000..]);
+    let said = service.catch_up(LOG);
+    assert!(said.contains("lines that the state directory does not know"), "{said}");
+    let got = service.lines(ACTIONS);
+    let different: BTreeSet<&String> = got.iter().collect();
+    assert!(
+        got.len() > before && different.len() == got.len(),
+        "{} {}",
+        got.len(),
+        different.len()
+    );
+    assert_same(&got, &replayed(&service, &lines), "set back");
+}
