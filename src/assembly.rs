@@ -181,22 +181,12 @@ impl Assembly {
     }
 }
 
-fn problem(file: &str, message: String) -> Problem {
-    Problem {
-        file: file.to_owned(),
-        place: Place::default(),
-        excerpt: String::new(),
-        width: 0,
-        message,
-        help: None,
-    }
-}
-
 /// Reads the file of identities.
 fn people(path: &Path) -> Result<Identities, Vec<Problem>> {
     let name = path.display().to_string();
-    let one =
-        |message: String| vec![problem(&name, format!("cannot read `identities`: {message}"))];
+    let one = |message: String| {
+        vec![Problem::whole(&name, format!("cannot read `identities`: {message}"))]
+    };
     crate::source::file::probe(path).map_err(|error| one(error.to_string()))?;
     let length = std::fs::metadata(path).map_err(|error| one(format!("{name}: {error}")))?.len();
     if length > FILE_MAX {
@@ -236,7 +226,8 @@ impl GeoIp {
                 Err(input) => input.to_string(),
                 Ok(()) => format!("{name}: {error}"),
             };
-            let mut problem = problem(&name, format!("cannot read the `geoip` database: {why}"));
+            let mut problem =
+                Problem::whole(&name, format!("cannot read the `geoip` database: {why}"));
             problem.help =
                 Some("expected a country or city database in MaxMind's .mmdb format".to_owned());
             problem

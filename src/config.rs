@@ -292,6 +292,17 @@ impl Settings {
         self.named_at.extend(value.as_list().into_iter().filter_map(named));
     }
 
+    /// What is wrong with a sink, told where it is configured.
+    pub fn of_sink(&self, sink: &SinkConfig, what: &str) -> Problem {
+        let name = sink.name();
+        let message = format!("sink {name}: {what}");
+        let at = self.named_at.iter().rfind(|(known, _)| *known == name);
+        match at {
+            Some((_, at)) => Problem { message, ..at.clone() },
+            None => Problem::whole(&name, message),
+        }
+    }
+
     /// What is wrong with a file as a whole, told where it is named.
     pub fn where_named(&self, problem: Problem) -> Problem {
         let named = |(name, _): &&(String, Problem)| *name == problem.file;
@@ -451,6 +462,7 @@ impl Settings {
                 };
                 checker.node(node, format!("two sinks are called `{name}`"), Some(help.into()));
             }
+            self.named_at.push((name.clone(), checker.later(node)));
             known.push(name);
         }
     }

@@ -55,14 +55,7 @@ fn documents(entry: &str, problems: &mut Vec<Problem>) -> Vec<Document> {
     }
     let path = Path::new(entry);
     let mut fail = |message: String, help: Option<String>| {
-        problems.push(Problem {
-            file: entry.to_owned(),
-            place: Place::default(),
-            excerpt: String::new(),
-            width: 0,
-            message,
-            help,
-        });
+        problems.push(Problem { help, ..Problem::whole(entry, message) });
     };
     let mut paths = vec![path.to_owned()];
     if path.is_dir() {

@@ -44,6 +44,20 @@ pub struct Problem {
     pub help: Option<String>,
 }
 
+impl Problem {
+    /// About a document, or whatever else is called `file`, as a whole.
+    pub fn whole(file: &str, message: String) -> Self {
+        Self {
+            file: file.to_owned(),
+            place: Place::default(),
+            excerpt: String::new(),
+            width: 0,
+            message,
+            help: None,
+        }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "error: {}", self.message)?;

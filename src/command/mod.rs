@@ -204,20 +204,21 @@ fn why(path: &str, error: &std::io::Error) -> String {
 /// # Errors
 /// When one cannot be opened.
 fn sinks(settings: &Settings) -> Result<Vec<Sink>> {
+    let cannot = |config: &SinkConfig, what: &str| anyhow!("{}", settings.of_sink(config, what));
     let open = |config: &SinkConfig| match config {
         SinkConfig::Stdout { output } => Ok(Sink::Stdout(StdoutSink::new(*output))),
         SinkConfig::File { path, output } => {
             let sink = FileSink::open(path, *output);
-            sink.map(Sink::File).map_err(|error| anyhow!("error: sink file {}", why(path, &error)))
+            sink.map(Sink::File).map_err(|error| cannot(config, &why(path, &error)))
         }
         #[cfg(feature = "kafka")]
         SinkConfig::Kafka { connection, topic, output } => {
             let sink = crate::sink::kafka::KafkaSink::open(connection, topic, *output);
-            sink.map(Sink::Kafka).map_err(|error| anyhow!("error: sink kafka {topic}: {error}"))
+            sink.map(Sink::Kafka).map_err(|error| cannot(config, &error.to_string()))
         }
         #[cfg(not(feature = "kafka"))]
-        SinkConfig::Kafka { .. } => Err(anyhow!("error: sink kafka: {}", crate::kafka::NOT_BUILT)),
-        other => Err(anyhow!("error: sink {}: it works on a thread of its own", other.name())),
+        SinkConfig::Kafka { .. } => Err(cannot(config, crate::kafka::NOT_BUILT)),
+        other => Err(cannot(other, "it works on a thread of its own")),
     };
     settings.sinks.iter().filter(|sink| !sink.is_remote()).map(open).collect()
 }
@@ -258,7 +259,7 @@ pub fn remote(
         armed: settings.armed,
     };
     let opened = config.remote(&context);
-    opened.map_err(|error| anyhow!("error: sink {}: {error}", config.name()))
+    opened.map_err(|error| anyhow!("{}", settings.of_sink(config, &error.to_string())))
 }
 
 /// Listens for SIGINT and SIGTERM; a second one ends at once.

@@ -1216,3 +1216,21 @@ fn one_file_for_two_sinks_is_refused_under_any_names() {
         assert_eq!(code(&output), 0, "{}", stderr(&output));
     }
 }
+
+#[test]
+fn a_sink_that_cannot_be_opened_is_told_where_it_is_configured() {
+    let folder = tempfile::tempdir().unwrap();
+    for (sink, what) in [
+        ("file: { path: /nowhere/x }", "there is no folder `/nowhere`; make it first"),
+        ("command: { argv: [/nowhere/x] }", "/nowhere/x"),
+        ("webhook: { url: 'https://example.org/', ca: nowhere.pem }", "nowhere.pem"),
+        ("webhook: { url: 'https://example.org/', secret: { env: NOWHERE } }", "NOWHERE"),
+    ] {
+        let config = format!("sinks:\n  - stdout: {{}}\n  - {sink}\n");
+        fs::write(folder.path().join("c.yaml"), config).unwrap();
+        let output = run_in(folder.path(), &["run", "--config", "c.yaml"], b"");
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(what) && said.contains("--> c.yaml:3:5"), "{said}");
+    }
+}
