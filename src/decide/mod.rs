@@ -262,27 +262,19 @@ impl Decider {
         let at = firing.time;
         let key = self.key(firing, then.action);
         let base = firing.rule.duration(&then);
-        match self.ledger.get(key) {
-            Some(active) if active.until > at => {
-                // Only a person may go on against the guards. Nobody is kept out longer for what could
-                // not have kept him out.
-                let (forced, blocks) = (active.forced, then.action == ActionKind::Block);
-                let standing =
-                    if blocks && !forced { told.telling().told.standing() } else { Standing::Good };
-                let forbids = || self.guard.forbids(key.target, standing, then.action, at);
-                match if forced || blocks { forbids() } else { None } {
-                    None => self.repeat(told, then, key, base),
-                    Some(_) if forced => {}
-                    Some(guard) => self.withheld(told, then, key, guard),
-                }
-                return Verdict::Stands;
+        if let Some(active) = self.ledger.get(key).filter(|active| active.until > at) {
+            // Only a person may go on against the guards. Nobody is kept out longer for what could
+            // not have kept him out.
+            let (forced, blocks) = (active.forced, then.action == ActionKind::Block);
+            let standing =
+                if blocks && !forced { told.telling().told.standing() } else { Standing::Good };
+            let forbids = || self.guard.forbids(key.target, standing, then.action, at);
+            match if forced || blocks { forbids() } else { None } {
+                None => self.repeat(told, then, key, base),
+                Some(_) if forced => {}
+                Some(guard) => self.withheld(told, then, key, guard),
             }
-            Some(_) => {
-                if let Some(over) = self.ledger.take_ended(key, at) {
-                    self.end(key, &over, told.names, TIME_IS_UP);
-                }
-            }
-            None => {}
+            return Verdict::Stands;
         }
         let before = self.as_told.as_ref().map(|before| self.told_before(before, told, then, key));
         if let Some(Before::Was(verdict)) = before {
@@ -303,6 +295,10 @@ impl Decider {
                 self.note("brake", BRAKE.0, BRAKE.1, at, reason);
             }
             return Verdict::Braked;
+        }
+        // What is over gives way to its successor; else it ends with the clock.
+        if let Some(over) = self.ledger.take_ended(key, at) {
+            self.end(key, &over, told.names, TIME_IS_UP);
         }
         let escalate = firing.rule.escalate.as_ref();
         let lasting = self.ledger.escalated(key, at, base, escalate);

@@ -283,8 +283,10 @@ impl Summary {
         if op == Op::Note && rule == "brake" {
             *self.limits.entry("brake").or_default() += 1;
         }
-        if op == Op::Start {
+        if matches!(op, Op::Start | Op::Note) {
             self.p0 += u64::from(line.severity() == Some("P0"));
+        }
+        if op == Op::Start {
             self.suspicious += u64::from(line.pattern() == Some("SUSPICIOUS_ACTIVITY"));
         }
     }

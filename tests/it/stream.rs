@@ -873,13 +873,13 @@ fn a_brake_withholds_uses_nothing_up_and_is_tried_again_in_a_later_minute() {
              37s+0s*40 FAIL user=u{n}",
         );
     assert_eq!(told.actions.iter().filter(|action| action.op == Op::Withheld).count(), 40);
-    // The usual limit is one.
+    // The usual limit is one. What was started ends with the clock, or when another start is granted.
     let story = Story::of("FAIL", "global", "count >= 1 within 5m", "under_attack for 10s", "");
     let lines = "0s FAIL\n20s FAIL\n61s FAIL";
     let twice = "0s start under_attack global until 10s x1
-                 10s end under_attack global crossings 1
                  20s withheld under_attack global x1 by brake
                  20s note brake P0
+                 10s end under_attack global crossings 1
                  61s start under_attack global until 71s x2";
     let told = story.gives(lines, twice);
     let note = told.actions.iter().find(|action| action.op == Op::Note).unwrap();
