@@ -4,6 +4,7 @@
 //! read as a whole and strictly: one half-read table would join the wrong people.
 
 use crate::decode::addr;
+use sha2::{Digest, Sha256};
 use std::cmp::Ordering;
 
 /// Lines that a file may have.
@@ -73,6 +74,11 @@ pub fn is_uuid(id: &str) -> bool {
 }
 
 impl Identities {
+    /// Of all that it holds.
+    pub fn digest(&self) -> String {
+        format!("{:x}", Sha256::digest(self.text.as_bytes()))
+    }
+
     /// The e-mail address of an id.
     pub fn email(&self, id: &str) -> Option<&str> {
         let found = self.find_id(id).ok()?;

@@ -122,9 +122,10 @@ impl Guard {
         }
     }
 
-    /// All settings by which it judges, for comparison.
+    /// All settings by which it judges, for comparison; this machine's own addresses are none.
     pub fn settings(&self) -> String {
-        format!("{:?} {:?} {:?}", self.never, self.allow, self.brakes)
+        let never: Vec<_> = self.never.configured().collect();
+        format!("{never:?} {:?} {:?} {}", self.allow, self.brakes, self.identities.digest())
     }
 
     /// The same for accounts that are known by two spellings: an entry for one covers the other.

@@ -6,9 +6,10 @@ pub mod hand;
 pub mod ledger;
 pub mod line;
 
+use crate::action::decision::instant_of;
 use crate::action::{Action, Op, Target};
 use crate::decode::time::Micros;
-use crate::detect::condition::{ActionKind, Limit, Then};
+use crate::detect::condition::{ACTIONS, ActionKind, Limit, Then};
 use crate::detect::detector::{Firing, Telling, Verdict, describe};
 use crate::detect::rule::{Mode, OnRepeat, Rule, Severity, Urgency};
 use crate::pattern::Standing;
@@ -42,13 +43,51 @@ pub struct DecideConfig {
     pub max_locks: Option<Limit>,
 }
 
-/// What was told of decisions by other settings, by the ids of its lines.
+/// What was told of decisions by other settings.
 #[derive(Debug, Default)]
 pub struct AsTold {
-    /// Whether it was a brake that held it, for the next minute to try again.
-    pub withheld: HashMap<u64, bool>,
-    /// Starts and extensions.
-    pub done: HashSet<u64>,
+    /// Ids of lines that say that something was done or, by a guard that is no brake, was not.
+    done: HashSet<u64>,
+    /// Ids of lines that say that a brake held it, for a later minute to try again.
+    braked: HashSet<u64>,
+    /// Ends of decisions, by the ids of their starts.
+    ends: HashMap<u64, Micros>,
+    /// From when to when something was in force, by the rule or the action and the target.
+    spans: HashMap<String, Vec<(Micros, Micros)>>,
+}
+
+impl AsTold {
+    /// Takes a line in.
+    pub fn note(&mut self, line: &Action) {
+        let Ok(id) = u64::from_str_radix(&line.id, 16) else { return };
+        match line.op {
+            Op::Withheld if line.guard == Some("brake") => _ = self.braked.insert(id),
+            Op::Withheld => _ = self.done.insert(id),
+            Op::Start | Op::Extend => {
+                self.done.insert(id);
+                let ends = line.until.as_deref().and_then(instant_of);
+                let (Some(from), Some(until)) = (instant_of(&line.time), ends) else { return };
+                if line.op == Op::Start {
+                    self.ends.insert(id, until);
+                }
+                for what in [line.rule.as_str(), line.action] {
+                    let of = Self::of(what, &line.target.kind, line.target.text());
+                    self.spans.entry(of).or_default().push((from, until));
+                }
+            }
+            Op::End | Op::Note => {}
+        }
+    }
+
+    fn of(what: &str, kind: &str, value: &str) -> String {
+        format!("{what}\0{kind}\0{value}")
+    }
+
+    /// Whether something was in force at `at`.
+    fn held(&self, what: &str, target: &Target, at: Micros) -> bool {
+        let spans = self.spans.get(&Self::of(what, &target.kind, target.text()));
+        spans.is_some_and(|spans| spans.iter().any(|(from, until)| (*from..*until).contains(&at)))
+    }
 }
 
 /// Turns firings into action lines.
@@ -213,7 +252,7 @@ impl Decider {
                 alert.copied().unwrap_or(Then { action: ActionKind::Alert, duration: None });
             return self.act(&told, alert);
         }
-        let mut verdict = Verdict::Stands;
+        let mut verdict = None;
         for written in &firing.rule.then {
             let then = self.lock_or_2fa(firing, *written);
             // A rule that demands a second factor anyway demands it once: two lines of one firing would have one id.
@@ -221,12 +260,10 @@ impl Decider {
             if then.action != written.action && firing.rule.then.iter().any(twice) {
                 continue;
             }
-            match self.act(&told, then) {
-                Verdict::Stands => {}
-                other => verdict = other,
-            }
+            let became = self.act(&told, then);
+            verdict = verdict.max(Some(became));
         }
-        verdict
+        verdict.unwrap_or(Verdict::Stands)
     }
 
     /// Past the limit of locks, a second factor is demanded instead: whoever types a victim's name
@@ -276,14 +313,16 @@ impl Decider {
             }
             return Verdict::Stands;
         }
-        let before = self.as_told.as_ref().map(|before| self.told_before(before, told, then, key));
-        if let Some(Before::Was(verdict)) = before {
-            return verdict;
-        }
+        let as_told = self.as_told.as_ref();
+        let until = match as_told.map(|before| self.became(before, told, then, key.mode)) {
+            None => None,
+            Some(Became::Started(until)) => Some(until),
+            Some(Became::Other(verdict)) => return verdict,
+        };
         let standing = || told.telling().told.standing();
         // The brakes count what was started, whatever they say of it now.
         let held = self.guard.check(key.target, standing, then.action, at, key.mode);
-        if let Some(held) = held.filter(|_| before.is_none()) {
+        if let Some(held) = held.filter(|_| until.is_none()) {
             let guard = match held {
                 Held::For(guard) => guard,
                 Held::Braked { .. } => "brake",
@@ -302,7 +341,7 @@ impl Decider {
         }
         let escalate = firing.rule.escalate.as_ref();
         let lasting = self.ledger.escalated(key, at, base, escalate);
-        let until = at.saturating_add(lasting);
+        let until = until.unwrap_or_else(|| at.saturating_add(lasting));
         let says = Says { op: Op::Start, mode: key.mode, lasting, until: Some(until), guard: None };
         let mut line = self.about(told, then.action, says, None);
         let id = line.id();
@@ -325,21 +364,36 @@ impl Decider {
         Verdict::Stands
     }
 
-    /// What was told of a firing for which nothing is active.
-    fn told_before(&self, before: &AsTold, told: &Told<'_>, then: Then, key: Asked<'_>) -> Before {
-        let id = |op| {
-            let says = Says { op, mode: key.mode, lasting: 0, until: None, guard: None };
-            self.about(told, then.action, says, None).id()
+    /// What became of a firing by what was told; whatever was done then, something else may be done now.
+    fn became(&self, before: &AsTold, told: &Told<'_>, then: Then, mode: Mode) -> Became {
+        let id = |action, op| {
+            let says = Says { op, mode, lasting: 0, until: None, guard: None };
+            self.about(told, action, says, None).id()
         };
-        if before.done.contains(&id(Op::Start)) {
-            return Before::Started;
+        if let Some(until) = before.ends.get(&id(then.action, Op::Start)) {
+            return Became::Started(*until);
         }
-        Before::Was(match before.withheld.get(&id(Op::Withheld)) {
-            Some(true) => Verdict::Braked,
-            Some(false) => Verdict::Stands,
-            None if before.done.contains(&id(Op::Extend)) => Verdict::Stands,
-            None => Verdict::Untold,
-        })
+        let (kind, value) = describe(told.firing.key, told.names);
+        let target = Target { kind, value };
+        let Firing { rule, time, .. } = told.firing;
+        // In silence: one that was in force was not repeated.
+        let mut verdict = if before.held(&rule.id, &target, *time)
+            || before.held(then.action.name(), &target, *time)
+        {
+            Verdict::Stands
+        } else {
+            Verdict::Untold
+        };
+        for (_, action) in ACTIONS {
+            let ids = [Op::Start, Op::Extend, Op::Withheld].map(|op| id(action, op));
+            if ids.iter().any(|id| before.done.contains(id)) {
+                return Became::Other(Verdict::Stands);
+            }
+            if ids.iter().any(|id| before.braked.contains(id)) {
+                verdict = Verdict::Braked;
+            }
+        }
+        Became::Other(verdict)
     }
 
     fn withheld(&mut self, told: &Told<'_>, then: Then, key: Asked<'_>, guard: &'static str) {
@@ -475,12 +529,11 @@ pub fn key_of(target: &Target, names: &[String]) -> Option<OwnKey> {
     Some(Key { kind, value: &value }.own())
 }
 
-/// What was told of a firing.
-enum Before {
-    /// That it started a decision.
-    Started,
-    /// Something else, or nothing.
-    Was(Verdict),
+/// What became of a firing, by what was told of it.
+enum Became {
+    /// It started a decision, until then.
+    Started(Micros),
+    Other(Verdict),
 }
 
 /// A firing and what lines tell of it, taken when the first line needs it.

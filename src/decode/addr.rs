@@ -456,6 +456,11 @@ impl Default for NeverBlock {
 }
 
 impl NeverBlock {
+    /// The ranges but for this machine's own addresses, with their reasons.
+    pub fn configured(&self) -> impl Iterator<Item = &(IpNet, &'static str)> {
+        self.named.iter().filter(|(_, why)| *why != "own_address")
+    }
+
     /// Loopback, link-local, multicast, unspecified (0.0.0.0/8 and ::) and the broadcast address
     /// always; RFC 1918 and fc00::/7 if `private`; 100.64.0.0/10 if `cgnat`; and the ranges given.
     /// Documentation ranges are ordinary.

@@ -12,9 +12,9 @@ struct Carrier {
     always: &'static [&'static str],
 }
 
-const CARRIERS: [Carrier; 6] = [
-    // Fluent Bit and Fluentd, with what Docker's driver for them, the Kubernetes filter and the options of
-    // `tail` add.
+const CARRIERS: [Carrier; 8] = [
+    // Fluent Bit and Fluentd, with what Docker's driver for them, the Kubernetes filter, ECS (FireLens) and the
+    // options of `tail` add.
     Carrier {
         keys: &[
             "log",
@@ -45,6 +45,10 @@ const CARRIERS: [Carrier; 6] = [
             "partialid",
             "partialordinal",
             "partiallast",
+            "ecscluster",
+            "ecstaskarn",
+            "ecstaskdefinition",
+            "ec2instanceid",
         ],
         always: &[],
     },
@@ -75,6 +79,12 @@ const CARRIERS: [Carrier; 6] = [
             "metadata",
             "partial",
             "tag",
+            // What Railway and locomotive write, taken in over HTTP.
+            "level",
+            "severity",
+            "ts",
+            "dt",
+            "datetime",
         ],
         always: &[VECTORS_MARK],
     },
@@ -98,8 +108,14 @@ const CARRIERS: [Carrier; 6] = [
             "source",
             "file",
             "labels",
+            "cloud",
+            "orchestrator",
+            "tags",
+            "fields",
+            "datastream",
+            "elasticagent",
         ],
-        always: &["agent", "ecs", "input"],
+        always: &["agent", "ecs", "input", LOGSTASHS_MARK],
     },
     // GELF, as Docker's driver fills it in.
     Carrier {
@@ -138,6 +154,30 @@ const CARRIERS: [Carrier; 6] = [
         ],
         always: &[],
     },
+    // CloudWatch, as its command line prints events.
+    Carrier {
+        keys: &["message", "timestamp", "ingestiontime", "eventid", "logstreamname"],
+        always: &["ingestiontime"],
+    },
+    // An agent that reads containers' output and adds the level that it found.
+    Carrier {
+        keys: &[
+            "log",
+            "message",
+            "timestamp",
+            "time",
+            "stream",
+            "level",
+            "severity",
+            "source",
+            "kubernetes",
+            "docker",
+            "container",
+            "containerid",
+            "containername",
+        ],
+        always: &["stream", "kubernetes", "docker", "containerid", "containername"],
+    },
     // What prints the logs of many pods.
     Carrier {
         keys: &[
@@ -164,6 +204,8 @@ const CARRIERS: [Carrier; 6] = [
 
 /// The key by which a record is known to be Vector's.
 const VECTORS_MARK: &str = "sourcetype";
+/// That by which one is known to be Logstash's: its `@version` is the version of its own format.
+const LOGSTASHS_MARK: &str = "@version";
 /// What Vector reads from the head of syslog.
 const SYSLOGS: [&str; 8] =
     ["appname", "facility", "hostname", "msgid", "procid", "severity", "sourceip", "version"];
@@ -184,8 +226,9 @@ fn is_vectors_key(source: Option<&str>, name: &str) -> bool {
 }
 
 /// The places of those of a record's keys, normalised, that the carrier to which it comes nearest does
-/// not write: none if it is that carrier's. `source` is what stands under Vector's `source_type`.
-pub fn foreign(keys: &[String], source: Option<&str>) -> Vec<usize> {
+/// not write: none if it is that carrier's. `source` is what stands under Vector's `source_type`; `logstash`, whether
+/// there is a `@version`.
+pub fn foreign(keys: &[String], source: Option<&str>, logstash: bool) -> Vec<usize> {
     let foreign = |carrier: &Carrier| -> Vec<usize> {
         let is_its = |key: &str| {
             carrier.keys.contains(&key)
@@ -194,7 +237,9 @@ pub fn foreign(keys: &[String], source: Option<&str>) -> Vec<usize> {
         (0..).zip(keys).filter(|(_, key)| !is_its(key)).map(|(place, _)| place).collect()
     };
     let is_marked = |carrier: &&Carrier| {
-        carrier.always.is_empty() || keys.iter().any(|key| carrier.always.contains(&key.as_str()))
+        carrier.always.is_empty()
+            || logstash && carrier.always.contains(&LOGSTASHS_MARK)
+            || keys.iter().any(|key| carrier.always.contains(&key.as_str()))
     };
     let all = CARRIERS.iter().filter(is_marked).map(foreign);
     all.min_by_key(Vec::len).unwrap_or_default()

@@ -5,6 +5,7 @@
 //! record. An envelope gives a time, a logger or a level where its content has none; it never
 //! says who the client was.
 
+use super::addr;
 use super::carrier;
 use super::fields::{self, Field, FieldMap, Kind, Known, Role};
 use super::json::{self, Value};
@@ -323,9 +324,9 @@ fn clean(text: &str) -> Cow<'_, str> {
 
 fn payload(text: &str, outer: &Outer, config: &DecodeConfig, out: Out<'_>) -> Shape {
     let text = clean(text);
-    // Of an object that was cut, this text was the last, or it is complete.
-    let settled =
-        outer.early.then(|| Outer { cut: text.ends_with(CUT), early: false, ..outer.clone() });
+    // Of an object that was cut, this text was the last, or it is complete; what stood behind it is missing all
+    // the same.
+    let settled = outer.early.then(|| Outer { cut: text.ends_with(CUT), ..outer.clone() });
     let outer = settled.as_ref().unwrap_or(outer);
     let text = match text.strip_suffix(CUT) {
         Some(left) if outer.cut => Cow::Owned(left.to_owned()),
@@ -458,12 +459,13 @@ fn object_records(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, o
     if early {
         // What else it would have held decides whether it is a carrier's: only lists of records are opened.
         let lists = [cloudwatch, loki, otlp];
+        let outer = Outer { early, ..outer.clone() };
         if outer.layers.len() < LAYERS_MAX
-            && lists.into_iter().any(|open| open(members, outer, config, &mut *out))
+            && lists.into_iter().any(|open| open(members, &outer, config, &mut *out))
         {
             return;
         }
-        out(object_record(members, &Outer { early, ..outer.clone() }, config));
+        out(object_record(members, &outer, config));
         return;
     }
     if outer.layers.len() < LAYERS_MAX {
@@ -697,7 +699,7 @@ fn cloudwatch(members: &Members<'_>, outer: &Outer, config: &DecodeConfig, out: 
         let Some(message) = string(event, "message") else { continue };
         let (event, early) = json::early(event);
         let mut inner = outer.inside("cloudwatch");
-        inner.early = early;
+        inner.early |= early;
         inner.when = value_time(get(event, "timestamp"), config).or(inner.when);
         if !["message", "timestamp"].iter().all(|key| once(event, key)) {
             out(object_record(event, &inner, config));
@@ -821,7 +823,7 @@ fn otlp_record(
 ) {
     let (record, early) = json::early(record);
     let mut inner = outer.inside("otlp");
-    inner.early = early;
+    inner.early |= early;
     inner.logger = scope.cloned().or(inner.logger);
     let stamps = ["timeUnixNano", "observedTimeUnixNano"];
     let when = stamps.into_iter().find_map(|name| value_time(get(record, name), config));
@@ -927,11 +929,14 @@ const CARRIER_MARKS: [&str; 13] = [
 /// The keys of a record in which all are one carrier's, normalised, and the line that it carries.
 fn carried<'v>(members: &'v Members<'_>, config: &DecodeConfig) -> Option<(Vec<String>, &'v str)> {
     let keys: Vec<String> = members.iter().map(|(key, _)| fields::normalize(key)).collect();
-    if !carrier::foreign(&keys, string(members, "source_type")).is_empty() {
+    let (source, logstash) = (string(members, "source_type"), get(members, "@version").is_some());
+    if !carrier::foreign(&keys, source, logstash).is_empty() {
         return None;
     }
     // The names of loggers of ECS and of the configuration may lie deeper.
-    if fields::flatten(members).iter().any(|field| names_logger(&field.path(), config)) {
+    let own = |field: &Field<'_>| !addr::trimmed(&field.text).is_empty();
+    let logs = |field: &Field<'_>| names_logger(&field.path(), config) && own(field);
+    if fields::flatten(members).iter().any(logs) {
         return None;
     }
     let once = |core: &&str| {

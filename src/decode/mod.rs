@@ -105,9 +105,10 @@ pub struct IpFact<'r> {
     pub ip: IpAddr,
     /// False if a client could have chosen it: it counts and alerts, but never blocks.
     pub proven: bool,
-    /// From a header that proxies write, while the configuration names no proxy: the application's own word
-    /// is better.
+    /// From a header that proxies write, while the configuration names no proxy.
     pub claimed: bool,
+    /// So it is, and the application's own word is an address behind which a client can be anybody.
+    pub beside: bool,
     /// Where it stood, as written.
     pub from: &'r str,
 }
@@ -123,6 +124,8 @@ pub struct Doubts {
     pub user_id: bool,
     /// The message, time or logger is there twice, with different values: no identity is safe.
     pub core: bool,
+    /// The time is, so that it tells nothing.
+    pub time: bool,
 }
 
 impl Doubts {
@@ -177,6 +180,7 @@ struct Address {
     ip: IpAddr,
     proven: bool,
     claimed: bool,
+    beside: bool,
     field: u32,
 }
 
@@ -285,6 +289,15 @@ impl<'a> Record<'a> {
         self.outer.bent
     }
 
+    /// Texts under other names of a message than that of its own, such as `event` beside `message`.
+    pub fn other_messages(&self) -> impl Iterator<Item = &str> {
+        let own = self.message_field();
+        let others = self
+            .texts(Role::Message)
+            .filter(move |field| !field.listed && own.is_some_and(|own| own.text != field.text));
+        others.map(|field| &*field.text)
+    }
+
     /// Whether a line was cut in its message, or before all of its fields were there.
     pub fn goes_on(&self) -> bool {
         self.outer.cut || self.outer.early
@@ -370,7 +383,8 @@ impl<'a> Record<'a> {
         keys.dedup();
         let source = self.raw("sourcetype").map(|field| &*field.text);
         let normal: Vec<String> = keys.iter().map(|key| fields::normalize(key)).collect();
-        let foreign = carrier::foreign(&normal, source);
+        let logstash = keys.contains(&"@version");
+        let foreign = carrier::foreign(&normal, source, logstash);
         Some(foreign.into_iter().filter_map(|place| keys.get(place).copied()).collect())
     }
 
@@ -423,17 +437,24 @@ impl<'a> Record<'a> {
 
     fn identities(&self) -> &Identities {
         self.identities.get_or_init(|| {
+            let time = self.times_differ();
             let core = [Role::Message, Role::Logger];
             let core = core.into_iter().any(|role| repeated(self.of(role)))
-                || self.times_differ()
+                || time
                 || [Role::Message, Role::Logger].into_iter().any(|role| rivals(self.of(role)));
             let (ip, mut ip_doubt) = settle(
                 self.of(Role::Ip).filter(|hit| !self.is_senders(hit)),
                 |hit| read_ip(hit.field, self.config),
                 |(a, _), (b, _)| a == b,
             );
-            let mut ip =
-                ip.map(|(field, (ip, proven))| Address { ip, proven, claimed: false, field });
+            let own = |(field, (ip, proven))| Address {
+                ip,
+                proven,
+                claimed: false,
+                beside: false,
+                field,
+            };
+            let mut ip = ip.map(own);
             ip_doubt |= self.header.as_ref().is_some_and(|header| header.disputed);
             let never = &self.config.never;
             let hidden = ip.is_none_or(|own| never.covers(own.ip).is_some());
@@ -445,21 +466,29 @@ impl<'a> Record<'a> {
                 let forwarded = self.of(Role::Forwarded).find_map(|hit| {
                     let (address, proven) = read_ip(hit.field, self.config)?;
                     // What is private beside it may be no proxy but a gateway, which passes on what clients write.
-                    let proven = proven && !(claimed && ip.is_some());
-                    Some(Address { ip: address, proven, claimed, field: hit.index })
+                    let beside = claimed && ip.is_some();
+                    let proven = proven && !beside;
+                    Some(Address { ip: address, proven, claimed, beside, field: hit.index })
                 });
                 ip = forwarded.or(ip);
             }
             let (user, user_doubt) = settle(
                 self.of(Role::User),
-                |hit| match hit.field.kind {
-                    Kind::Text => addr::normalize_user(&hit.field.text),
-                    // Of a name made of digits, Railway's command line makes a number.
-                    Kind::Number => addr::canonical_id(&hit.field.text, true),
-                    Kind::Bool | Kind::Null | Kind::List => None,
+                |hit| {
+                    (hit.field.kind == Kind::Text).then(|| addr::normalize_user(&hit.field.text))?
                 },
                 |a, b| a == b,
             );
+            // Of a name made of digits, Railway's command line makes a number; beside a text it is an id.
+            let number = |hit: &Hit<'_>| {
+                hit.field.kind == Kind::Number && json::is_strict_number(hit.field.text.trim())
+            };
+            let number = self.of(Role::User).find(number).filter(|_| user.is_none() && !user_doubt);
+            let user = user.or_else(|| {
+                let hit = number?;
+                let value = addr::canonical_id(&hit.field.text, true)?.into_owned();
+                Some((hit.index, Cow::Owned(value)))
+            });
             let (user_id, id_doubt) = settle(
                 self.of(Role::UserId),
                 |hit| match hit.field.kind {
@@ -477,31 +506,30 @@ impl<'a> Record<'a> {
                 ip,
                 user: user.map(identity),
                 user_id: user_id.map(identity),
-                doubts: Doubts { ip: ip_doubt, user: user_doubt, user_id: id_doubt, core },
+                doubts: Doubts { ip: ip_doubt, user: user_doubt, user_id: id_doubt, core, time },
             }
         })
     }
 
-    /// Whether one name of a time stands there twice with different values.
+    /// Whether one name of a time stands there twice with different values, or two names by which loggers call the
+    /// time of a record, further apart than a shipper takes. What the configuration names is trusted.
     fn times_differ(&self) -> bool {
-        let all = || self.of(Role::Time);
-        repeated(all()) && {
-            let (stamped, own) = (
-                all().filter(|hit| is_stamped(hit.field)),
-                all().filter(|hit| !is_stamped(hit.field)),
-            );
-            // When it was logged, and when a shipper took it on.
-            let zone = &self.config.zone;
-            let at = |hit: Hit<'_>| read_time(hit.field, zone);
-            let apart = |hit: Hit<'_>| {
-                let twin = own.clone().find(|own| own.field.is(&hit.field.path()));
-                twin.is_some_and(|twin| match (at(twin), at(hit)) {
-                    (Some(own), Some(stamped)) => !is_moment_later(own, stamped),
-                    _ => true,
-                })
-            };
-            repeated(own.clone()) || repeated(stamped.clone()) || stamped.clone().any(apart)
+        let all = || self.of(Role::Time).filter(|hit| !hit.field.listed);
+        if all().nth(1).is_none() || all().any(|hit| hit.rank < FieldMap::CONFIGURED) {
+            return repeated(all());
         }
+        let (stamped, own) =
+            (all().filter(|hit| is_stamped(hit.field)), all().filter(|hit| !is_stamped(hit.field)));
+        let mut span: Option<(time::Micros, time::Micros)> = None;
+        let names = |hit: &Hit<'_>| LOGGERS_TIMES.iter().any(|name| hit.field.is(name));
+        for hit in all().filter(names) {
+            if let Some(When::At(at)) = read_time(hit.field, &self.config.zone) {
+                let (first, last) = span.unwrap_or((at, at));
+                span = Some((first.min(at), last.max(at)));
+            }
+        }
+        let apart = span.is_some_and(|(first, last)| last.abs_diff(first) > ON_THE_WAY);
+        apart || repeated(own) || repeated(stamped)
     }
 
     /// Whether an address is that of the machine which sent the line to Vector's syslog source.
@@ -525,14 +553,16 @@ impl<'a> Record<'a> {
     /// The client's address: the edge's word, else its own.
     pub fn ip(&self) -> Option<IpFact<'_>> {
         let from = "the edge's srcIp";
-        let edge = self.edge.map(|ip| IpFact { ip, proven: true, claimed: false, from });
+        let (claimed, beside) = (false, false);
+        let edge = self.edge.map(|ip| IpFact { ip, proven: true, claimed, beside, from });
         edge.or_else(|| self.own_ip())
     }
 
     /// The client's address by its own word.
     pub fn own_ip(&self) -> Option<IpFact<'_>> {
-        let Address { ip, proven, claimed, field } = self.identities().ip?;
-        Some(IpFact { ip, proven, claimed, from: &self.fields.get(field as usize)?.shown })
+        let Address { ip, proven, claimed, beside, field } = self.identities().ip?;
+        let from = &self.fields.get(field as usize)?.shown;
+        Some(IpFact { ip, proven, claimed, beside, from })
     }
 
     /// Its [own address](Self::own_ip), if that is what `text` is read as: most lines say it twice.
@@ -750,6 +780,9 @@ fn is_moment_later(own: When, stamped: When) -> bool {
         _ => false,
     }
 }
+
+/// Names of which a logger writes one, and a shipper perhaps another.
+const LOGGERS_TIMES: [&str; 4] = ["timestamp", "time", "ts", "datetime"];
 
 /// Between a record's own time and that of its shipper, at most; microseconds.
 const ON_THE_WAY: u64 = 60_000_000;

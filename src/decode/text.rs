@@ -891,7 +891,7 @@ fn clf(line: &str) -> Option<TextLine<'_>> {
 }
 
 /// Host (of `vhost:port ip - user`), address and user. A user with blanks is accepted only
-/// behind a true address and an ident of `-`, and if its quotes are escaped.
+/// behind a true address and an ident of `-`.
 fn clf_origin(text: &str) -> Option<(Option<&str>, &str, &str)> {
     let (first, rest) = text.split_once(' ')?;
     let (ident, user) = rest.split_once(' ')?;
@@ -903,43 +903,39 @@ fn clf_origin(text: &str) -> Option<(Option<&str>, &str, &str)> {
         return Some((None, first, user));
     }
     if is_address(first) {
-        return (ident == "-" && is_escaped(user)).then_some((None, first, user));
+        return (ident == "-").then_some((None, first, user));
     }
     let (_, port) = first.rsplit_once(':')?;
     let user = user.strip_prefix("- ")?;
-    (is_digits(port, 5) && is_address(ident) && !user.contains(' ')).then_some((
-        Some(first),
-        ident,
-        user,
-    ))
-}
-
-/// Whether each quote has a backslash before it.
-fn is_escaped(text: &str) -> bool {
-    quoted(&format!("{text}\"")).is_some_and(|(inside, _)| inside == text)
+    (is_digits(port, 5) && is_address(ident)).then_some((Some(first), ident, user))
 }
 
 /// `"request" status bytes` and the rest of the line: the request, if it is one, and the status.
 fn clf_entry(text: &str) -> Option<(Option<(&str, &str)>, &str)> {
     let body = text.strip_prefix('"')?;
-    // A request that is one has two blanks and no more: its end is found without asking how the
-    // producer escapes (gunicorn escapes quotes but not the backslash before them).
-    let (method, rest) = token(body);
-    let (target, rest) = token(rest);
-    let (version, rest) = token(rest);
-    let request = version
-        .strip_suffix('"')
-        .filter(|version| is_method(method) && is_target(target) && is_version(version))
-        .map(|_| (method, path_of(target)));
-    let rest = match request {
-        Some(_) => rest,
-        None => quoted(body)?.1.strip_prefix(' ')?,
-    };
+    let (request, rest) = quoted_request(body)?;
+    let rest = rest.strip_prefix(' ')?;
     let (status, rest) = rest.split_once(' ')?;
     let (size, _) = token(rest);
     let (_, tail) = rest.split_at_checked(size.len())?;
     let exact = is_status(status) && (size == "-" || is_digits(size, 20)) && is_clf_tail(tail);
     exact.then_some((request, status))
+}
+
+/// A request whose opening quote was taken, if it is one, and what follows its closing quote.
+fn quoted_request(body: &str) -> Option<(Option<(&str, &str)>, &str)> {
+    // A request that is one has two blanks and no more: its end is found without asking how the
+    // producer escapes (gunicorn escapes quotes but not the backslash before them).
+    let (method, rest) = token(body);
+    let (target, rest) = token(rest);
+    let (version, _) = token(rest);
+    let is_one = version
+        .strip_suffix('"')
+        .filter(|version| is_method(method) && is_target(target) && is_version(version));
+    match is_one {
+        Some(_) => Some((Some((method, path_of(target))), rest.get(version.len()..)?)),
+        None => quoted(body).map(|(_, rest)| (None, rest)),
+    }
 }
 
 /// Referer, agent and what else a format adds, all of it well quoted. Nothing is taken from
@@ -995,12 +991,12 @@ fn alb(line: &str) -> Option<TextLine<'_>> {
     if balancer.contains('"') || !is_digits(port, 5) {
         return None;
     }
-    let Some((request, after)) = quoted(body) else { return Some(text) };
+    let Some((request, after)) = quoted_request(body) else { return Some(text) };
     if !after.starts_with(" \"") || !is_clf_tail(after) {
         return Some(text);
     }
     put(&mut text.fields, "ip", ip);
-    if let Some((method, path)) = request_line(request) {
+    if let Some((method, path)) = request {
         put(&mut text.fields, "method", method);
         put(&mut text.fields, "path", path);
     }
@@ -1659,7 +1655,11 @@ mod tests {
             &with("1.2.3.4 - bob smith", ok),
             "ip=1.2.3.4 user=bob smith method=POST path=/a status=401",
         );
-        for user in [r#"a\"b c"#, r#"x [z] \"q\" 200 1"#] {
+        fields(
+            &with("a.org:443 1.2.3.4 - bo b", ok),
+            "ip=1.2.3.4 user=bo b method=POST path=/a status=401 host=a.org:443",
+        );
+        for user in [r#"a\"b c"#, r#"x [z] \"q\" 200 1"#, r#"b ""#, r#""y z""#] {
             fields(
                 &with(&format!("1.2.3.4 - {user}"), ok),
                 &format!("ip=1.2.3.4 user={user} method=POST path=/a status=401"),
@@ -1719,7 +1719,6 @@ mod tests {
             format!("1.2.3.4 x y z {time} \"GET / HTTP/1.1\" 200 5"),
             format!("host - y z {time} \"GET / HTTP/1.1\" 200 5"),
             format!("host 9.9.9.9 - - {time} \"GET / HTTP/1.1\" 200 5"),
-            format!("1.2.3.4 - \"y z\" {time} \"GET / HTTP/1.1\" 200 5"),
             format!("frontend.0 nginx: 203.0.113.1 - - {time} \"GET / HTTP/1.1\" 200 5"),
             format!(" 1.2.3.4 - - {time} \"GET / HTTP/1.1\" 200 5"),
             format!("1.2.3.4 - - {time}\"GET / HTTP/1.1\" 200 5"),

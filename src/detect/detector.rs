@@ -97,15 +97,15 @@ impl std::fmt::Debug for Firing<'_> {
     }
 }
 
-/// What became of a firing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What became of a firing; of several that are demanded, the last of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
+    /// Nothing was told of it when it was decided: nothing is used up, and it is tried again.
+    Untold,
     /// It stands: its events are used up.
     Stands,
     /// A brake holds it: nothing is used up, and it is tried again in a later minute.
     Braked,
-    /// Nothing was told of it when it was decided: nothing is used up, and it is tried again.
-    Untold,
 }
 
 /// What the stream knows of time.
@@ -534,6 +534,11 @@ impl Detector {
         by: Option<&Translation>,
     ) -> Option<()> {
         self.store.restore_shard(shard, from, by.map(|by| &by.moves))
+    }
+
+    /// Its settings beside the rules.
+    pub fn config(&self) -> &DetectConfig {
+        &self.config
     }
 
     /// The rules, by number.

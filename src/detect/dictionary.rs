@@ -24,7 +24,8 @@ pub struct Dictionary {
     pub parts: Vec<PartName>,
     /// Lists of values that are known to the whole stream.
     pub known: Vec<String>,
-    /// A digest of all that decides what becomes of an event, guards included; empty if it was not noted.
+    /// A digest of all settings that decide what becomes of a matched event, guards included; empty if it was not
+    /// noted.
     #[serde(default)]
     pub settings: String,
 }

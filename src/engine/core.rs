@@ -44,10 +44,11 @@ use crate::decode::time::Micros;
 use crate::detect::condition::ActionKind;
 use crate::detect::detector::{Detector, StreamTime, describe};
 use crate::detect::dictionary::{Dictionary, Translation};
-use crate::detect::rule::{Severity, Urgency};
-use crate::pattern::event::Run;
+use crate::detect::rule::{Rule, Severity, Urgency};
+use crate::pattern::event::{EventView, Run};
 use crate::pattern::{Events, Standing};
 use crate::window::codec::{Reader, number, put_bytes, put_number, put_option, put_time};
+use crate::yaml::Place;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -165,7 +166,7 @@ impl Core {
             clock: Clock::new(config.lateness, config.max_ahead),
             key_names: detector.key_names(),
             patterns,
-            settings: digest(&detector, &decider),
+            settings: digest(&detector, &decider, config),
             config,
             detector,
             decider,
@@ -377,6 +378,11 @@ impl Core {
         self.decider.adopt(known, self.detector.rules(), &self.key_names)
     }
 
+    /// Lets go, without a word, of decisions that are not `known`.
+    pub fn keep_only(&mut self, known: &[Known]) {
+        self.decider.keep_only(known);
+    }
+
     /// Who is spared at `at` by the wall clock.
     pub fn spared(&self, at: Micros) -> Vec<Spared> {
         self.decider.guard().spared(at).map(Spared::of).collect()
@@ -512,7 +518,11 @@ impl Core {
             if let Some(time) = time.map(|t| self.clock.clamp(t)).or(fallback) {
                 self.events(events, run, time);
             }
-            return Outcome::NearMiss;
+            // One whose times contradict each other is matched, and tells no time.
+            let is_named =
+                |event: EventView<'_>| usize::from(event.pattern) >= crate::pattern::BUILT_IN.len();
+            let matched = events.of(run).any(is_named);
+            return if matched { Outcome::Matched } else { Outcome::NearMiss };
         }
         let Some(time) = time else {
             self.summary.marks.untimed += 1;
@@ -1022,8 +1032,13 @@ impl Core {
         from.is_empty().then_some(())
     }
 }
-/// Of all that decides what becomes of an event.
-fn digest(detector: &Detector, decider: &Decider) -> String {
-    let settings = format!("{:?} {}", detector.rules(), decider.settings());
+/// Of all that decides what becomes of an event that was matched, but for where and how it is written down.
+fn digest(detector: &Detector, decider: &Decider, config: CoreConfig) -> String {
+    let bare = |rule: &Arc<Rule>| {
+        let (title, tests, place) = (String::new(), Vec::new(), Place::default());
+        Rule { title, tests, place, ..(**rule).clone() }
+    };
+    let rules: Vec<Rule> = detector.rules().iter().map(bare).collect();
+    let settings = format!("{rules:?} {:?} {} {config:?}", detector.config(), decider.settings());
     format!("{:x}", Sha256::digest(settings.as_bytes()))
 }

@@ -282,13 +282,14 @@ impl Scanner {
 
     /// Matches one record of a line whose records begin at `first`.
     fn found(&self, record: &Record<'_>, first: usize, out: &mut Findings) {
-        let matched = self.set.matches(record, &mut out.events);
+        let mut matched = self.set.matches(record, &mut out.events);
         let sample = (!matched.near_misses.is_empty()).then(|| {
             let message = record.message();
             message[..message.floor_char_boundary(SAMPLE_MAX)].to_owned()
         });
-        // What is no event is asked for no time.
+        // What is no event is asked for no time, and one that contradicts itself about it is no witness of any.
         let when = if matched.events.is_empty() { None } else { record.when() };
+        matched.named &= when.is_none() || !record.doubts().time;
         let known = match self.dedupe {
             // Nothing tells two events apart that have no time.
             _ if !matched.named || when.is_none() => false,

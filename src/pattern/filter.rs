@@ -128,12 +128,15 @@ impl Filter {
         })
     }
 
-    /// Whether a clause asks for the logger.
-    pub fn asks_for_logger(&self) -> bool {
-        self.clauses.iter().any(|clause| match clause {
-            Clause::Field { name, .. } => names_logger(name),
-            Clause::Any(filters) => filters.iter().any(Filter::asks_for_logger),
-            Clause::Not(filter) => filter.asks_for_logger(),
+    /// Whether it holds if each clause on a field that is not there gives `answer`: of a record that was cut, such
+    /// a field may hold anything.
+    pub fn holds_if(&self, lookup: Lookup<'_>, answer: bool) -> bool {
+        self.clauses.iter().all(|clause| match clause {
+            Clause::Field { name, test } => {
+                lookup(name).map_or(answer, |value| test.holds(Some(&value)))
+            }
+            Clause::Any(filters) => filters.iter().any(|filter| filter.holds_if(lookup, answer)),
+            Clause::Not(filter) => !filter.holds_if(lookup, !answer),
         })
     }
 

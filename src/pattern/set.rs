@@ -1,7 +1,7 @@
 //! All loaded patterns together: a record in, its events out.
 
 use super::event::Run;
-use super::filter::Filter;
+use super::filter::{Filter, Lookup};
 use super::prefilter::Prefilter;
 use super::spec::{Pattern, Reading};
 use super::template::{CaptureKind, Stop};
@@ -318,8 +318,10 @@ impl PatternSet {
                     continue;
                 }
             };
-            if !pattern.filter.holds(&lookup) || may_have_logger(pattern, record) {
-                if !pattern.readings.is_empty() && pattern.filter.holds_but_logger(&lookup) {
+            if !holds(pattern, record, &lookup) {
+                let filter = &pattern.filter;
+                let may = record.is_early() && filter.holds_if(&lookup, true);
+                if !pattern.readings.is_empty() && (may || filter.holds_but_logger(&lookup)) {
                     out.near_misses.push(id);
                 }
                 continue;
@@ -327,6 +329,9 @@ impl PatternSet {
             matched.named = true;
             read |= !pattern.readings.is_empty();
             self.event(id, pattern, record, &captures, &mut matched, out);
+        }
+        if !matched.named && out.near_misses.len() == first_near && self.reads {
+            out.near_misses.extend(self.elsewhere(record));
         }
         // What another pattern has read is explained, however it begins.
         if read {
@@ -345,12 +350,34 @@ impl PatternSet {
         matched
     }
 
+    /// The pattern that a record would meet if another text of it were its message: one under a second name,
+    /// or one in a document that was not opened although no logger has written it.
+    fn elsewhere(&self, record: &Record<'_>) -> Option<PatternId> {
+        let id = |index: usize| PatternId::try_from(index + BUILT_IN.len()).ok();
+        let led = |text: &str| {
+            let leads = |pattern: &Pattern| pattern.leads().any(|lead| text.starts_with(lead));
+            self.patterns.iter().position(leads)
+        };
+        if let Some(index) = record.other_messages().find_map(led) {
+            return id(index);
+        }
+        let closed = record.closed().filter(|keys| !keys.is_empty() && record.logger().is_none());
+        let message = closed.map(|_| record.message())?;
+        let holds = |pattern: &Pattern| {
+            let found =
+                |lead| memchr::memmem::find(message.as_bytes(), str::as_bytes(lead)).is_some();
+            pattern.leads().any(found)
+        };
+        id(self.patterns.iter().position(holds)?)
+    }
+
     /// How `pattern` meets a record, for people.
     pub fn verdict(&self, pattern: &Pattern, record: &Record<'_>) -> Verdict {
         let messages = record.messages();
         if let Some(captures) = captures(pattern, messages.all(), record.goes_on()) {
             let failing = pattern.filter.first_failing(&|name| record.lookup(name));
-            let unsure = may_have_logger(pattern, record).then(|| "logger".to_owned());
+            let holds = holds(pattern, record, &|name| record.lookup(name));
+            let unsure = (!holds).then(|| "a field that may have been cut off".to_owned());
             return match failing.or(unsure) {
                 Some(field) => Verdict::FieldDiffers(field),
                 None => Verdict::Matches(
@@ -375,6 +402,9 @@ impl PatternSet {
         captures: &'r [Capture<'_>],
         matched: &mut Matched,
     ) -> Identity<'r> {
+        // Of a record that was cut, the rest could contradict all that was found: nobody is locked out for it, and
+        // its address only alerts.
+        let sure = !record.is_early();
         let captured = |role: Role| {
             let capture = captures.iter().find(|c| c.role == Some(role))?;
             capture.value.as_deref()
@@ -399,13 +429,15 @@ impl PatternSet {
             }
         };
         let user = settle(
-            record.user().map(|fact| fact.value),
-            captured(Role::User).and_then(addr::normalize_user),
+            record.user().filter(|_| sure).map(|fact| fact.value),
+            captured(Role::User).filter(|_| sure).and_then(addr::normalize_user),
             doubts.user,
         );
         let user_id = settle(
-            record.user_id().map(|fact| fact.value),
-            captured(Role::UserId).and_then(|text| addr::canonical_id(text, false)),
+            record.user_id().filter(|_| sure).map(|fact| fact.value),
+            captured(Role::UserId)
+                .filter(|_| sure)
+                .and_then(|text| addr::canonical_id(text, false)),
             doubts.user_id,
         );
         let text_ip = captured(Role::Ip)
@@ -422,19 +454,13 @@ impl PatternSet {
         let ip = if doubt {
             None
         } else {
-            let told = text_ip.map(|ip| (ip, true));
-            let is_hidden = |ip: IpAddr| self.never.covers(ip).is_some();
             match structured {
-                // What a client could have written is proven where the application says the same, and only a
-                // claim where it says something else.
-                Some(fact) if text_ip == Some(fact.ip) => Some((fact.ip, true)),
-                Some(fact) if fact.claimed => match text_ip.map(is_hidden) {
-                    None => Some((fact.ip, fact.proven)),
-                    Some(true) => Some((fact.ip, false)),
-                    Some(false) => told,
-                },
+                // What a client could have written is proven where the application says the same, and is never
+                // more than a claim where it says something else.
+                Some(fact) if text_ip == Some(fact.ip) && !fact.beside => Some((fact.ip, true)),
+                Some(fact) if fact.claimed && text_ip.is_some() => Some((fact.ip, false)),
                 Some(fact) => Some((fact.ip, fact.proven)),
-                None => told,
+                None => text_ip.map(|ip| (ip, true)),
             }
         };
         let ip = ip.and_then(|(ip, proven)| {
@@ -442,7 +468,7 @@ impl PatternSet {
                 matched.proxy_hidden = true;
                 return None;
             }
-            let standing = if !proven {
+            let standing = if !proven || !sure && edge.is_none() {
                 Standing::Unproven
             } else if addr::alert_only(ip) {
                 Standing::NoHost
@@ -517,7 +543,7 @@ impl PatternSet {
     pub fn narrowed<'l>(
         &'l self,
         id: PatternId,
-        lookup: super::filter::Lookup<'l>,
+        lookup: Lookup<'l>,
     ) -> impl Iterator<Item = u16> + 'l {
         let rules = self.rules.get(usize::from(id)).map(Vec::as_slice).unwrap_or_default();
         rules.iter().copied().filter(move |number| {
@@ -562,9 +588,10 @@ impl PatternSet {
     }
 }
 
-/// Whether a pattern asks for the logger, and the record's may have been cut off.
-fn may_have_logger(pattern: &Pattern, record: &Record<'_>) -> bool {
-    record.is_early() && record.logger().is_none() && pattern.filter.asks_for_logger()
+/// Whether a pattern's conditions hold, whatever was cut off of the record.
+fn holds(pattern: &Pattern, record: &Record<'_>, lookup: Lookup<'_>) -> bool {
+    let filter = &pattern.filter;
+    if record.is_early() { filter.holds_if(lookup, false) } else { filter.holds(lookup) }
 }
 
 /// The captures of the first reading that fits one of a record's messages. Of a message that was cut, what

@@ -222,8 +222,11 @@ pub fn recover(
             let now = core.dictionary();
             let translation = Translation::between(&names, &now);
             core.expect_partial(translation.is_some());
-            others = names.is_of_others(&now);
-            core.hold_to(if others { Some(as_told(&beside)?) } else { None });
+            if names.is_of_others(&now) && !others {
+                // What lines tell holds to the end of the journal: later rows are of these settings or others.
+                others = true;
+                core.hold_to(Some(as_told(&beside)?));
+            }
             by = Some((row.dictionary, translation));
         }
         let by = by.as_ref().and_then(|(_, by)| by.as_ref());
@@ -236,8 +239,8 @@ pub fn recover(
         }
         records += row.events;
         for action in core.take_actions() {
-            // What other settings decided was told in the same step. Only an end may be new.
-            if (!others || action.op == Op::End) && !beside.has_action(&action.id)? {
+            // What other settings decided was told in the same step.
+            if !others && !beside.has_action(&action.id)? {
                 actions.push(action);
             }
         }
@@ -246,7 +249,7 @@ pub fn recover(
     core.expect_partial(false);
     core.hold_to(None);
     if by.is_some() {
-        make_good(&mut core, &db, &mut actions)?;
+        make_good(&mut core, &db, others, &mut actions)?;
     }
     core.forget_counts();
     if let Some(info) = &found {
@@ -279,18 +282,8 @@ fn as_told(db: &Db) -> Result<AsTold, StateError> {
         let Some(last) = page.last() else { return Ok(told) };
         cursor = last.seq;
         for stored in &page {
-            let (Ok(id), Ok(action)) =
-                (u64::from_str_radix(&stored.id, 16), Action::of_json(&stored.line))
-            else {
-                continue;
-            };
-            match action.op {
-                Op::Start | Op::Extend => _ = told.done.insert(id),
-                Op::Withheld => {
-                    let braked = action.guard == Some("brake");
-                    told.withheld.insert(id, braked);
-                }
-                Op::End | Op::Note => {}
+            if let Ok(action) = Action::of_json(&stored.line) {
+                told.note(&action);
             }
         }
     }
@@ -299,12 +292,20 @@ fn as_told(db: &Db) -> Result<AsTold, StateError> {
 /// The journal was applied by the rules and settings as they are now. Where those are others than
 /// when it was written, what was decided and told of then holds all the same until its end, and
 /// what would be decided now in its place is not.
-fn make_good(core: &mut Core, db: &Db, actions: &mut Vec<Action>) -> Result<(), StateError> {
+fn make_good(
+    core: &mut Core,
+    db: &Db,
+    others: bool,
+    actions: &mut Vec<Action>,
+) -> Result<(), StateError> {
     let ends = actions.iter().filter(|action| action.op == Op::End);
     let ends: HashSet<String> = ends.filter_map(|action| action.decision.clone()).collect();
     let open = db.open_decisions()?;
     let open = open.into_iter().filter(|decision| !ends.contains(&decision.id));
     let known: Vec<Known> = open.filter_map(known).collect();
+    if others {
+        core.keep_only(&known);
+    }
     let gave_way = core.adopt(&known);
     actions.retain(|action| action.decision.as_ref().is_none_or(|id| !gave_way.contains(id)));
     Ok(())

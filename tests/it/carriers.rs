@@ -342,6 +342,21 @@ fn the_keys_of_several_carriers_together_are_nobodys() {
             true,
             json!({"message": carried(), "nodeName": "n", "podName": "p", "namespace": "d", "containerName": "c"}),
         ),
+        (true, json!({"message": carried(), "@timestamp": time, "@version": "1", "host": "h"})),
+        (
+            true,
+            json!({"message": carried(), "source_type": "http_server", "path": "/", "level": "info", "metadata": {}}),
+        ),
+        (true, json!({"log": carried(), "stream": "stdout", "time": time, "level": "info"})),
+        (
+            true,
+            json!({"log": carried(), "source": "stdout", "container_id": "c", "container_name": "n", "severity": "i"}),
+        ),
+        (
+            true,
+            json!({"message": carried(), "timestamp": 1, "ingestionTime": 2, "eventId": "3", "logStreamName": "s"}),
+        ),
+        (false, json!({"message": carried(), "timestamp": time, "host": "h", "version": "1"})),
         (
             false,
             json!({"message": carried(), "timestamp": time, "host": "h", "version": "1", "headers": {}}),
@@ -373,6 +388,9 @@ fn a_logger_by_any_name_keeps_a_record_closed() {
     };
     assert!(told_with("", &beats).contains("ip-blocking"));
     assert!(told_with("", &otlp("log.file.path")).contains("ip-blocking"));
+    let mut nameless = beats.clone();
+    nameless["log"]["logger"] = json!("");
+    assert!(told_with("", &nameless).contains("ip-blocking"));
     let mut logged = beats;
     logged["log"]["logger"] = json!("chat");
     for record in [logged, otlp("log.logger")] {

@@ -620,6 +620,36 @@ fn monsters_cost_no_more_than_their_length() {
     assert!(slow.is_empty(), "{slow:#?}");
 }
 
+/// Of two addresses, names or loggers the second may be among what was cut off.
+#[test]
+fn of_an_object_that_was_cut_nobody_is_kept_out() {
+    const MAX: usize = 300;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("c.yaml"), format!("max_line: {MAX}\n")).unwrap();
+    for (early, late) in [
+        (
+            r#""message":"FAILED_LOGIN: email=a, ip=203.0.113.9, reason=bad","ip":"9.9.9.9""#,
+            r#""ip_address":"203.0.113.9""#,
+        ),
+        (
+            r#""message":"FAILED_LOGIN: email=victim, ip=9.9.9.9, reason=bad","user":"victim""#,
+            r#""logger":"chat","message":"saved""#,
+        ),
+    ] {
+        let lines: String = (0..30)
+            .map(|i| format!("{{\"timestamp\":\"2025-08-03T22:30:{i:02}Z\",\"logger\":\"security\",{early},\"x\":\"{}\",{late}}}\n", "A".repeat(MAX)))
+            .collect();
+        let args = ["replay", "-", "--config", "c.yaml", "--summary", "none"];
+        let told = stdout(&crate::support::run_in(folder.path(), &args, lines.as_bytes()));
+        for line in told.lines() {
+            let line: Value = line.parse().unwrap();
+            assert!(line["op"] != "start" || line["action"] == "alert", "{line}");
+            assert!(!line.to_string().contains("victim"), "{line}");
+        }
+        assert!(told.contains("9.9.9.9"), "{told}");
+    }
+}
+
 /// What was found before the cut counts, but for what the rest could have said otherwise.
 #[test]
 fn the_beginning_of_an_object_counts_as_far_as_it_is_sure() {
@@ -653,7 +683,9 @@ fn the_beginning_of_an_object_counts_as_far_as_it_is_sure() {
             false,
         ),
         (
-            format!(r#"{{{time},"logger":"a","path":"/health","httpStatus":503,"big":"~"}}"#),
+            format!(
+                r#"{{{time},"logger":"a","path":"/health","httpStatus":503,"method":"GET","big":"~"}}"#
+            ),
             "HEALTH_CHECK_FAILED",
             false,
         ),
@@ -671,6 +703,21 @@ fn the_beginning_of_an_object_counts_as_far_as_it_is_sure() {
         ),
         (format!(r#"{{{time},"message":"{inner}","stream":"~","logger":"chat"}}"#), "", false),
         (format!(r#"{{"log":"{inner}","stream":"stdout","~":"x","logger":"chat"}}"#), "", false),
+        // Of lists the logger may stand behind.
+        (
+            format!(
+                r#"{{"resourceLogs":[{{"scopeLogs":[{{"logRecords":[{{"body":{{"stringValue":"{failed}"}}}}],"pad":"~","scope":{{"name":"chat"}}}}]}}]}}"#
+            ),
+            "",
+            true,
+        ),
+        (
+            format!(
+                r#"{{"streams":[{{"values":[["1754260200000000000","{failed}"]],"pad":"~","stream":{{"logger":"chat"}}}}]}}"#
+            ),
+            "",
+            true,
+        ),
     ] {
         assert_eq!(events(&line), (expected.to_owned(), near), "{line}");
     }
@@ -732,7 +779,8 @@ fn of_a_line_that_was_cut_nobody_is_named_by_what_is_left_of_a_name() {
     assert_eq!(named(&filled(json, &format!("{ip}\"}}"), "203.0.113.7")), (String::new(), 1));
     // Of a text that was cut inside a message, as of a line.
     let json = r#"{"time":"2025-08-03T22:30:00Z","pad":"~","message":"X from 203.0.113.77 by "#;
-    assert_eq!(named(&filled(json, "smith\"}", "smi")), (ip.to_owned(), 1));
+    // But for what stands behind it, nobody is kept out.
+    assert_eq!(named(&filled(json, "smith\"}", "smi")), (String::new(), 1));
     let json = r#"{"time":"2025-08-03T22:30:00Z","pad":"~","message":"X by u from "#;
     assert_eq!(named(&filled(json, &format!("{ip}\"}}"), "203.0.113.7")), (String::new(), 1));
     // Whoever can end a text with the mark of a cut hides nobody.

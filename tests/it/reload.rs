@@ -490,3 +490,86 @@ fn settings_that_change_after_a_kill_judge_only_what_comes() {
         service.verify();
     }
 }
+
+/// What an event did for a rule as it was is not done again for the rule as it is.
+#[test]
+fn what_was_used_up_before_a_kill_stays_used_up() {
+    let ip = "203.0.113.7";
+    let rule = |count: u32, then: &str| {
+        format!("id: block, per: ip, when: count > {count} within 1h, then: {then}")
+    };
+    // Before and after; failures before and after the kill; what comes of it.
+    let cases = [
+        ("another action", rule(20, "block for 1h"), rule(20, "alert for 1h"), 21, 20, vec![]),
+        (
+            "one more action",
+            rule(20, "block for 1h"),
+            rule(20, "[block for 1h, alert for 1h]"),
+            22,
+            19,
+            vec![],
+        ),
+        ("in silence", rule(2, "alert for 1h"), rule(2, "alert for 2h"), 7, 1, vec![]),
+        ("a shorter one", rule(20, "block for 1h"), rule(20, "block for 1s"), 21, 5, vec![]),
+    ];
+    for (what, before, after, failed, more, came) in cases {
+        let mut service = service("state_dir: ./state\ncheckpoint: 1h\n", &rules(&[&before]));
+        service.append(LOG, "");
+        let mut running = service.start();
+        running.wait_until_it_says(": following");
+        service.append(LOG, &failures(0, failed, ip));
+        until(|| running.goes_on() && service.has_read(LOG), &String::new);
+        until(|| running.goes_on() && !service.lines(ACTIONS).is_empty(), &|| what.to_owned());
+        running.kill();
+        let told = short(&service.lines(ACTIONS));
+        service.write("rules.yaml", &rules(&[&after]));
+        service.catch_up(LOG);
+        service.append(LOG, &failures(failed, more, ip));
+        service.catch_up(LOG);
+        let now: Vec<String> = short(&service.lines(ACTIONS)).split_off(told.len());
+        assert_eq!(now, came as Vec<String>, "{what}: {:#?}", service.lines(ACTIONS));
+        service.verify();
+    }
+}
+
+/// Decisions are what was told of them, whatever the rules would say of them now.
+#[test]
+fn decisions_that_were_over_before_a_kill_stay_over() {
+    let ip = "203.0.113.7";
+    let rule = |then: &str| format!("id: block, per: ip, when: count >= 3 within 1h, then: {then}");
+    for (before, after) in [("block for 1m", "block for 9h"), ("block for 9h", "block for 1m")] {
+        let mut service = service("state_dir: ./state\ncheckpoint: 1h\n", &rules(&[&rule(before)]));
+        service.append(LOG, "");
+        let mut running = service.start();
+        running.wait_until_it_says(": following");
+        service.append(
+            LOG,
+            &(failures(0, 3, ip) + &login(START + 300 * SECOND, "192.0.2.1", "a") + "\n"),
+        );
+        service.append(
+            LOG,
+            &["192.0.2.2", "192.0.2.3"]
+                .map(|ip| login(START + 301 * SECOND, ip, "a") + "\n")
+                .concat(),
+        );
+        let expected = if before == "block for 1m" { 2 } else { 1 };
+        until(|| running.goes_on() && service.has_read(LOG), &String::new);
+        until(|| running.goes_on() && service.lines(ACTIONS).len() == expected, &|| {
+            before.to_owned()
+        });
+        running.kill();
+        let (told, _) = service.decisions();
+        service.write("rules.yaml", &rules(&[&rule(after)]));
+        service.catch_up(LOG);
+        assert_eq!(service.lines(ACTIONS).len(), expected, "{:#?}", service.lines(ACTIONS));
+        assert_eq!(service.decisions().0, told, "{before}");
+        // A day later all is over, and each was ended once.
+        service.append(LOG, &failures(86_400, 3, "198.51.100.9"));
+        service.catch_up(LOG);
+        let ends = short(&service.lines(ACTIONS))
+            .into_iter()
+            .filter(|line| line.starts_with("end") && line.ends_with(ip));
+        assert_eq!(ends.count(), 1, "{before}: {:#?}", service.lines(ACTIONS));
+        service.verify();
+    }
+}

@@ -1122,7 +1122,7 @@ fn structure_beats_text_and_two_structures_are_nobody() {
     // A list that a client could have begun proves nothing by itself; the application's word does.
     let forwarded = |by: &str| format!(r#"{{{time},{said},"x-forwarded-for":"192.0.2.1, {by}"}}"#);
     story.gives(&forwarded("203.0.113.7"), "0s start block 203.0.113.7 until 3600s x1");
-    story.gives(&forwarded("203.0.113.8"), "0s start block 203.0.113.7 until 3600s x1");
+    story.gives(&forwarded("203.0.113.8"), "0s withheld block 203.0.113.8 x1 by trusted_proxies");
     // A logger without a name is none.
     story.gives(
         &format!(r#"{{{time},{said},"logger":""}}"#),
@@ -1172,13 +1172,17 @@ fn a_forwarding_header_beside_a_gateway_chooses_nobody() {
         story("172.17.0.0/16").gives(&beside("172.17.0.1"), start);
         // Alone it is all that there is.
         story("").gives(&format!(r#"{{{time},"message":"FAIL","{header}":"9.9.9.9"}}"#), start);
-        // What the application says in its message is better than a header that any client can send.
+        // Against what the application says in its message it is a claim.
         let said = |ip: &str| {
             format!(r#"{{{time},"message":"SAID: user=a, ip={ip}, tag=x","{header}":"9.9.9.9"}}"#)
         };
-        story("").gives(&said("203.0.113.7"), "0s start block 203.0.113.7 until 3600s x1 [s]");
-        story("").gives(&said("172.17.0.1"), "0s withheld block 9.9.9.9 x1 [s] by trusted_proxies");
+        for ip in ["203.0.113.7", "172.17.0.1"] {
+            story("").gives(&said(ip), "0s withheld block 9.9.9.9 x1 [s] by trusted_proxies");
+        }
         story("").gives(&said("9.9.9.9"), "0s start block 9.9.9.9 until 3600s x1 [s]");
+        // Behind a gateway, the message may only repeat it.
+        let both = said("9.9.9.9").replacen('{', r#"{"ip_address":"172.17.0.1","#, 1);
+        story("").gives(&both, "0s withheld block 9.9.9.9 x1 [s] by trusted_proxies");
         story("10.0.0.0/8")
             .gives(&said("203.0.113.7"), "0s start block 9.9.9.9 until 3600s x1 [s]");
     }
@@ -1279,9 +1283,12 @@ fn a_name_that_became_a_number_is_a_name() {
     for name in ["12345", "12345.0", r#""12345""#] {
         story.gives(&line(name), "0s start lock 12345 until 3600s x1");
     }
-    for none in ["0", "true", "null", r#""""#] {
+    for none in ["0", "true", "null", r#""""#, "NaN"] {
         story.gives(&line(none), "");
     }
+    // Beside a text it is an id of some kind.
+    let both = line(r#""anna""#).replacen('{', r#"{"user":42,"#, 1);
+    story.gives(&both, "0s start lock anna until 3600s x1");
 }
 
 #[test]
@@ -1299,16 +1306,13 @@ fn a_shippers_time_beside_the_records_own_is_no_contradiction() {
         (same[0], "1735689610.5"),
         (same[1], r#""2025-01-01T00:00:10.5Z""#),
         (same[0], r#""2025-01-01T00:01:10.5Z""#),
+        (same[0], r#""no time""#),
     ] {
         for line in line(own, stamped) {
             story.gives(&line, "10.5s start block 203.0.113.7 until 3610.5s x1");
         }
     }
-    for (own, stamped) in [
-        (same[0], r#""2025-01-01T00:01:10.500001Z""#),
-        (same[0], "1735689500"),
-        (same[0], r#""no time""#),
-    ] {
+    for (own, stamped) in [(same[0], r#""2025-01-01T00:01:10.500001Z""#), (same[0], "1735689500")] {
         for line in line(own, stamped) {
             story.gives(&line, "");
         }
@@ -1316,6 +1320,77 @@ fn a_shippers_time_beside_the_records_own_is_no_contradiction() {
     let twice = r#""timestamp":"2025-01-01T00:00:11Z","@timestamp":"2025-01-01T00:00:11Z""#;
     let [line, _] = line(same[0], "1735689610.5");
     story.gives(&line.replacen('{', &format!("{{{twice},"), 1), "");
+}
+
+#[test]
+fn of_two_times_that_loggers_write_none_is_taken() {
+    let story = Story::of("FAIL", "ip", "count >= 1 within 5m", "alert for 5m", "");
+    let line = |times: &str| format!(r#"{{{times},"message":"FAIL","ip_address":"203.0.113.7"}}"#);
+    let start = "0s start alert 203.0.113.7 until 300s x1";
+    for (times, expected) in [
+        (r#""timestamp":"2025-01-01T00:00:00Z","time":1735689660"#, start),
+        (r#""timestamp":"2025-01-01T00:00:00Z","time":1735689661"#, ""),
+        (r#""time":1735689600000,"timestamp":1735600000"#, ""),
+        (r#""ts":1735689600.5,"time":"2025-01-01T01:00:00Z""#, ""),
+        // One that is none, or means something else.
+        (r#""timestamp":"2025-01-01T00:00:00Z","time":"fast","datetime":5"#, start),
+        (r#""timestamp":"2025-01-01T00:00:00Z","created_at":"2020-01-01T00:00:00Z""#, start),
+    ] {
+        story.gives(&line(times), expected);
+    }
+    // Whom the configuration names is believed.
+    let trusting = Story::of("FAIL", "ip", "count >= 1 within 5m", "alert for 5m", "")
+        .config("fields: { time: [time] }");
+    trusting.gives(&line(r#""timestamp":"2025-01-01T09:00:00Z","time":1735689600"#), start);
+}
+
+#[test]
+fn a_time_that_contradicts_itself_moves_no_clock() {
+    let story = Story::of("FAIL", "ip", "count >= 2 within 5m", "alert for 5m", "");
+    let forged = r#"{"timestamp":"2025-01-01T20:00:00Z","timestamp":"2025-01-01T00:00:09Z","message":"FAIL","ip_address":"203.0.113.9"}"#;
+    let lines = format!(
+        "0s+1s*2 FAIL ip=203.0.113.1\n{}3s+1s*2 FAIL ip=203.0.113.7",
+        format!("{forged}\n").repeat(9)
+    );
+    let told = story.gives(
+        &lines,
+        "1s start alert 203.0.113.1 until 301s x2
+         4s start alert 203.0.113.7 until 304s x2",
+    );
+    assert_eq!(told.summary.records.late, 0);
+}
+
+#[test]
+fn a_text_that_hides_another_is_a_near_miss() {
+    let time = r#""timestamp":"2025-08-03T22:30:00Z""#;
+    let failed = "FAILED_LOGIN: email=a@example.org, ip=203.0.113.9, reason=bad";
+    let document = format!(r#"{{\"message\":\"{failed}\"}}"#);
+    let near = |line: &str| {
+        let args = ["replay", "-", "--summary", "json", "--quiet"];
+        let output = crate::support::run(&args, format!("{line}\n").as_bytes());
+        let summary: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+        (
+            summary["events"]["FAILED_LOGIN"] == 1,
+            summary["near_misses"]["FAILED_LOGIN"]["count"] == 1,
+        )
+    };
+    for (line, expected) in [
+        (format!(r#"{{{time},"event":"{failed}"}}"#), (true, false)),
+        (format!(r#"{{{time},"message":"x","event":"{failed}"}}"#), (false, true)),
+        (format!(r#"{{{time},"msg":"","event":"{failed}"}}"#), (false, true)),
+        (format!(r#"{{{time},"message":"x","event":"they said {failed}"}}"#), (false, false)),
+        // In a document that is not opened, unless a logger says that it is a text.
+        (format!(r#"{{{time},"log":"{document}","cluster":"c"}}"#), (false, true)),
+        (format!(r#"{{{time},"message":"{document}","logger":"chat"}}"#), (false, false)),
+        (
+            format!(
+                r#"{{"log":"{document}","date":1754260200,"ecs_cluster":"c","ecs_task_arn":"a","ecs_task_definition":"t"}}"#
+            ),
+            (true, false),
+        ),
+    ] {
+        assert_eq!(near(&line), expected, "{line}");
+    }
 }
 
 #[test]
