@@ -233,7 +233,7 @@ impl Explainer<'_> {
             let doubt = if ip.proven {
                 ""
             } else {
-                "; a client could have written it, so it blocks only if the message says the same: \
+                "; a client could have written it, so it counts and alerts but never blocks: \
                  set trusted_proxies"
             };
             field("ip", format!("{}  (field {}{doubt})", ip.ip, escape(ip.from)));

@@ -107,8 +107,6 @@ pub struct IpFact<'r> {
     pub proven: bool,
     /// From a header that proxies write, while the configuration names no proxy.
     pub claimed: bool,
-    /// So it is, and the application's own word is an address behind which a client can be anybody.
-    pub beside: bool,
     /// Where it stood, as written.
     pub from: &'r str,
 }
@@ -180,7 +178,6 @@ struct Address {
     ip: IpAddr,
     proven: bool,
     claimed: bool,
-    beside: bool,
     field: u32,
 }
 
@@ -447,13 +444,7 @@ impl<'a> Record<'a> {
                 |hit| read_ip(hit.field, self.config),
                 |(a, _), (b, _)| a == b,
             );
-            let own = |(field, (ip, proven))| Address {
-                ip,
-                proven,
-                claimed: false,
-                beside: false,
-                field,
-            };
+            let own = |(field, (ip, proven))| Address { ip, proven, claimed: false, field };
             let mut ip = ip.map(own);
             ip_doubt |= self.header.as_ref().is_some_and(|header| header.disputed);
             let never = &self.config.never;
@@ -466,9 +457,8 @@ impl<'a> Record<'a> {
                 let forwarded = self.of(Role::Forwarded).find_map(|hit| {
                     let (address, proven) = read_ip(hit.field, self.config)?;
                     // What is private beside it may be no proxy but a gateway, which passes on what clients write.
-                    let beside = claimed && ip.is_some();
-                    let proven = proven && !beside;
-                    Some(Address { ip: address, proven, claimed, beside, field: hit.index })
+                    let proven = proven && !(claimed && ip.is_some());
+                    Some(Address { ip: address, proven, claimed, field: hit.index })
                 });
                 ip = forwarded.or(ip);
             }
@@ -553,16 +543,14 @@ impl<'a> Record<'a> {
     /// The client's address: the edge's word, else its own.
     pub fn ip(&self) -> Option<IpFact<'_>> {
         let from = "the edge's srcIp";
-        let (claimed, beside) = (false, false);
-        let edge = self.edge.map(|ip| IpFact { ip, proven: true, claimed, beside, from });
+        let edge = self.edge.map(|ip| IpFact { ip, proven: true, claimed: false, from });
         edge.or_else(|| self.own_ip())
     }
 
     /// The client's address by its own word.
     pub fn own_ip(&self) -> Option<IpFact<'_>> {
-        let Address { ip, proven, claimed, beside, field } = self.identities().ip?;
-        let from = &self.fields.get(field as usize)?.shown;
-        Some(IpFact { ip, proven, claimed, beside, from })
+        let Address { ip, proven, claimed, field } = self.identities().ip?;
+        Some(IpFact { ip, proven, claimed, from: &self.fields.get(field as usize)?.shown })
     }
 
     /// Its [own address](Self::own_ip), if that is what `text` is read as: most lines say it twice.

@@ -455,10 +455,10 @@ impl PatternSet {
             None
         } else {
             match structured {
-                // What a client could have written is proven where the application says the same, and is never
-                // more than a claim where it says something else.
-                Some(fact) if text_ip == Some(fact.ip) && !fact.beside => Some((fact.ip, true)),
-                Some(fact) if fact.claimed && text_ip.is_some() => Some((fact.ip, false)),
+                // What a client can write is no more than a claim where the message says something else.
+                Some(fact) if fact.claimed && text_ip.is_some_and(|ip| ip != fact.ip) => {
+                    Some((fact.ip, false))
+                }
                 Some(fact) => Some((fact.ip, fact.proven)),
                 None => text_ip.map(|ip| (ip, true)),
             }

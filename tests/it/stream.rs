@@ -1119,9 +1119,9 @@ fn structure_beats_text_and_two_structures_are_nobody() {
         "0s start block 203.0.113.8 until 3600s x1",
     );
     assert_eq!(told.summary.marks.conflict, 1);
-    // A list that a client could have begun proves nothing by itself; the application's word does.
+    // A list that a client could have begun proves nothing, whatever the message says.
     let forwarded = |by: &str| format!(r#"{{{time},{said},"x-forwarded-for":"192.0.2.1, {by}"}}"#);
-    story.gives(&forwarded("203.0.113.7"), "0s start block 203.0.113.7 until 3600s x1");
+    story.gives(&forwarded("203.0.113.7"), "0s withheld block 203.0.113.7 x1 by trusted_proxies");
     story.gives(&forwarded("203.0.113.8"), "0s withheld block 203.0.113.8 x1 by trusted_proxies");
     // A logger without a name is none.
     story.gives(
