@@ -298,7 +298,14 @@ impl Settings {
         let message = format!("sink {name}: {what}");
         let at = self.named_at.iter().rfind(|(known, _)| *known == name);
         match at {
-            Some((_, at)) => Problem { message, ..at.clone() },
+            // Where it stands and what it is: a line may hold the password of this sink, or of the one before it.
+            Some((_, at)) => {
+                let indent = at.excerpt.chars().take(at.place.column.saturating_sub(1));
+                let plain = |c: char| if matches!(c, ' ' | '\t' | '-') { c } else { ' ' };
+                let kind = name.split(' ').next().unwrap_or_default();
+                let excerpt = indent.map(plain).chain(kind.chars()).collect();
+                Problem { message, excerpt, width: kind.chars().count(), ..at.clone() }
+            }
             None => Problem::whole(&name, message),
         }
     }

@@ -1232,5 +1232,9 @@ fn a_sink_that_cannot_be_opened_is_told_where_it_is_configured() {
         let said = stderr(&output);
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains(what) && said.contains("--> c.yaml:3:5"), "{said}");
-    }
+    } // A line may hold what nobody is to see, also of the sink before it.
+    let config = "sinks: [{ webhook: { url: 'https://example.org/?token=hush', name: a } }, { command: { argv: [/nowhere/x, --password=hush] } }]\n";
+    fs::write(folder.path().join("c.yaml"), config).unwrap();
+    let said = stderr(&run_in(folder.path(), &["run", "--config", "c.yaml"], b""));
+    assert!(said.contains("--> c.yaml:1:") && !said.contains("hush"), "{said}");
 }
