@@ -113,30 +113,26 @@ impl Filter {
 
     /// Whether it would hold if the record had some other logger.
     pub fn holds_but_logger(&self, lookup: Lookup<'_>) -> bool {
-        self.holds_with_logger(lookup, true)
-    }
-
-    /// Whether it holds if each clause on the logger gives `answer`.
-    fn holds_with_logger(&self, lookup: Lookup<'_>, answer: bool) -> bool {
-        self.clauses.iter().all(|clause| match clause {
-            Clause::Field { name, .. } if names_logger(name) => answer,
-            Clause::Field { .. } => clause.holds(lookup),
-            Clause::Any(filters) => {
-                filters.iter().any(|filter| filter.holds_with_logger(lookup, answer))
-            }
-            Clause::Not(filter) => !filter.holds_with_logger(lookup, !answer),
+        self.holds_by(true, &|name, test, answer| {
+            if names_logger(name) { answer } else { test.holds(lookup(name).as_deref()) }
         })
     }
 
     /// Whether it holds if each clause on a field that is not there gives `answer`: of a record that was cut, such
     /// a field may hold anything.
     pub fn holds_if(&self, lookup: Lookup<'_>, answer: bool) -> bool {
+        self.holds_by(answer, &|name, test, answer| {
+            lookup(name).map_or(answer, |value| test.holds(Some(&value)))
+        })
+    }
+
+    /// Whether it holds by what `test` says of each field; `answer` is what it is to say where it cannot know,
+    /// turned round under each `not`.
+    fn holds_by(&self, answer: bool, test: &impl Fn(&FieldName, &Test, bool) -> bool) -> bool {
         self.clauses.iter().all(|clause| match clause {
-            Clause::Field { name, test } => {
-                lookup(name).map_or(answer, |value| test.holds(Some(&value)))
-            }
-            Clause::Any(filters) => filters.iter().any(|filter| filter.holds_if(lookup, answer)),
-            Clause::Not(filter) => !filter.holds_if(lookup, !answer),
+            Clause::Field { name, test: own } => test(name, own, answer),
+            Clause::Any(filters) => filters.iter().any(|filter| filter.holds_by(answer, test)),
+            Clause::Not(filter) => !filter.holds_by(!answer, test),
         })
     }
 
