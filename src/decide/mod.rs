@@ -70,8 +70,11 @@ impl AsTold {
                 if line.op == Op::Start {
                     self.ends.insert(id, until);
                 }
-                for what in [line.rule.as_str(), line.action] {
-                    let of = Self::of(what, &line.target.kind, line.target.text());
+                // Alerts are each rule's own.
+                let shared = (line.action != ActionKind::Alert.name()).then_some(line.action);
+                let by_rule = Self::of("rule", &line.rule, &line.target);
+                let by_action = shared.map(|action| Self::of("action", action, &line.target));
+                for of in [Some(by_rule), by_action].into_iter().flatten() {
                     self.spans.entry(of).or_default().push((from, until));
                 }
             }
@@ -79,13 +82,13 @@ impl AsTold {
         }
     }
 
-    fn of(what: &str, kind: &str, value: &str) -> String {
-        format!("{what}\0{kind}\0{value}")
+    fn of(what: &str, name: &str, target: &Target) -> String {
+        format!("{what}\0{name}\0{}\0{}", target.kind, target.text())
     }
 
     /// Whether something was in force at `at`.
-    fn held(&self, what: &str, target: &Target, at: Micros) -> bool {
-        let spans = self.spans.get(&Self::of(what, &target.kind, target.text()));
+    fn held(&self, what: &str, name: &str, target: &Target, at: Micros) -> bool {
+        let spans = self.spans.get(&Self::of(what, name, target));
         spans.is_some_and(|spans| spans.iter().any(|(from, until)| (*from..*until).contains(&at)))
     }
 }
@@ -377,8 +380,8 @@ impl Decider {
         let target = Target { kind, value };
         let Firing { rule, time, .. } = told.firing;
         // In silence: one that was in force was not repeated.
-        let mut verdict = if before.held(&rule.id, &target, *time)
-            || before.held(then.action.name(), &target, *time)
+        let mut verdict = if before.held("rule", &rule.id, &target, *time)
+            || before.held("action", then.action.name(), &target, *time)
         {
             Verdict::Stands
         } else {
