@@ -129,8 +129,9 @@ fn settings_and_problems(common: &Common) -> Result<(Settings, Vec<Problem>)> {
     if let Some(path) = &common.summary_file {
         // A typing error is told now, not after hours.
         let opened = std::fs::OpenOptions::new().create(true).append(true).open(path);
-        opened
-            .map_err(|error| anyhow!("error: cannot write the summary to {}", why(path, &error)))?;
+        opened.map_err(|error| {
+            anyhow!("error: cannot write the summary to {path}: {}", why(path, &error))
+        })?;
     }
     Ok((settings, problems))
 }
@@ -189,12 +190,12 @@ pub fn say_inactive(assembly: &Assembly) {
 fn why(path: &str, error: &std::io::Error) -> String {
     match Path::new(path).parent().filter(|folder| *folder != Path::new("")) {
         Some(folder) if !folder.is_dir() => {
-            format!("{path}: there is no folder `{}`; make it first", folder.display())
+            format!("there is no folder `{}`; make it first", folder.display())
         }
         _ => {
             let said = error.to_string();
             // Its number says nothing to people.
-            format!("{path}: {}", said.split(" (os error").next().unwrap_or(&said))
+            said.split(" (os error").next().unwrap_or(&said).to_owned()
         }
     }
 }
@@ -313,7 +314,8 @@ pub fn conclude(common: &Common, ended: &Ended) -> ExitCode {
             // The work is done all the same.
             Some(path) => {
                 if let Err(error) = std::fs::write(path, format!("{text}\n")) {
-                    say(&format!("error: cannot write the summary to {}", why(path, &error)));
+                    let why = why(path, &error);
+                    say(&format!("error: cannot write the summary to {path}: {why}"));
                     told = false;
                 }
             }
