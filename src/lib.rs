@@ -35,7 +35,8 @@
 //!   [`engine::core`] the state machine behind it, which applies their records to the stream's
 //!   [clock](engine::clock), the detector and the ledger, and keeps the
 //!   [accounting](engine::summary). Everything that comes into it can be written down as an
-//!   [entry](engine::entry), and all that it knows can be captured and restored. Records that come again
+//!   [entry](engine::entry), and all that it knows can be captured and restored; the
+//!   [rules and guards](engine::judge) by which it judges are kept beside them. Records that come again
 //!   are told by their place or by [what they say](engine::seen). [`engine::ask`] is how
 //!   other threads ask it something or hand it an order: it answers between two batches.
 //! * [`decide::line`] is a line that is due: what it tells was taken where it happened, as bytes

@@ -9,13 +9,13 @@ use crate::pattern::Standing;
 use crate::window::codec::{Reader, number, put_bytes, put_number, put_option, put_time};
 use crate::window::key::{Key, KeyKind};
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Who is allowed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Allowed {
     /// An address or a network.
     Net(IpNet),
@@ -26,7 +26,7 @@ pub enum Allowed {
 }
 
 /// An entry of the allowlist.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allow {
     /// Who.
     pub who: Allowed,
@@ -49,7 +49,7 @@ pub enum By {
 }
 
 /// How many decisions may start in one minute of decision time; `None` is off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Brakes {
     /// Blocks.
     pub blocks: Option<u32>,
@@ -65,6 +65,19 @@ impl Default for Brakes {
     fn default() -> Self {
         Self { blocks: Some(600), locks: Some(60), require_2fa: Some(60), under_attack: Some(1) }
     }
+}
+
+/// The settings by which it judges. This machine's own addresses are none.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GuardSettings {
+    /// Ranges that are never blocked.
+    pub never: Vec<IpNet>,
+    /// The allowlist.
+    pub allow: Vec<Allow>,
+    /// The brakes.
+    pub brakes: Brakes,
+    /// A digest of the accounts' two spellings.
+    pub identities: String,
 }
 
 /// Why a decision does not start.
@@ -122,10 +135,21 @@ impl Guard {
         }
     }
 
-    /// All settings by which it judges, for comparison; this machine's own addresses are none.
-    pub fn settings(&self) -> String {
-        let never: Vec<_> = self.never.configured().collect();
-        format!("{never:?} {:?} {:?} {}", self.allow, self.brakes, self.identities.digest())
+    /// The settings by which it judges.
+    pub fn settings(&self) -> GuardSettings {
+        GuardSettings {
+            never: self.never.configured().collect(),
+            allow: self.allow.clone(),
+            brakes: self.brakes,
+            identities: self.identities.digest(),
+        }
+    }
+
+    /// Guards that judge by other settings, on this machine and with the accounts that are known here.
+    pub fn by(&self, settings: GuardSettings) -> Self {
+        let GuardSettings { never, allow, brakes, identities: _ } = settings;
+        let never = self.never.with_configured(&never);
+        Self::new(never, allow, brakes).with_identities(Arc::clone(&self.identities))
     }
 
     /// The same for accounts that are known by two spellings: an entry for one covers the other.

@@ -14,7 +14,7 @@ use crate::detect::rule::{MODES, Mode, OnRepeat, Rule};
 use crate::pattern::Standing;
 use crate::window::key::{Key, KeyKind, OwnKey};
 use ipnet::IpNet;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A decision that was made before, as a history of decisions tells of it.
@@ -263,18 +263,6 @@ impl Decider {
             }
         }
         gave_way
-    }
-
-    /// Lets go, without a word, of what is active and not among `known`: it was never told, or its end was.
-    pub fn keep_only(&mut self, known: &[Known]) {
-        let known: HashSet<u64> =
-            known.iter().filter_map(|one| u64::from_str_radix(&one.id, 16).ok()).collect();
-        let standing = self.ledger.standing();
-        let unknown = standing.into_iter().filter(|(_, active)| !known.contains(&active.id));
-        let unknown: Vec<LedgerKey> = unknown.map(|(key, _)| key.clone()).collect();
-        for key in &unknown {
-            self.ledger.lift(key);
-        }
     }
 
     fn restored(

@@ -6,10 +6,9 @@ pub mod hand;
 pub mod ledger;
 pub mod line;
 
-use crate::action::decision::instant_of;
 use crate::action::{Action, Op, Target};
 use crate::decode::time::Micros;
-use crate::detect::condition::{ACTIONS, ActionKind, Limit, Then};
+use crate::detect::condition::{ActionKind, Limit, Then};
 use crate::detect::detector::{Firing, Telling, Verdict, describe};
 use crate::detect::rule::{Mode, OnRepeat, Rule, Severity, Urgency};
 use crate::pattern::Standing;
@@ -19,8 +18,9 @@ use guard::{Guard, Held};
 use ipnet::IpNet;
 use ledger::{Active, Asked, Ledger, Renumber};
 use line::{Due, End, Line, Says};
+use serde::{Deserialize, Serialize};
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub const NOTES: [&str; 4] = ["brake", "limit", "clock", "source"];
 const NOTED_MAX: usize = 256;
 
 /// What deciding needs of the settings.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct DecideConfig {
     /// Shadow for everything, or each rule's own mode.
     pub mode: Mode,
@@ -41,56 +41,6 @@ pub struct DecideConfig {
     pub runbook_url: Option<Arc<str>>,
     /// For rules without a limit of their own.
     pub max_locks: Option<Limit>,
-}
-
-/// What was told of decisions by other settings.
-#[derive(Debug, Default)]
-pub struct AsTold {
-    /// Ids of lines that say that something was done or, by a guard that is no brake, was not.
-    done: HashSet<u64>,
-    /// Ids of lines that say that a brake held it, for a later minute to try again.
-    braked: HashSet<u64>,
-    /// Ends of decisions, by the ids of their starts.
-    ends: HashMap<u64, Micros>,
-    /// From when to when something was in force, by the rule or the action and the target.
-    spans: HashMap<String, Vec<(Micros, Micros)>>,
-}
-
-impl AsTold {
-    /// Takes a line in.
-    pub fn note(&mut self, line: &Action) {
-        let Ok(id) = u64::from_str_radix(&line.id, 16) else { return };
-        match line.op {
-            Op::Withheld if line.guard == Some("brake") => _ = self.braked.insert(id),
-            Op::Withheld => _ = self.done.insert(id),
-            Op::Start | Op::Extend => {
-                self.done.insert(id);
-                let ends = line.until.as_deref().and_then(instant_of);
-                let (Some(from), Some(until)) = (instant_of(&line.time), ends) else { return };
-                if line.op == Op::Start {
-                    self.ends.insert(id, until);
-                }
-                // Alerts are each rule's own.
-                let shared = (line.action != ActionKind::Alert.name()).then_some(line.action);
-                let by_rule = Self::of("rule", &line.rule, &line.target);
-                let by_action = shared.map(|action| Self::of("action", action, &line.target));
-                for of in [Some(by_rule), by_action].into_iter().flatten() {
-                    self.spans.entry(of).or_default().push((from, until));
-                }
-            }
-            Op::End | Op::Note => {}
-        }
-    }
-
-    fn of(what: &str, name: &str, target: &Target) -> String {
-        format!("{what}\0{name}\0{}\0{}", target.kind, target.text())
-    }
-
-    /// Whether something was in force at `at`.
-    fn held(&self, what: &str, name: &str, target: &Target, at: Micros) -> bool {
-        let spans = self.spans.get(&Self::of(what, name, target));
-        spans.is_some_and(|spans| spans.iter().any(|(from, until)| (*from..*until).contains(&at)))
-    }
 }
 
 /// Turns firings into action lines.
@@ -106,8 +56,6 @@ pub struct Decider {
     /// Ends of alerts that have become later in silence, by the id of the decision, for who shows what
     /// is in force; if somebody does.
     pub prolonged: Option<BTreeMap<u64, Micros>>,
-    /// If set, only what was told is decided.
-    pub as_told: Option<AsTold>,
 }
 
 impl Decider {
@@ -120,13 +68,12 @@ impl Decider {
             noted: VecDeque::new(),
             out: Vec::new(),
             prolonged: None,
-            as_told: None,
         }
     }
 
-    /// All settings by which it decides, for comparison.
-    pub fn settings(&self) -> String {
-        format!("{:?} {}", self.config, self.guard.settings())
+    /// What it needed of the settings.
+    pub fn config(&self) -> &DecideConfig {
+        &self.config
     }
 
     /// Decisions that are active.
@@ -255,7 +202,7 @@ impl Decider {
                 alert.copied().unwrap_or(Then { action: ActionKind::Alert, duration: None });
             return self.act(&told, alert);
         }
-        let mut verdict = None;
+        let mut verdict = Verdict::Stands;
         for written in &firing.rule.then {
             let then = self.lock_or_2fa(firing, *written);
             // A rule that demands a second factor anyway demands it once: two lines of one firing would have one id.
@@ -263,10 +210,9 @@ impl Decider {
             if then.action != written.action && firing.rule.then.iter().any(twice) {
                 continue;
             }
-            let became = self.act(&told, then);
-            verdict = verdict.max(Some(became));
+            verdict = verdict.max(self.act(&told, then));
         }
-        verdict.unwrap_or(Verdict::Stands)
+        verdict
     }
 
     /// Past the limit of locks, a second factor is demanded instead: whoever types a victim's name
@@ -316,16 +262,8 @@ impl Decider {
             }
             return Verdict::Stands;
         }
-        let as_told = self.as_told.as_ref();
-        let until = match as_told.map(|before| self.became(before, told, then, key.mode)) {
-            None => None,
-            Some(Became::Started(until)) => Some(until),
-            Some(Became::Other(verdict)) => return verdict,
-        };
         let standing = || told.telling().told.standing();
-        // The brakes count what was started, whatever they say of it now.
-        let held = self.guard.check(key.target, standing, then.action, at, key.mode);
-        if let Some(held) = held.filter(|_| until.is_none()) {
+        if let Some(held) = self.guard.check(key.target, standing, then.action, at, key.mode) {
             let guard = match held {
                 Held::For(guard) => guard,
                 Held::Braked { .. } => "brake",
@@ -344,7 +282,7 @@ impl Decider {
         }
         let escalate = firing.rule.escalate.as_ref();
         let lasting = self.ledger.escalated(key, at, base, escalate);
-        let until = until.unwrap_or_else(|| at.saturating_add(lasting));
+        let until = at.saturating_add(lasting);
         let says = Says { op: Op::Start, mode: key.mode, lasting, until: Some(until), guard: None };
         let mut line = self.about(told, then.action, says, None);
         let id = line.id();
@@ -365,38 +303,6 @@ impl Decider {
         };
         self.ledger.start(key, at, active, recurs);
         Verdict::Stands
-    }
-
-    /// What became of a firing by what was told; whatever was done then, something else may be done now.
-    fn became(&self, before: &AsTold, told: &Told<'_>, then: Then, mode: Mode) -> Became {
-        let id = |action, op| {
-            let says = Says { op, mode, lasting: 0, until: None, guard: None };
-            self.about(told, action, says, None).id()
-        };
-        if let Some(until) = before.ends.get(&id(then.action, Op::Start)) {
-            return Became::Started(*until);
-        }
-        let (kind, value) = describe(told.firing.key, told.names);
-        let target = Target { kind, value };
-        let Firing { rule, time, .. } = told.firing;
-        // In silence: one that was in force was not repeated.
-        let mut verdict = if before.held("rule", &rule.id, &target, *time)
-            || before.held("action", then.action.name(), &target, *time)
-        {
-            Verdict::Stands
-        } else {
-            Verdict::Untold
-        };
-        for (_, action) in ACTIONS {
-            let ids = [Op::Start, Op::Extend, Op::Withheld].map(|op| id(action, op));
-            if ids.iter().any(|id| before.done.contains(id)) {
-                return Became::Other(Verdict::Stands);
-            }
-            if ids.iter().any(|id| before.braked.contains(id)) {
-                verdict = Verdict::Braked;
-            }
-        }
-        Became::Other(verdict)
     }
 
     fn withheld(&mut self, told: &Told<'_>, then: Then, key: Asked<'_>, guard: &'static str) {
@@ -530,13 +436,6 @@ pub fn key_of(target: &Target, names: &[String]) -> Option<OwnKey> {
         }
     };
     Some(Key { kind, value: &value }.own())
-}
-
-/// What became of a firing, by what was told of it.
-enum Became {
-    /// It started a decision, until then.
-    Started(Micros),
-    Other(Verdict),
 }
 
 /// A firing and what lines tell of it, taken when the first line needs it.

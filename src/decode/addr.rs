@@ -410,6 +410,9 @@ const fn v6(first: u16, length: u8) -> IpNet {
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), length))
 }
 
+/// Why an address of this machine is never blocked.
+const OWN: &str = "own_address";
+
 /// Ranges that are never blocked, whatever the configuration says.
 const ALWAYS: [(IpNet, &str); 9] = [
     (v4(127, 0, 8), "loopback"),
@@ -456,9 +459,15 @@ impl Default for NeverBlock {
 }
 
 impl NeverBlock {
-    /// The ranges but for this machine's own addresses, with their reasons.
-    pub fn configured(&self) -> impl Iterator<Item = &(IpNet, &'static str)> {
-        self.named.iter().filter(|(_, why)| *why != "own_address")
+    /// The ranges but for this machine's own addresses.
+    pub fn configured(&self) -> impl Iterator<Item = IpNet> {
+        self.named.iter().filter(|(_, why)| *why != OWN).map(|(net, _)| *net)
+    }
+
+    /// These ranges and this machine's own addresses.
+    pub fn with_configured(&self, ranges: &[IpNet]) -> Self {
+        let own = self.named.iter().filter(|(_, why)| *why == OWN).map(|(net, _)| net.addr());
+        Self::new(false, false, ranges, &[], &own.collect::<Vec<_>>())
     }
 
     /// Loopback, link-local, multicast, unspecified (0.0.0.0/8 and ::) and the broadcast address
@@ -479,7 +488,7 @@ impl NeverBlock {
             named.push(CGNAT);
         }
         named.extend(trusted_proxies.iter().map(|net| (canonical_net(*net), "trusted_proxies")));
-        named.extend(own.iter().map(|ip| (IpNet::from(canonical(*ip)), "own_address")));
+        named.extend(own.iter().map(|ip| (IpNet::from(canonical(*ip)), OWN)));
         named.extend(extra.iter().map(|net| (canonical_net(*net), "extra")));
         let all: Nets = named.iter().map(|(net, _)| *net).collect();
         let mut octets = Box::new([false; 256]);

@@ -4,6 +4,7 @@
 use crate::decode::time::{Micros, parse_duration};
 use crate::pattern::spec::is_pattern_name;
 use crate::yaml::nearest;
+use serde::{Deserialize, Serialize};
 
 /// Largest threshold of a count.
 pub const THRESHOLD_MAX: u64 = 10_000_000;
@@ -11,7 +12,7 @@ pub const THRESHOLD_MAX: u64 = 10_000_000;
 pub const WINDOW_MAX: Micros = 31 * 24 * 3600 * 1_000_000;
 
 /// When a rule fires.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
     /// `count >= N within D`
     Count {
@@ -94,7 +95,7 @@ impl Condition {
 }
 
 /// What a decision does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ActionKind {
     /// Keep an address out.
     Block,
@@ -125,7 +126,7 @@ impl ActionKind {
 }
 
 /// One thing a rule does when it fires.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Then {
     /// What.
     pub action: ActionKind,
@@ -134,7 +135,7 @@ pub struct Then {
 }
 
 /// `escalate: x2 up to 30d, forget after 90d`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Escalate {
     /// What each further start multiplies the duration by.
     pub factor: u32,
@@ -145,7 +146,7 @@ pub struct Escalate {
 }
 
 /// `2 per 24h`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limit {
     /// How many.
     pub count: u32,

@@ -15,6 +15,7 @@ use crate::window::store::{Kind, Limits, Spec, Store};
 use crate::window::table::{Place, Table};
 use crate::window::told::Told;
 use crate::window::{Fresh, Group, Need, Span, Tally, What, Whole};
+use serde::{Deserialize, Serialize};
 use std::cell::OnceCell;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -100,8 +101,6 @@ impl std::fmt::Debug for Firing<'_> {
 /// What became of a firing; of several that are demanded, the last of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
-    /// Nothing was told of it when it was decided: nothing is used up, and it is tried again.
-    Untold,
     /// It stands: its events are used up.
     Stands,
     /// A brake holds it: nothing is used up, and it is tried again in a later minute.
@@ -118,7 +117,7 @@ pub struct StreamTime {
 }
 
 /// What the detector needs of the settings.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct DetectConfig {
     /// How late an event may be, microseconds.
     pub lateness: Micros,

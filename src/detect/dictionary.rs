@@ -24,8 +24,8 @@ pub struct Dictionary {
     pub parts: Vec<PartName>,
     /// Lists of values that are known to the whole stream.
     pub known: Vec<String>,
-    /// A digest of all settings that decide what becomes of a matched event, guards included; empty if it was not
-    /// noted.
+    /// All settings that decide what becomes of a matched event, guards included, as
+    /// [`Judge`](crate::engine::judge::Judge) writes them; empty if they were not noted.
     #[serde(default)]
     pub settings: String,
 }

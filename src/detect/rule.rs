@@ -5,9 +5,10 @@ use crate::decode::time::Micros;
 use crate::pattern::filter::Filter;
 use crate::pattern::set::Counting;
 use crate::yaml::{Checker, Node};
+use serde::{Deserialize, Serialize};
 
 /// How soon somebody must look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Urgency {
     /// At once.
     Critical,
@@ -18,7 +19,7 @@ pub enum Urgency {
 }
 
 /// The class of incident.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Severity {
     /// Complete outage.
     P0,
@@ -79,7 +80,9 @@ impl Severity {
 }
 
 /// Whether decisions are carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+)]
 pub enum Mode {
     /// Yes.
     #[default]
@@ -102,7 +105,7 @@ impl Mode {
 pub const MODES: [(&str, Mode); 2] = [("enforce", Mode::Enforce), ("shadow", Mode::Shadow)];
 
 /// What an active decision does when its rule fires again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OnRepeat {
     /// A line with op extend, and a later end.
     Extend,
@@ -113,7 +116,7 @@ pub enum OnRepeat {
 }
 
 /// One part of a key.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum KeyPart {
     /// The client's address, IPv6 by its prefix.
     Ip,
@@ -138,7 +141,7 @@ impl KeyPart {
 pub type Per = Vec<KeyPart>;
 
 /// When `unusual(hour)` has seen enough.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct UnusualSpec {
     /// Earlier events of the key.
     pub min_events: u32,
@@ -154,14 +157,15 @@ impl Default for UnusualSpec {
     }
 }
 
-/// A rule, checked.
-#[derive(Debug, Clone, Default)]
+/// A rule, checked. As it is kept beside what it judged it is without what judges nothing.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Rule {
     /// Its id, unique.
     pub id: String,
     /// The pack it is from.
     pub pack: String,
     /// What it means, for people.
+    #[serde(skip)]
     pub title: String,
     /// Names of the patterns it counts.
     pub on: Vec<String>,
@@ -202,8 +206,10 @@ pub struct Rule {
     /// For `unusual(hour)`.
     pub unusual: UnusualSpec,
     /// Its tests, as written.
+    #[serde(skip)]
     pub tests: Vec<Node>,
     /// Where it stands, for messages.
+    #[serde(skip)]
     pub place: crate::yaml::Place,
 }
 

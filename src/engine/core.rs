@@ -31,25 +31,25 @@
 use super::ask::{Counter, Spared, Why};
 use super::clock::{Arrival, Clock};
 use super::entry::{Entry, Input, Journal, Origin, Owned, Rank};
+use super::judge::Judge;
 use super::seen::{Seen, Taken};
 use super::summary::{Outcome, Summary};
 use crate::action::decision::Decision;
 use crate::action::order::{Carried, Order};
 use crate::action::{Action, Target};
+use crate::decide::Decider;
 use crate::decide::hand::{Known, keys_of};
 use crate::decide::ledger::Renumber;
 use crate::decide::line::Due;
-use crate::decide::{AsTold, Decider};
 use crate::decode::time::Micros;
 use crate::detect::condition::ActionKind;
 use crate::detect::detector::{Detector, StreamTime, describe};
 use crate::detect::dictionary::{Dictionary, Translation};
-use crate::detect::rule::{Rule, Severity, Urgency};
+use crate::detect::rule::{Severity, Urgency};
 use crate::pattern::event::{EventView, Run};
 use crate::pattern::{Events, Standing};
 use crate::window::codec::{Reader, number, put_bytes, put_number, put_option, put_time};
-use crate::yaml::Place;
-use sha2::{Digest, Sha256};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ const SAID: [&str; 7] =
 const MAX_LINE: &str = "max_line";
 
 /// What the state machine needs of the settings.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct CoreConfig {
     /// How late a record may be, microseconds.
     pub lateness: Micros,
@@ -121,7 +121,7 @@ pub struct Core {
     decider: Decider,
     key_names: Arc<[String]>,
     patterns: Vec<String>,
-    /// A digest of the rules and guards.
+    /// What decides, as it is kept.
     settings: String,
     /// Few, and asked for with every record.
     sources: BTreeMap<u32, SourceState>,
@@ -166,7 +166,7 @@ impl Core {
             clock: Clock::new(config.lateness, config.max_ahead),
             key_names: detector.key_names(),
             patterns,
-            settings: digest(&detector, &decider, config),
+            settings: Judge::of(&detector, &decider, config).text(),
             config,
             detector,
             decider,
@@ -305,12 +305,6 @@ impl Core {
         }
     }
 
-    /// What comes was decided by other settings and told: that holds, and nothing else is decided, until this is
-    /// taken back.
-    pub fn hold_to(&mut self, told: Option<AsTold>) {
-        self.decider.as_told = told;
-    }
-
     /// Whether entries come that were written down when other rules were loaded.
     pub fn expect_partial(&mut self, partial: bool) {
         self.detector.expect_partial(partial);
@@ -376,11 +370,6 @@ impl Core {
     /// settings were others when they were made. Gives the ids of decisions that give way to them.
     pub fn adopt(&mut self, known: &[Known]) -> Vec<String> {
         self.decider.adopt(known, self.detector.rules(), &self.key_names)
-    }
-
-    /// Lets go, without a word, of decisions that are not `known`.
-    pub fn keep_only(&mut self, known: &[Known]) {
-        self.decider.keep_only(known);
     }
 
     /// Who is spared at `at` by the wall clock.
@@ -818,6 +807,30 @@ impl Core {
         }
     }
 
+    /// The beginning of a stream by the settings with which `names` were written, on this machine;
+    /// `None` if this version does not read them, or their numbers mean something else to it.
+    pub fn as_of(&self, names: &Dictionary) -> Option<Self> {
+        let Judge { rules, detect, decide, guard, core } = Judge::read(&names.settings)?;
+        let pattern = |name: &str| {
+            let place = names.patterns.iter().position(|known| known == name)?;
+            place.try_into().ok()
+        };
+        let detector = Detector::new(&rules, &names.counted, pattern, detect);
+        let decider = Decider::new(decide, self.decider.guard().by(guard));
+        let mut then = Self::new(detector, decider, names.patterns.clone(), core);
+        then.settings.clone_from(&names.settings);
+        then.know_fields(&names.fields);
+        (then.dictionary() == *names).then_some(then)
+    }
+
+    /// Knows these names too: an active decision may need one that no rule needs any more.
+    fn know_fields(&mut self, names: &[String]) {
+        let new: Vec<_> = names.iter().filter(|name| !self.key_names.contains(name)).collect();
+        if !new.is_empty() {
+            self.key_names = self.key_names.iter().chain(new).cloned().collect();
+        }
+    }
+
     /// Writes all that its state is, but for the keys: those follow, shard by shard.
     fn capture(&self, out: &mut Vec<u8>) {
         put_number(out, FORMAT);
@@ -930,12 +943,7 @@ impl Core {
     /// # Errors
     /// When the bytes cannot be read: they are of another version or damaged.
     pub fn restore(&mut self, bytes: &[u8], names: &Dictionary) -> Result<(), String> {
-        for name in &names.fields {
-            // An active decision may need a name that no rule needs any more.
-            if !self.key_names.contains(name) {
-                self.key_names = [&*self.key_names, std::slice::from_ref(name)].concat().into();
-            }
-        }
+        self.know_fields(&names.fields);
         let by = Translation::between(names, &self.dictionary());
         let mut from = Reader::new(bytes);
         let mut part = || {
@@ -1031,14 +1039,4 @@ impl Core {
         }
         from.is_empty().then_some(())
     }
-}
-/// Of all that decides what becomes of an event that was matched, but for where and how it is written down.
-fn digest(detector: &Detector, decider: &Decider, config: CoreConfig) -> String {
-    let bare = |rule: &Arc<Rule>| {
-        let (title, tests, place) = (String::new(), Vec::new(), Place::default());
-        Rule { title, tests, place, ..(**rule).clone() }
-    };
-    let rules: Vec<Rule> = detector.rules().iter().map(bare).collect();
-    let settings = format!("{rules:?} {:?} {} {config:?}", detector.config(), decider.settings());
-    format!("{:x}", Sha256::digest(settings.as_bytes()))
 }

@@ -9,6 +9,7 @@ pub mod ask;
 pub mod clock;
 pub mod core;
 pub mod entry;
+pub mod judge;
 pub mod order;
 pub mod scan;
 pub mod seen;

@@ -6,15 +6,44 @@ use crate::decode::level::Level;
 use crate::yaml::{Checker, Kind, Node, nearest};
 use ipnet::IpNet;
 use regex::Regex;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Cow;
+use std::fmt;
 
 /// Looks a field up by role or name.
 pub type Lookup<'l> = &'l dyn Fn(&FieldName) -> Option<Cow<'l, str>>;
 
 /// All of its clauses must hold.
-#[derive(Debug, Clone, Default)]
+///
+/// Its [`Debug`] text is its name: what is kept of rules lives under it. Kept, it is that name alone, which
+/// tells which rules watch the same; what it let through was kept with each event.
+#[derive(Clone, Default)]
 pub struct Filter {
     clauses: Vec<Clause>,
+    /// Of one that was read back: what it was called. Nothing is asked of it any more.
+    kept: Option<String>,
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kept {
+            Some(name) => f.write_str(name),
+            None => f.debug_struct("Filter").field("clauses", &self.clauses).finish(),
+        }
+    }
+}
+
+impl Serialize for Filter {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{self:?}"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Filter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let kept = Some(String::deserialize(deserializer)?);
+        Ok(Self { clauses: Vec::new(), kept })
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -89,7 +118,7 @@ impl Filter {
                 }
             }
         }
-        Self { clauses }
+        Self { clauses, kept: None }
     }
 
     /// Whether nothing is asked.

@@ -13,7 +13,6 @@ use super::remotes::{Outbox, Remotes, Watch};
 use super::{LAST, PATIENCE, Stop, Ways};
 use crate::action::decision::{Decision, instant_of};
 use crate::action::{Action, Op, Target};
-use crate::decide::AsTold;
 use crate::decide::board::{Board, LINGER};
 use crate::decide::hand::Known;
 use crate::decode::time::Micros;
@@ -25,7 +24,8 @@ use crate::engine::summary::grouped;
 use crate::sink::{Delivered, Sink};
 use crate::source::Position;
 use crate::state::{
-    ActionRow, Commit, Db, FILE, JournalInfo, NewSnapshot, Snapshots, StateError, StoredDecision,
+    ActionRow, Commit, Db, FILE, JournalInfo, NewSnapshot, SnapshotInfo, Snapshots, StateError,
+    StoredDecision,
 };
 use crate::window::codec::Reader;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -178,55 +178,40 @@ pub fn recover(
 ) -> Result<(Core, Recovered), StateError> {
     let started = Instant::now();
     let db = Db::open(dir)?;
-    let mut core = fresh();
-    let mut row = 0;
-    let mut found = None;
-    let mut refused = Vec::new();
-    for info in db.snapshots()? {
-        let names = names(&db, info.dictionary)?;
-        let restored = match db.snapshot(info.id) {
-            Ok(bytes) => {
-                let found = Core::format_of(&bytes).unwrap_or_default();
-                if found > FORMAT {
-                    // To fall back would be to forget what a newer version knew.
-                    let (path, found) = (db.file().to_owned(), found.cast_signed());
-                    return Err(StateError::Newer { path, found, known: FORMAT.cast_signed() });
-                }
-                core.restore(&bytes, &names)
-            }
-            Err(error @ StateError::Damaged { .. }) => Err(error.to_string()),
-            Err(error) => return Err(error),
-        };
-        match restored {
-            Ok(()) => {
-                row = info.journal;
-                found = Some(info);
-                break;
-            }
-            Err(why) => {
-                warn!("snapshot {} cannot be used ({why}): the one before it is", info.id);
-                refused.push(info.id);
-                core = fresh();
-            }
+    let now = fresh().dictionary();
+    // What others decided is decided again by their settings.
+    let by_those_of = |names: &Dictionary| {
+        let fresh = fresh();
+        if !names.is_of_others(&now) {
+            return fresh;
         }
-    }
+        fresh.as_of(names).unwrap_or_else(|| {
+            warn!(
+                "{}: this version does not read the settings that it was written with: what came since \
+                 its last snapshot is judged by those of now",
+                dir.display()
+            );
+            fresh
+        })
+    };
+    let mut refused = Vec::new();
+    let found = newest_good(&db, &by_those_of, &mut refused)?;
+    let (mut core, found) =
+        found.map_or_else(|| (fresh(), None), |(core, info)| (core, Some(info)));
+    let row = found.as_ref().map_or(0, |info| info.journal);
     let mut actions = Vec::new();
     let mut by: Option<(i64, Option<Translation>)> = None;
-    let mut others = false;
     let mut records = 0;
     // While rows are read, this connection is busy with them.
     let beside = Db::read_only(dir)?;
     db.journal_after(row, &mut |row| {
         if by.as_ref().is_none_or(|(id, _)| *id != row.dictionary) {
             let names = names(&beside, row.dictionary)?;
-            let now = core.dictionary();
-            let translation = Translation::between(&names, &now);
-            core.expect_partial(translation.is_some());
-            if names.is_of_others(&now) && !others {
-                // What lines tell holds to the end of the journal: later rows are of these settings or others.
-                others = true;
-                core.hold_to(Some(as_told(&beside)?));
+            if names.is_of_others(&core.dictionary()) {
+                hand_over(&mut core, by_those_of(&names)).map_err(|why| db.damaged(why))?;
             }
+            let translation = Translation::between(&names, &core.dictionary());
+            core.expect_partial(translation.is_some());
             by = Some((row.dictionary, translation));
         }
         let by = by.as_ref().and_then(|(_, by)| by.as_ref());
@@ -239,17 +224,18 @@ pub fn recover(
         }
         records += row.events;
         for action in core.take_actions() {
-            // What other settings decided was told in the same step.
-            if !others && !beside.has_action(&action.id)? {
+            if !beside.has_action(&action.id)? {
                 actions.push(action);
             }
         }
         Ok(())
     })?;
     core.expect_partial(false);
-    core.hold_to(None);
     if by.is_some() {
-        make_good(&mut core, &db, others, &mut actions)?;
+        make_good(&mut core, &db, &mut actions)?;
+    }
+    if core.dictionary().settings != now.settings {
+        hand_over(&mut core, fresh()).map_err(|why| db.damaged(why))?;
     }
     core.forget_counts();
     if let Some(info) = &found {
@@ -273,39 +259,55 @@ pub fn recover(
     Ok((core, Recovered { positions, actions, refused, over: past, ends_before: before, db }))
 }
 
-/// What was told of decisions.
-fn as_told(db: &Db) -> Result<AsTold, StateError> {
-    let mut told = AsTold::default();
-    let mut cursor = 0;
-    loop {
-        let page = db.actions_after(cursor, PAGE)?;
-        let Some(last) = page.last() else { return Ok(told) };
-        cursor = last.seq;
-        for stored in &page {
-            if let Ok(action) = Action::of_json(&stored.line) {
-                told.note(&action);
+/// The newest snapshot that can be used, in a core that `by_those_of` makes for its names; those that
+/// cannot are `refused`.
+fn newest_good(
+    db: &Db,
+    by_those_of: &dyn Fn(&Dictionary) -> Core,
+    refused: &mut Vec<i64>,
+) -> Result<Option<(Core, SnapshotInfo)>, StateError> {
+    for info in db.snapshots()? {
+        let names = names(db, info.dictionary)?;
+        let mut core = by_those_of(&names);
+        let restored = match db.snapshot(info.id) {
+            Ok(bytes) => {
+                let found = Core::format_of(&bytes).unwrap_or_default();
+                if found > FORMAT {
+                    // To fall back would be to forget what a newer version knew.
+                    let (path, found) = (db.file().to_owned(), found.cast_signed());
+                    return Err(StateError::Newer { path, found, known: FORMAT.cast_signed() });
+                }
+                core.restore(&bytes, &names)
+            }
+            Err(error @ StateError::Damaged { .. }) => Err(error.to_string()),
+            Err(error) => return Err(error),
+        };
+        match restored {
+            Ok(()) => return Ok(Some((core, info))),
+            Err(why) => {
+                warn!("snapshot {} cannot be used ({why}): the one before it is", info.id);
+                refused.push(info.id);
             }
         }
     }
+    Ok(None)
 }
 
-/// The journal was applied by the rules and settings as they are now. Where those are others than
-/// when it was written, what was decided and told of then holds all the same until its end, and
-/// what would be decided now in its place is not.
-fn make_good(
-    core: &mut Core,
-    db: &Db,
-    others: bool,
-    actions: &mut Vec<Action>,
-) -> Result<(), StateError> {
+/// Goes on with other rules and guards from where `core` stands.
+fn hand_over(core: &mut Core, mut to: Core) -> Result<(), String> {
+    to.restore(&core.capture_all(), &core.dictionary())?;
+    *core = to;
+    Ok(())
+}
+
+/// What was decided and told of holds until its end, also where another version of the program would
+/// decide otherwise, and what would be decided in its place is not.
+fn make_good(core: &mut Core, db: &Db, actions: &mut Vec<Action>) -> Result<(), StateError> {
     let ends = actions.iter().filter(|action| action.op == Op::End);
     let ends: HashSet<String> = ends.filter_map(|action| action.decision.clone()).collect();
     let open = db.open_decisions()?;
     let open = open.into_iter().filter(|decision| !ends.contains(&decision.id));
     let known: Vec<Known> = open.filter_map(known).collect();
-    if others {
-        core.keep_only(&known);
-    }
     let gave_way = core.adopt(&known);
     actions.retain(|action| action.decision.as_ref().is_none_or(|id| !gave_way.contains(id)));
     Ok(())

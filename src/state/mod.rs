@@ -22,7 +22,7 @@
 //! |---|---|---|
 //! | `meta` | for the database | format, when and by which version it was made |
 //! | `head` | for the database | numbers of the last commit, journal row and action; sums over tables |
-//! | `dictionaries` | per set of patterns and rules | what numbers inside entries and snapshots mean |
+//! | `dictionaries` | per set of patterns and rules | what numbers inside entries and snapshots mean, and the rules and guards that judged them |
 //! | `journal` | per commit with events | its events, as the engine writes them |
 //! | `snapshots` | per finished snapshot | what it contains, its size and SHA-256 |
 //! | `snapshot_parts` | per MiB of a snapshot | a frame of zstd |

@@ -491,6 +491,91 @@ fn settings_that_change_after_a_kill_judge_only_what_comes() {
     }
 }
 
+/// However it went down, with other settings it goes on in the same way: what came before was judged by
+/// those of then.
+#[test]
+fn a_kill_before_the_settings_change_is_as_good_as_a_stop() {
+    let alert = |count: u32, lasts: &str| {
+        format!(
+            "id: alert, per: [ip, reason], when: count > {count} within 1h, severity: P1, then: alert for {lasts}"
+        )
+    };
+    let block =
+        |then: &str| format!("id: block, per: ip, when: count > 20 within 1h, then: {then}");
+    let narrow = "id: narrow, per: ip, when: count > 3 within 1h, then: alert, where: { reason: invalid_password }";
+    let learns = "id: new, per: ip, when: new(user) >= 3 within 1h, then: alert";
+    let allow = "allow: [{ ip: 203.0.113.8, comment: office }]\n";
+    // Settings and rules, before and after.
+    let cases = [
+        ("a higher threshold", ("", vec![alert(3, "1h")]), ("", vec![alert(9, "1h")])),
+        ("a lower threshold", ("", vec![alert(9, "1h")]), ("", vec![alert(3, "1h")])),
+        ("gone", ("", vec![alert(3, "5m"), narrow.into()]), ("", vec![block("block for 1h")])),
+        ("longer", ("", vec![alert(2, "2m")]), ("", vec![alert(2, "1h")])),
+        (
+            "other lists",
+            ("", vec![narrow.into(), alert(3, "1h")]),
+            ("", vec![alert(3, "1h"), learns.into(), narrow.into()]),
+        ),
+        (
+            "learnt",
+            ("", vec![learns.into()]),
+            ("ipv6_prefix: 48\n", vec![learns.into(), narrow.into()]),
+        ),
+        (
+            "another action",
+            ("", vec![block("block for 1m")]),
+            ("", vec![block("[block for 1h, alert for 1h]")]),
+        ),
+        (
+            "others are spared",
+            (allow, vec![block("block for 1h"), learns.into()]),
+            ("lateness: 1s\n", vec![block("block for 1h")]),
+        ),
+        (
+            "shadow",
+            ("mode: shadow\n", vec![block("block for 1h")]),
+            ("mode: enforce\n", vec![block("block for 2h")]),
+        ),
+    ];
+    for (what, (settings, before), (other_settings, after)) in cases {
+        let list = |list: &[String]| rules(&list.iter().map(String::as_str).collect::<Vec<_>>());
+        let go_down = |kill: bool| {
+            let state = "state_dir: ./state\ncheckpoint: 1h\n";
+            let mut service = service(&format!("{state}{settings}"), &list(&before));
+            service.append(LOG, "");
+            let mut running = service.start();
+            running.wait_until_it_says(": following");
+            for ip in ["203.0.113.7", "203.0.113.8"] {
+                service.append(LOG, &(failures(0, 30, ip) + &failures(70, 12, ip)));
+            }
+            until(|| running.goes_on() && service.has_read(LOG), &String::new);
+            if kill {
+                running.kill();
+            } else {
+                drop(running.stop());
+            }
+            let told = service.lines(ACTIONS).len();
+            let text = fs::read_to_string(service.path("portcullis.yaml")).unwrap();
+            let text =
+                text.replace(&format!("{state}{settings}"), &format!("{state}{other_settings}"));
+            service.write("portcullis.yaml", &text);
+            service.write("rules.yaml", &list(&after));
+            service.catch_up(LOG);
+            for (from, n, ip) in
+                [(82, 13, "203.0.113.7"), (200, 30, "203.0.113.8"), (9000, 5, "192.0.2.1")]
+            {
+                service.append(LOG, &failures(from, n, ip));
+            }
+            service.catch_up(LOG);
+            service.verify();
+            (told, service.lines(ACTIONS))
+        };
+        let (stopped, killed) = (go_down(false), go_down(true));
+        assert!(stopped.0 > 0 || what == "a lower threshold", "{what}");
+        assert_eq!(stopped, killed, "{what}");
+    }
+}
+
 /// What an event did for a rule as it was is not done again for the rule as it is.
 #[test]
 fn what_was_used_up_before_a_kill_stays_used_up() {
