@@ -83,6 +83,12 @@ pub struct Server {
     /// A PEM file with the authority that signed its certificate, instead of the usual ones
     #[arg(long, value_name = "FILE")]
     pub ca: Option<String>,
+    /// A PEM file with the certificate to show, if `serve.tls.client_ca` asks for one
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub cert: Option<String>,
+    /// A PEM file with the private key of --cert
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<String>,
 }
 
 /// Flags of `decisions`.

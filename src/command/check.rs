@@ -1,10 +1,11 @@
 //! `portcullis check`: every mistake in patterns, rules and configuration at once, the tests inside
 //! them, and what has no test.
 
-use super::{print, refuse, refuse_nothing, say, settings_and_problems};
+use super::{print, refuse, refuse_nothing, remote, say, settings_and_problems};
 use crate::action::{Action, Op, identity};
 use crate::assembly::Assembly;
 use crate::cli::{Check, Common};
+use crate::config::Settings;
 use crate::decide::Decider;
 use crate::decide::guard::{Allow, Allowed};
 use crate::decide::line::Due;
@@ -21,6 +22,8 @@ use crate::pattern::prefilter::{Need, need};
 use crate::pattern::set::Verdict;
 use crate::pattern::spec::{Pattern, Reading};
 use crate::pattern::{Event, EventIp, Events, PatternId, Standing};
+use crate::serve::auth::Access;
+use crate::sink::SinkConfig;
 use crate::source::file;
 use crate::telemetry::wall_clock;
 use crate::yaml::{Checker, Document, Node, Problem};
@@ -61,8 +64,23 @@ pub fn check(common: &Common, check: &Check) -> Result<ExitCode> {
         }
     };
     refuse_nothing(&assembly)?;
-    let report = Report::of(&assembly, &configured.allow, common.verbose > 0);
+    let mut report = Report::of(&assembly, &configured.allow, common.verbose > 0);
+    report.warnings.extend(missing_here(&configured, &assembly));
     Ok(report.print())
+}
+
+/// What sinks and the server need and this machine does not have: it may be another one that runs.
+fn missing_here(settings: &Settings, assembly: &Assembly) -> Vec<String> {
+    let away = |sink: &SinkConfig| remote(settings, assembly, sink).err();
+    let sinks = settings.sinks.iter().filter(|sink| sink.is_remote()).filter_map(away);
+    let of_sinks = sinks.map(|Problem { message, file, place, .. }| match place.line {
+        0 => message,
+        line => format!("{file}:{line}: {message}"),
+    });
+    let access = settings.serve.as_ref().map(Access::read);
+    let of_tokens = access.and_then(Result::err);
+    let starts_not = |why: String| format!("`run` would not start here: {why}");
+    of_sinks.chain(of_tokens).map(starts_not).collect()
 }
 
 enum Kind {

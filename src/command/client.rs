@@ -7,7 +7,7 @@ use crate::cli::{Command, Common, Decisions, Hold, Server};
 use crate::config::CLIENT_VARIABLES;
 use crate::serve::LISTEN;
 use crate::serve::api::LIMIT_MAX;
-use crate::serve::target::parse as meant;
+use crate::serve::target::{parse as meant, spelled};
 use crate::sink::Output;
 use crate::sink::http::{Answer, Client, Method, encoded};
 use crate::sink::secret::SecretPlace;
@@ -218,8 +218,9 @@ fn token(server: &Server) -> Result<Option<String>> {
 }
 
 fn call(url: &str, server: &Server, asked: &Asked<'_>) -> Result<Answer> {
-    let client =
-        Client::patient(server.ca.as_deref(), PATIENCE).map_err(|why| anyhow!("error: {why}"))?;
+    let shows = server.cert.as_deref().zip(server.key.as_deref());
+    let client = Client::patient(server.ca.as_deref(), shows, PATIENCE)
+        .map_err(|why| anyhow!("error: {why}"))?;
     let client = client.reading(ANSWER_MAX);
     let bearer = token(server)?.map(|token| format!("Bearer {token}"));
     let mut headers = vec![("accept", "application/json")];
@@ -233,7 +234,9 @@ fn call(url: &str, server: &Server, asked: &Asked<'_>) -> Result<Answer> {
     let whole = format!("{url}{}", asked.path);
     let sent = client.call(asked.method, &whole, &headers, body.as_deref().map(str::as_bytes));
     sent.map_err(|trouble| {
-        let help = if trouble.why().contains("certificate")
+        let help = if trouble.why().contains("CertificateRequired") {
+            "it lets in only who shows a certificate that it trusts: --cert FILE and --key FILE"
+        } else if trouble.why().contains("certificate")
             || trouble.why().contains("UnknownIssuer")
         {
             "if an authority of your own has signed its certificate, name it with --ca FILE"
@@ -272,28 +275,32 @@ fn instant(value: &Value) -> String {
 
 /// A target as it is to be named. An account may be called like anything else: what a client typed.
 fn target(value: &Value) -> String {
-    let (kind, text) = (shown(&value["kind"]), shown(&value["value"]));
+    let kind = shown(&value["kind"]);
+    let name = value["value"].as_str().unwrap_or_default();
+    let text = spelled(name);
+    let is_plain =
+        || meant(&text).is_ok_and(|target| target.kind == "user" && target.text() == name);
     match kind.as_str() {
         "ip" | "range" => text,
         "global" => kind,
-        "user" if text != "global" && is_plain_name(&text) => text,
+        "user" if text != "global" && is_plain() => text,
         _ => format!("{kind}:{text}"),
     }
-}
-
-fn is_plain_name(text: &str) -> bool {
-    meant(text).is_ok_and(|target| target.kind == "user" && target.text() == text)
 }
 
 fn items(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
+/// Columns are at most so wide; a longer cell, as a client's long name, sticks out of its own.
+const WIDTH_MAX: usize = 48;
+
 /// Rows in columns, each as wide as its widest.
 fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let wide = |n: usize| {
-        rows.iter().filter_map(|row| row.get(n)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        let widths = rows.iter().filter_map(|row| row.get(n)).map(|cell| cell.chars().count());
+        widths.filter(|width| *width <= WIDTH_MAX).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(wide).collect();
     let mut out = String::new();
@@ -530,6 +537,10 @@ mod tests {
             ("user", "203.0.113.0/24", "user:203.0.113.0/24"),
             ("user", "203.0.113", "user:203.0.113"),
             ("user", "global", "user:global"),
+            ("user", "dev\u{200d}x", r"dev\u{200d}x"),
+            ("user", r"dev\u{200d}x", r"dev\u{5c}u{200d}x"),
+            ("user_id", "a\nb", r"user_id:a\u{a}b"),
+            ("user", &"x".repeat(250), &"x".repeat(250)),
         ] {
             let told = target(&json!({ "kind": kind, "value": value }));
             assert_eq!(told, shown);

@@ -237,7 +237,7 @@ pub fn ways(settings: &Settings, assembly: &Assembly, acting: bool) -> Result<Wa
             info!("sink {}: told nothing; --apply lets it work", config.name());
             continue;
         }
-        let remote = remote(settings, assembly, config)?;
+        let remote = remote(settings, assembly, config).map_err(|problem| anyhow!("{problem}"))?;
         let dry = remote.acts() && !settings.armed;
         remotes.push(Driven { remote, dry });
     }
@@ -252,15 +252,14 @@ pub fn remote(
     settings: &Settings,
     assembly: &Assembly,
     config: &SinkConfig,
-) -> Result<Box<dyn Remote>> {
+) -> Result<Box<dyn Remote>, Problem> {
     let context = crate::sink::Context {
         runbook_url: settings.runbook_url.clone(),
         identities: Arc::clone(&assembly.identities),
         receives: settings.receives(config),
         armed: settings.armed,
     };
-    let opened = config.remote(&context);
-    opened.map_err(|error| anyhow!("{}", settings.of_sink(config, &error.to_string())))
+    config.remote(&context).map_err(|error| settings.of_sink(config, &error.to_string()))
 }
 
 /// Listens for SIGINT and SIGTERM; a second one ends at once.

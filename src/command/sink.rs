@@ -37,7 +37,8 @@ pub fn sink(common: &Common, sink: &Sink) -> Result<ExitCode> {
         ));
     }
     let assembly = assemble(&settings, false)?;
-    let mut remote = remote(&settings, &assembly, config)?;
+    let opened = remote(&settings, &assembly, config);
+    let mut remote = opened.map_err(|problem| anyhow!("{problem}"))?;
     let came = if clean { remote.clean() } else { remote.test(SystemTime::now()) };
     match came {
         Ok(found) => {

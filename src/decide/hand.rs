@@ -7,6 +7,7 @@ use super::{Decider, TIME_IS_UP, key_of};
 use crate::action::decision::Decision;
 use crate::action::order::{BY_HAND, Carried, Order, What};
 use crate::action::{self, Action, IdParts, OWN_PACK, Op, Target, Word};
+use crate::decode::addr;
 use crate::decode::time::{self, Micros};
 use crate::detect::condition::{ACTIONS, ActionKind};
 use crate::detect::detector::describe;
@@ -73,7 +74,7 @@ impl Decider {
         let Some(target) = key_of(&order.target, names) else {
             return refused(format!("`{}` is nothing that can be acted on", order.target.text()));
         };
-        let guard = self.guard.forbids(target.view(), Standing::Good, kind, order.at);
+        let guard = self.guard.forbids(target.view(), standing_of(target.view()), kind, order.at);
         if let Some(guard) = guard.filter(|_| !order.force) {
             return refused(format!("the guard {guard} speaks against it; `force` overrides it"));
         }
@@ -357,13 +358,21 @@ fn decision(key: &LedgerKey, active: &Active, names: &[String]) -> Decision {
     }
 }
 
+/// What the address itself says for a decision about it; who logged it is not known.
+pub fn standing_of(key: Key<'_>) -> Standing {
+    match key.net() {
+        Some(net) if addr::alert_only(net.addr()) => Standing::NoHost,
+        _ => Standing::Good,
+    }
+}
+
 /// The keys under which a target may be counted: itself and, of an IPv6 address, its range.
 pub fn keys_of(target: &Target, ipv6_prefix: u8, names: &[String]) -> Vec<OwnKey> {
     let mut keys: Vec<OwnKey> = key_of(target, names).into_iter().collect();
     if target.kind == "ip"
         && let Some(ip) = target.value.as_deref().and_then(|value| value.parse().ok())
     {
-        let (_, net) = crate::decode::addr::target(ip, ipv6_prefix);
+        let (_, net) = addr::target(ip, ipv6_prefix);
         let mut value = Vec::new();
         let kind = crate::window::key::put_net(&mut value, &net);
         let range = Key { kind, value: &value }.own();

@@ -38,7 +38,7 @@ use crate::action::decision::Decision;
 use crate::action::order::{Carried, Order};
 use crate::action::{Action, Target};
 use crate::decide::Decider;
-use crate::decide::hand::{Known, keys_of};
+use crate::decide::hand::{Known, keys_of, standing_of};
 use crate::decide::ledger::Renumber;
 use crate::decide::line::Due;
 use crate::decode::time::Micros;
@@ -46,8 +46,8 @@ use crate::detect::condition::ActionKind;
 use crate::detect::detector::{Detector, StreamTime, describe};
 use crate::detect::dictionary::{Dictionary, Translation};
 use crate::detect::rule::{Severity, Urgency};
+use crate::pattern::Events;
 use crate::pattern::event::{EventView, Run};
-use crate::pattern::{Events, Standing};
 use crate::window::codec::{Reader, number, put_bytes, put_number, put_option, put_time};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -387,9 +387,9 @@ impl Core {
             "user" | "user_id" => ActionKind::Lock,
             _ => ActionKind::Block,
         };
-        let guard = keys
-            .iter()
-            .find_map(|key| self.decider.guard().forbids(key.view(), Standing::Good, kind, now));
+        let guard = keys.iter().find_map(|key| {
+            self.decider.guard().forbids(key.view(), standing_of(key.view()), kind, now)
+        });
         let mut counters = Vec::new();
         for key in &keys {
             let (kind, value) = describe(key.view(), names);

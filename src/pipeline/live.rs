@@ -568,6 +568,11 @@ impl LiveStream {
                     self.ordered = at;
                     let order = Order { at, ..order };
                     let carried = self.engine.core.order(&order);
+                    if carried.refused.is_some() {
+                        // There is nothing that would have to last.
+                        drop(reply.send(carried));
+                        continue;
+                    }
                     // What lasts is told; whoever has gone meanwhile finds it anyway.
                     self.done.push(Box::new(move || drop(reply.send(carried))));
                 }

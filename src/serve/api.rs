@@ -6,7 +6,7 @@ use super::target::{self, Meant, Object};
 use super::{Shared, audit, metrics, openapi};
 use crate::action::decision::Decision;
 use crate::action::order::{Order, What};
-use crate::action::{Action, Target};
+use crate::action::{Action, Target, is_hidden};
 use crate::decode::time::{self, Micros};
 use crate::detect::condition::ACTIONS;
 use crate::detect::rule::MODES;
@@ -274,7 +274,13 @@ async fn why(
 ) -> Answer {
     let Path(text) = target.map_err(|why| wrong(why.body_text()))?;
     let target = target::parse(&text).map_err(unprocessable)?;
-    let why = shared.asker.why(target.clone()).await.map_err(unanswered)?;
+    let mut why = shared.asker.why(target.clone()).await.map_err(unanswered)?;
+    for decision in &mut why.decisions {
+        // What its line says; the rule's title is all that the stream keeps.
+        if let Some(told) = shared.board.get(&decision.id) {
+            decision.reason = told.reason;
+        }
+    }
     let mut body = json!(why);
     body["target"] = json!(target);
     Ok(Json(body).into_response())
@@ -359,7 +365,7 @@ fn because(text: &str) -> Result<String, Refusal> {
             "`because` has 1 to {BECAUSE_MAX} characters; who reads it later wants to know why"
         )));
     }
-    if text.chars().any(target::is_hidden) {
+    if text.chars().any(is_hidden) {
         return Err(unprocessable("`because` has no control characters"));
     }
     Ok(text.to_owned())

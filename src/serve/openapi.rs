@@ -349,7 +349,7 @@ fn sent() -> Value {
         "Document": json!({ "type": "object" }),
         "TargetText": {
             "type": "string",
-            "description": "An address, a range, a name or e-mail address, or `user_id:` and an id.",
+            "description": r"An address, a range, a name or e-mail address, or `user_id:` and an id; what cannot be seen stands in it as `\u{200d}`.",
             "minLength": 1,
             "maxLength": TEXT_MAX,
             "pattern": r"\S",

@@ -1,13 +1,14 @@
 //! Whom a person means: text in the form in which the stream knows its targets.
 
 use crate::action::Target;
-use crate::action::escape;
+use crate::action::{escape, is_hidden};
 use crate::decode::addr;
 use crate::pattern::filter::parse_net;
 use ipnet::IpNet;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::IpAddr;
@@ -93,12 +94,21 @@ impl Meant {
 }
 
 /// The target that a text means: an address, a range, `user_id:ID`, or else a name or an e-mail
-/// address.
+/// address. What cannot be seen stands in it as in [`spelled`]; as it is, it is more likely a slip of
+/// whoever copied the text.
 ///
 /// # Errors
 /// Why nobody can be meant.
 pub fn parse(text: &str) -> Result<Target, String> {
     sized(text)?;
+    if text.trim().chars().any(is_hidden) {
+        return Err(format!(
+            "there is something in it that cannot be seen; if it belongs to the name, write `{}`",
+            escape(text.trim())
+        ));
+    }
+    let text = read_out(text);
+    sized(&text)?;
     let text = text.trim();
     if let Some((kind, value)) = text.split_once(':')
         && KINDS.contains(&kind)
@@ -146,9 +156,6 @@ fn sized(text: &str) -> Result<(), String> {
 
 fn of_kind(kind: &str, value: &str) -> Result<Target, String> {
     sized(value)?;
-    if value.chars().any(is_hidden) {
-        return Err("a target has no control characters".to_owned());
-    }
     let shown = escape(value);
     let named =
         |kind: &str, value: &str| Target { kind: kind.to_owned(), value: Some(value.to_owned()) };
@@ -175,11 +182,50 @@ fn of_kind(kind: &str, value: &str) -> Result<Target, String> {
     }
 }
 
-/// Whether a character cannot be seen, or makes others be seen as they are not.
-pub fn is_hidden(c: char) -> bool {
-    let mut buffer = [0; 4];
-    let text: &str = c.encode_utf8(&mut buffer);
-    escape(text) != text
+/// How what cannot be seen is written: `\u{200d}`.
+const HIDDEN: &str = "\\u{";
+
+/// A name as [`parse`] takes it: whole, with what cannot be seen written as `\u{200d}`, and what looks
+/// like that already too.
+pub fn spelled(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for (at, c) in text.char_indices() {
+        let looks_so = text.get(at..).is_some_and(|rest| rest.starts_with(HIDDEN));
+        if is_hidden(c) || looks_so {
+            out.extend(c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// What [`spelled`] wrote, as it is.
+fn read_out(text: &str) -> Cow<'_, str> {
+    if !text.contains(HIDDEN) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, behind)) = rest.split_once(HIDDEN) {
+        out.push_str(before);
+        let read = behind.split_once('}').and_then(|(digits, behind)| {
+            let c = u32::from_str_radix(digits, 16).ok().and_then(char::from_u32)?;
+            Some((c, behind))
+        });
+        match read {
+            Some((c, behind)) => {
+                out.push(c);
+                rest = behind;
+            }
+            None => {
+                out.push_str(HIDDEN);
+                rest = behind;
+            }
+        }
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
 }
 
 fn of_net(net: IpNet) -> Target {
@@ -241,6 +287,11 @@ mod tests {
             ("user:203.0.113.7", "user 203.0.113.7"),
             ("ip:203.0.113.7", "ip 203.0.113.7"),
             ("domain:x", "user domain:x"),
+            (r"dev\u{200D}x", "user dev\u{200d}x"),
+            (r"user_id:a\u{a}b", "user_id a\nb"),
+            (r"a\u{5c}u{41}", r"user a\u{41}"),
+            (r"a\u{110000}", r"user a\u{110000}"),
+            (r"a\u{41", r"user a\u{41"),
         ] {
             assert_eq!(of(text), meant, "{text}");
         }
@@ -268,6 +319,27 @@ mod tests {
         ] {
             assert!(of(text).starts_with("error: "), "{text}: {}", of(text));
         }
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_written_out() {
+        for (name, text) in [
+            ("bob", "bob"),
+            ("dev\u{200d}x", r"dev\u{200d}x"),
+            ("a\nb\tc", r"a\u{a}b\u{9}c"),
+            // Whoever calls himself so is not taken for another.
+            (r"dev\u{200d}x", r"dev\u{5c}u{200d}x"),
+            (r"a\b\u", r"a\b\u"),
+            (r"\\u{", r"\\u{5c}u{"),
+            (&"x".repeat(256), &"x".repeat(256)),
+        ] {
+            assert_eq!(spelled(name), text);
+            assert_eq!(parse(text).unwrap().text(), name);
+        }
+        let why = parse("bob\u{200b}").unwrap_err();
+        assert!(why.contains(r"`bob\u{200b}`"), "{why}");
+        let parts = Parts { kind: "user".to_owned(), value: "bob\u{200b}x".to_owned() };
+        assert_eq!(Meant::Parts(parts).target().unwrap().text(), "bob\u{200b}x");
     }
 
     #[test]

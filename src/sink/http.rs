@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::fmt::Write;
 use std::io::Read;
 use std::time::{Duration, SystemTime};
+use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, TlsConfig};
 
 /// How long a call may take.
 pub const TIMEOUT: Duration = Duration::from_secs(15);
@@ -52,27 +53,27 @@ impl Client {
     /// # Errors
     /// When the file cannot be read or holds no certificate.
     pub fn new(ca: Option<&str>) -> Result<Self, String> {
-        Self::patient(ca, TIMEOUT)
+        Self::patient(ca, None, TIMEOUT)
     }
 
-    /// The same with another time for a whole call.
+    /// The same that shows a certificate, whose file and whose key's are named, and with another time for
+    /// a whole call.
     ///
     /// # Errors
     /// As [`Client::new`].
-    pub fn patient(ca: Option<&str>, timeout: Duration) -> Result<Self, String> {
-        let mut tls = ureq::tls::TlsConfig::builder();
+    pub fn patient(
+        ca: Option<&str>,
+        shows: Option<(&str, &str)>,
+        timeout: Duration,
+    ) -> Result<Self, String> {
+        let mut tls = TlsConfig::builder();
         if let Some(path) = ca {
-            let pem = std::fs::read(path).map_err(|error| format!("`ca` {path}: {error}"))?;
-            let certificates: Vec<_> = ureq::tls::parse_pem(&pem)
-                .filter_map(|item| match item {
-                    Ok(ureq::tls::PemItem::Certificate(certificate)) => Some(certificate),
-                    _ => None,
-                })
-                .collect();
-            if certificates.is_empty() {
-                return Err(format!("`ca` {path}: there is no certificate in it"));
-            }
-            tls = tls.root_certs(certificates.into());
+            tls = tls.root_certs(certificates("ca", path)?.into());
+        }
+        if let Some((certificate, key)) = shows {
+            let own =
+                ClientCert::new_with_certs(&certificates("cert", certificate)?, private(key)?);
+            tls = tls.client_cert(Some(own));
         }
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(timeout))
@@ -131,6 +132,31 @@ impl Client {
         let body = String::from_utf8_lossy(&body).into_owned();
         Ok(Answer { status, body, cut, retry_after })
     }
+}
+
+fn pem(what: &str, path: &str) -> Result<Vec<PemItem<'static>>, String> {
+    let text = std::fs::read(path).map_err(|error| format!("`{what}` {path}: {error}"))?;
+    Ok(ureq::tls::parse_pem(&text).filter_map(Result::ok).collect())
+}
+
+fn certificates(what: &str, path: &str) -> Result<Vec<Certificate<'static>>, String> {
+    let found = pem(what, path)?.into_iter().filter_map(|item| match item {
+        PemItem::Certificate(certificate) => Some(certificate),
+        _ => None,
+    });
+    let found: Vec<_> = found.collect();
+    if found.is_empty() {
+        return Err(format!("`{what}` {path}: there is no certificate in it"));
+    }
+    Ok(found)
+}
+
+fn private(path: &str) -> Result<PrivateKey<'static>, String> {
+    let found = pem("key", path)?.into_iter().find_map(|item| match item {
+        PemItem::PrivateKey(key) => Some(key),
+        _ => None,
+    });
+    found.ok_or_else(|| format!("`key` {path}: there is no private key in it"))
 }
 
 /// How long `Retry-After` asks to wait: so many seconds, or until a date, by the clock of who answered.

@@ -377,6 +377,37 @@ fn check_says_what_changes_nothing() {
 }
 
 #[test]
+fn check_warns_of_what_run_would_miss_on_this_machine() {
+    let folder = folder();
+    write(&folder, "short", "too-short");
+    let config = "sinks:\n  - stdout: {}\n  - webhook: { url: http://127.0.0.1:9/, secret: { env: NOT_SET_HERE } }\n  - command: { argv: [/no/such/program] }\n  - webhook: { url: http://127.0.0.1:9/other, name: other }\nserve:\n  listen: 127.0.0.1:0\n  tokens:\n    - { name: ops, role: operator, token: { file: ./short } }\n";
+    write(&folder, "portcullis.yaml", config);
+    let output = run_in(folder.path(), &["check"], b"");
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let said = stdout(&output);
+    let here = |line: &&str| line.starts_with("warning: `run` would not start here: ");
+    let warnings: Vec<&str> = said.lines().filter(here).collect();
+    let expected = [
+        ["portcullis.yaml:3: sink webhook", "the variable NOT_SET_HERE is not set"],
+        ["portcullis.yaml:4: sink command", "/no/such/program"],
+        ["the token of ops", "the file ./short must have 16 to"],
+    ];
+    assert_eq!(warnings.len(), expected.len(), "{said}");
+    for (warning, parts) in warnings.iter().zip(expected) {
+        assert!(parts.iter().all(|part| warning.contains(part)), "{warning}");
+    }
+    assert!(!said.contains("too-short"), "{said}");
+    // It is true: what was warned of is what `run` says.
+    let output = run_in(folder.path(), &["run"], b"");
+    assert_eq!(code(&output), 2);
+    assert!(
+        stderr(&output).contains("the variable NOT_SET_HERE is not set"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn check_passes_fails_or_cannot_load() {
     let folder = folder();
     assert_eq!(code(&run(&["check"], b"")), 0);

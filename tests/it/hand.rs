@@ -112,6 +112,10 @@ fn guards_stand_before_people_too_unless_they_insist() {
         // A prefix that holds somebody who is allowed.
         (HOUR, "range", "203.0.113.0/24", "allow"),
         (lock, "user", "boss@example.org", "allow"),
+        // Whoever sends chooses the bits of such an address; rules only alert on it.
+        (HOUR, "ip", "2001:0:1::1", "no_single_host"),
+        (HOUR, "range", "2001::/32", "no_single_host"),
+        (HOUR, "ip", "::5.6.7.8", "no_single_host"),
     ] {
         let order = order(what, kind, value, 0);
         let refused = core.order(&order).refused.unwrap_or_else(|| panic!("{value} is acted on"));
@@ -270,6 +274,8 @@ fn why_says_what_is_counted_and_when_it_is_too_old() {
     assert!(!why.counters.iter().any(|counter| counter.rule == "ip-blocking"), "it used them up");
     let own = Target { value: Some("127.0.0.1".to_owned()), ..target };
     assert_eq!(engine.core.why(&own, START).guard, Some("never_block"));
+    let own = Target { value: Some("2001:0:1::1".to_owned()), ..own };
+    assert_eq!(engine.core.why(&own, START).guard, Some("no_single_host"));
 }
 
 #[test]

@@ -107,7 +107,11 @@ fn status() -> Status {
 
 fn why(target: &Target) -> Why {
     let decisions = match target.text() {
-        "203.0.113.7" => vec![decision(1, "203.0.113.7", "block", "enforce")],
+        // The stream knows no more of it than the title of its rule.
+        "203.0.113.7" => vec![Decision {
+            reason: "Too many failed logins".to_owned(),
+            ..decision(1, "203.0.113.7", "block", "enforce")
+        }],
         _ => Vec::new(),
     };
     let counter = Counter {
@@ -468,6 +472,14 @@ fn orders_reach_the_stream_as_they_were_meant() {
     assert_eq!(got.status, 200, "{got:?}");
     assert_eq!(got.json()["actions"][0]["reason"], "by ops: seen in the logs");
     assert_eq!(got.json()["actions"][0]["target"], json!({ "kind": "ip", "value": "203.0.113.9" }));
+    // A program says the name as it is, a person as it is shown.
+    let hidden = json!({ "kind": "user", "value": "dev\u{200d}x@example.org" });
+    for target in [hidden, json!(r"dev\u{200d}x@example.org")] {
+        let lift = json!({ "target": target, "because": "b" });
+        assert_eq!(post(at, "/api/lift", &lift).status, 200);
+        let order = served.orders.lock().unwrap().pop().unwrap();
+        assert_eq!(order.target.text(), "dev\u{200d}x@example.org");
+    }
     let parts = json!({ "kind": "user", "value": "Mallory@Example.org" });
     let hold = json!({ "target": parts, "for": "2d", "because": "b", "force": true });
     assert_eq!(post(at, "/api/lock", &hold).status, 200);
@@ -1076,6 +1088,25 @@ fn tls_is_spoken_and_a_stranger_is_not_let_in() {
     let known = ["-cert", "client.pem", "-key", "client.key"];
     let got = tls_health(folder.path(), address, &known);
     assert!(got.starts_with("HTTP/1.1 200"), "{got}");
+    // Our own client shows what it is told to.
+    let url = format!("https://{address}");
+    let known: &[&str] = &["--cert", "client.pem", "--key", "client.key"];
+    for (shows, code, told) in [
+        (known, 0, ""),
+        (&[], 2, "--cert FILE and --key FILE"),
+        (&["--cert", "client.key", "--key", "client.key"], 2, "there is no certificate in it"),
+        (&["--cert", "client.pem", "--key", "client.pem"], 2, "there is no private key in it"),
+        (&["--cert", "client.pem"], 2, "--key <FILE>"),
+    ] {
+        let output = portcullis(folder.path())
+            .args(["status", "--url", &url, "--ca", "ca.pem"])
+            .args(shows)
+            .env("PORTCULLIS_TOKEN", READ)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(code), "{shows:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(told), "{shows:?}: {}", stderr(&output));
+    }
 
     for (cert, key, told) in [
         ("nowhere.pem", "server.key", "serve.tls.cert"),
@@ -1110,6 +1141,7 @@ fn commands_ask_and_say_what_came_of_it() {
         (&["decisions", "--action", "lock"], "mallory@example.org  lock"),
         (&["decisions", "--rule", "none"], "nothing is in force"),
         (&["why", "203.0.113.7"], "ip-blocking: 4 of 21 FAILED_LOGIN within 1h"),
+        (&["why", "203.0.113.7"], "until 2025-08-04T22:26:40Z: 21 FAILED_LOGIN within 1h"),
         (&["why", "2001:db8::/64"], "2001:db8::/64: nothing is in force against it"),
         (
             &["block", "203.0.113.9", "--for", "1h", "--because", "seen"],
@@ -1155,6 +1187,7 @@ fn commands_say_by_their_exit_code_whether_it_was_refused_or_not_reached() {
         (&block, Some("no-such-token-0123456789"), "this token is not known"),
         (&block, Some(READ), "the operator role"),
         (&["why", "10.0.0.256"], Some(READ), "no address"),
+        (&["lift", "bob\u{200b}x"], Some(OPS), r"write `bob\u{200b}x`"),
         (
             &["block", "x@example.org", "--for", "1h", "--because", "b"],
             Some(OPS),
