@@ -158,6 +158,8 @@ pub struct Recovered {
     pub actions: Vec<Action>,
     /// Snapshots that cannot be used.
     refused: Vec<i64>,
+    /// Decisions in force.
+    pub standing: Vec<Decision>,
     /// Decisions that are over, but that others may still enforce, until when.
     pub over: Vec<(Micros, Decision)>,
     /// Ends that were said of decisions in force before those were extended.
@@ -250,13 +252,25 @@ pub fn recover(
         info!("{}: went on from {records} records", dir.display());
     }
     let positions = db.positions()?;
-    let (mut past, mut before) = (Vec::new(), Vec::new());
+    let (mut standing, mut past, mut ends_before) = (core.standing(), Vec::new(), Vec::new());
     if served {
+        standing = as_told(standing, &db)?;
         let since = super::arrival().unwrap_or(0).saturating_sub(LINGER);
         past = db.ended_decisions(since)?.iter().filter_map(over).collect();
-        before = ends_before(&core, &db)?;
+        ends_before = said_before(&standing, &db)?;
     }
-    Ok((core, Recovered { positions, actions, refused, over: past, ends_before: before, db }))
+    Ok((core, Recovered { positions, actions, refused, standing, over: past, ends_before, db }))
+}
+
+/// Decisions with the reasons of their lines; of rules, the stream keeps only the titles.
+fn as_told(mut standing: Vec<Decision>, db: &Db) -> Result<Vec<Decision>, StateError> {
+    let lines = db.start_lines(standing.iter().map(|decision| decision.id.as_str()))?;
+    for (decision, line) in standing.iter_mut().zip(lines) {
+        if let Some(Ok(action)) = line.as_deref().map(Action::of_json) {
+            decision.reason = action.reason;
+        }
+    }
+    Ok(standing)
 }
 
 /// The newest snapshot that can be used, in a core that `by_those_of` makes for its names; those that
@@ -321,9 +335,9 @@ fn known(stored: StoredDecision) -> Option<Known> {
 
 /// The ends that were said of decisions in force before they were extended, as far back as lines are
 /// kept.
-fn ends_before(core: &Core, db: &Db) -> Result<Vec<(String, Micros)>, StateError> {
-    let active: HashMap<String, Micros> =
-        core.standing().into_iter().map(|decision| (decision.id, decision.until)).collect();
+fn said_before(standing: &[Decision], db: &Db) -> Result<Vec<(String, Micros)>, StateError> {
+    let active: HashMap<&str, Micros> =
+        standing.iter().map(|decision| (decision.id.as_str(), decision.until)).collect();
     let mut ends = Vec::new();
     let mut extended = HashSet::new();
     // Starts are few among the lines that matter, and looked at only when one of them was extended.
@@ -341,7 +355,7 @@ fn ends_before(core: &Core, db: &Db) -> Result<Vec<(String, Micros)>, StateError
                 let Ok(action) = Action::of_json(&stored.line) else { continue };
                 let Some(decision) = action.decision else { continue };
                 let (until, now) =
-                    (action.until.as_deref().and_then(instant_of), active.get(&decision));
+                    (action.until.as_deref().and_then(instant_of), active.get(decision.as_str()));
                 if let (Some(until), Some(now)) = (until, now) {
                     if until < *now {
                         ends.push((decision.clone(), until));

@@ -161,7 +161,7 @@ pub fn run(
             let checkpoint = Duration::from_micros(settings.checkpoint.unsigned_abs());
             if let Some(board) = &watched {
                 let (over, ends) = (recovered.over.clone(), recovered.ends_before.clone());
-                board.begin(engine.core.standing(), over, ends);
+                board.begin(recovered.standing.clone(), over, ends);
             }
             let keeper = Keeper::start(dir, recovered, &names, ways, checkpoint, stop)?;
             engine.core.journal = Some(Journal::default());

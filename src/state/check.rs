@@ -207,6 +207,16 @@ pub(super) fn newest_decisions(
     Ok((found, all.unwrap_or(total)))
 }
 
+/// The lines with which those decisions started, as far as they are kept and sound.
+pub(super) fn start_lines<'i>(
+    conn: &Connection,
+    file: &Path,
+    decisions: impl Iterator<Item = &'i str>,
+) -> Result<Vec<Option<String>>, StateError> {
+    let mut starts = Starts::of(conn, file)?;
+    Ok(decisions.map(|decision| starts.line(decision).ok().flatten()).collect())
+}
+
 /// The decision with that id, checked.
 pub(super) fn decision(
     conn: &Connection,

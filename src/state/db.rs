@@ -665,6 +665,17 @@ impl Db {
         })
     }
 
+    /// The lines with which `decisions` started, as far as they are kept and are as they were committed.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn start_lines<'i>(
+        &self,
+        decisions: impl Iterator<Item = &'i str>,
+    ) -> Result<Vec<Option<String>>, StateError> {
+        self.view(|conn, file| check::start_lines(conn, file, decisions))
+    }
+
     /// The newest decisions that are `wanted`, or all, whether they have ended or not, up to `limit`, with the
     /// lines with which they started, as long as those are kept; and how many there are in all.
     ///

@@ -108,6 +108,13 @@ fn what_is_told_of_counts_and_of_orders_outlives_a_restart() {
     assert!(stands.contains(": seen in the logs"), "{stands}");
     assert!(reason.as_str().unwrap().ends_with(": seen in the logs"), "{reason}");
     assert_eq!(history, reason);
+    // Of what a rule decides, its line has more to say than its title.
+    service.append(LOG, &failures(1801..1822, "203.0.113.8"));
+    let blocked = |service: &Service, at: &str| why(service, at, "203.0.113.8");
+    let sentence = ": 21 FAILED_LOGIN from 203.0.113.8 within 1h";
+    let says = |service: &Service, at: &str| blocked(service, at).contains(sentence);
+    until(|| running.goes_on() && says(&service, &at), &|| blocked(&service, &at));
+    let before = told(&service, &at);
     // From what was captured at the end, and from the journal.
     for killed in [false, true] {
         if killed {
@@ -119,6 +126,7 @@ fn what_is_told_of_counts_and_of_orders_outlives_a_restart() {
         at = address(&mut running);
         assert!(counted(&service, &at), "{}", why(&service, &at, "203.0.113.7"));
         assert_eq!(told(&service, &at), before);
+        assert!(says(&service, &at), "{}", blocked(&service, &at));
     }
 }
 
