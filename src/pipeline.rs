@@ -617,6 +617,7 @@ pub fn replay(
         open: Vec::new(),
         heap: BinaryHeap::new(),
         read: Vec::new(),
+        held: None,
         stop: Arc::clone(stop),
     };
     let block = if merge.waiting.len() > 4 { settings.block.min(1 << 16) } else { settings.block };
@@ -764,6 +765,8 @@ struct Merge {
     /// The open inputs by the time of their next item, then by their order.
     heap: BinaryHeap<Reverse<(Micros, usize)>>,
     read: Vec<Arc<AtomicU64>>,
+    /// Which of those that wait was last said to be held.
+    held: Option<usize>,
     stop: Stop,
 }
 
@@ -779,11 +782,12 @@ impl Merge {
         mut open: impl FnMut(&Waiting, u32, &mut Engine) -> Result<Source, String>,
     ) {
         while let Some(next) = self.waiting.last() {
-            let due = match self.heap.peek() {
-                None => true,
-                Some(Reverse((time, _))) => next.first <= *time && self.heap.len() < OPEN_MAX,
-            };
+            let due = self.heap.peek().is_none_or(|Reverse((time, _))| next.first <= *time);
             if !due {
+                return;
+            }
+            if self.heap.len() >= OPEN_MAX {
+                self.crowded(engine);
                 return;
             }
             let Some(waiting) = self.waiting.pop() else { return };
@@ -799,6 +803,20 @@ impl Merge {
                 Err(error) => fail(engine, error),
             }
         }
+    }
+
+    /// Says, once for each, that an input whose time has come cannot be opened yet.
+    fn crowded(&mut self, engine: &mut Engine) {
+        let Some(next) = self.waiting.last().filter(|next| self.held != Some(next.order)) else {
+            return;
+        };
+        if self.held.is_none() {
+            warn!(
+                "more than {OPEN_MAX} files cover the same time, and so many are open at once: the others wait until one                  has ended, and what is in them comes late; join files before, sorted by time"
+            );
+        }
+        self.held = Some(next.order);
+        engine.core.input_held(next.first);
     }
 
     /// Puts the next batch of an input in place, or lets go of the input.

@@ -716,6 +716,13 @@ impl Core {
         self.limit("sink", time, reason.to_owned());
     }
 
+    /// A file of a replay is not opened when its time, `first`, has come, because too many are open.
+    pub fn input_held(&mut self, first: Micros) {
+        let reason = "too many files cover the same time: some are read only when others have ended, \
+                      and what is in them may come late";
+        self.limit("open_files", first, reason.to_owned());
+    }
+
     /// The names of patterns by number.
     pub fn patterns(&self) -> &[String] {
         &self.patterns

@@ -172,6 +172,30 @@ fn time_of(assembly: &Assembly, line: &str) -> Option<Micros> {
 }
 
 #[test]
+fn of_too_many_files_for_one_time_some_wait_and_that_is_said() {
+    let assembly = Assembly::new(&Settings::default(), &[]).unwrap();
+    for (count, late, held) in [(64, 0, None), (66, 4, Some(2))] {
+        let folder = tempfile::tempdir().unwrap();
+        // Each begins in the first second and ends in the tenth minute.
+        let file = |n: i64| {
+            let ip = format!("203.0.113.{n}");
+            let times = [n, 1_000 + n].into_iter().chain(600_000_000 + n..600_000_005 + n);
+            let lines = times.map(|time| login(START + time, &ip, n.unsigned_abs()));
+            let lines: Vec<String> = lines.collect();
+            Input::File(write(folder.path(), &format!("{n:02}.log"), text(&lines).as_bytes()))
+        };
+        let inputs = (0..count).map(file).collect();
+        let (actions, summary) = replay(&assembly, &Settings::default(), folder.path(), inputs);
+        assert_eq!(summary.limits.get("open_files").copied(), held, "{count} files");
+        assert_eq!(summary.lines.late, late, "{count} files");
+        let said =
+            actions.lines().filter(|line| line.contains("too many files cover the same time"));
+        // One a minute: the second waits until the clock has come to the end of the others.
+        assert_eq!(u64::try_from(said.count()).unwrap(), held.unwrap_or(0), "{actions}");
+    }
+}
+
+#[test]
 fn several_files_are_merged_into_one_order() {
     let assembly = Assembly::new(&Settings::default(), &[]).unwrap();
     let folder = tempfile::tempdir().unwrap();
