@@ -66,6 +66,7 @@ pub fn times(data: &[u8]) {
         Some(When::At(at)) => {
             assert_eq!(time::parse(&time::format(at), &zone), Some(When::At(at)));
         }
+        Some(When::Twice { first, again }) => assert_eq!(zone.again(first), Some(again)),
         Some(When::Yearless(yearless)) => {
             let _ = yearless.nearest(1_754_260_200_000_000, &zone);
         }

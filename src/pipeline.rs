@@ -704,7 +704,7 @@ fn first_time(
         for line in batch.lines() {
             if let Decoded::Records(records) = decode(line, &assembly.scanner.decode) {
                 match records.iter().find_map(|record| record.when()) {
-                    Some(When::At(time)) => return Ok(time),
+                    Some(When::At(time) | When::Twice { first: time, .. }) => return Ok(time),
                     Some(When::Yearless(yearless)) => {
                         let zone = &settings.timezone;
                         let year = settings.year.and_then(|year| yearless.in_year(year, zone));

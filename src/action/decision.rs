@@ -1,7 +1,7 @@
 //! A decision as whoever enforces it needs it: at whom, what, and until when.
 
 use super::{Action, Op, Target, Word};
-use crate::decode::time::{self, Micros, When};
+use crate::decode::time::{self, Micros};
 use serde::Serialize;
 use std::net::IpAddr;
 
@@ -36,10 +36,7 @@ pub struct Decision {
 
 /// A time as it stands in a line.
 pub fn instant_of(text: &str) -> Option<Micros> {
-    match time::parse(text, &time::Zone::default())? {
-        When::At(at) => Some(at),
-        When::Yearless(_) => None,
-    }
+    time::parse(text, &time::Zone::default())?.first()
 }
 
 /// Addresses of a range that are remembered.

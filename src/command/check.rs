@@ -607,10 +607,8 @@ fn play(assembly: &Assembly, rule: &Rule, stream: &Stream) -> Vec<Action> {
 }
 
 fn offset(text: &str) -> Micros {
-    match time::parse(text, &time::Zone::default()) {
-        Some(time::When::At(at)) => at - TEST_START,
-        _ => 0,
-    }
+    let at = time::parse(text, &time::Zone::default()).and_then(time::When::first);
+    at.map_or(0, |at| at - TEST_START)
 }
 
 fn compare(checker: &mut Checker<'_>, rule: &Rule, node: &Node, action: &Action) {

@@ -208,6 +208,11 @@ impl Explainer<'_> {
         );
         let time = match record.when() {
             Some(When::At(at)) => time::format(at),
+            Some(When::Twice { first, again }) => format!(
+                "{} or {}, whichever is nearer to the line before it: that clock showed it twice",
+                time::format(first),
+                time::format(again)
+            ),
             Some(When::Yearless(_)) => {
                 "without a year: the one nearest to the lines before it, else to its source's date"
                     .to_owned()
@@ -390,10 +395,9 @@ impl Explainer<'_> {
                         let key = key.view();
                         let (kind, value) = describe(key, &names);
                         let standing = event.ip.map_or(Standing::Good, |ip| ip.standing);
-                        let at = match record.when() {
-                            Some(When::At(at)) => at,
-                            _ => self.engine.core.last(0).unwrap_or_else(|| micros(now())),
-                        };
+                        let said = record.when().and_then(When::first);
+                        let last = || self.engine.core.last(0);
+                        let at = said.or_else(last).unwrap_or_else(|| micros(now()));
                         let held: Vec<String> = rule
                             .then
                             .iter()

@@ -510,15 +510,19 @@ impl<'a> Record<'a> {
         }
         let (stamped, own) =
             (all().filter(|hit| is_stamped(hit.field)), all().filter(|hit| !is_stamped(hit.field)));
-        let mut span: Option<(time::Micros, time::Micros)> = None;
         let names = |hit: &Hit<'_>| LOGGERS_TIMES.iter().any(|name| hit.field.is(name));
-        for hit in all().filter(names) {
-            if let Some(When::At(at)) = read_time(hit.field, &self.config.zone) {
+        let said = all().filter(names).filter_map(|hit| read_time(hit.field, &self.config.zone));
+        // Of an hour that a clock showed twice, beside a time that tells which of them it was.
+        let are_apart = |of: fn(When) -> Option<time::Micros>| {
+            let span = said.clone().filter_map(of).fold(None, |span, at| {
                 let (first, last) = span.unwrap_or((at, at));
-                span = Some((first.min(at), last.max(at)));
-            }
-        }
-        let apart = span.is_some_and(|(first, last)| last.abs_diff(first) > ON_THE_WAY);
+                Some((first.min(at), last.max(at)))
+            });
+            span.is_some_and(|(first, last): (time::Micros, time::Micros)| {
+                last.abs_diff(first) > ON_THE_WAY
+            })
+        };
+        let apart = are_apart(When::first) && are_apart(When::again);
         apart || repeated(own) || repeated(stamped)
     }
 
@@ -763,10 +767,8 @@ fn is_stamped(field: &Field<'_>) -> bool {
 
 /// Whether a shipper that took on at `stamped` what was logged at `own` can have done so on the way.
 fn is_moment_later(own: When, stamped: When) -> bool {
-    match (own, stamped) {
-        (When::At(own), When::At(stamped)) => own.abs_diff(stamped) <= ON_THE_WAY,
-        _ => false,
-    }
+    let readings = |when: When| [when.first(), when.again()].into_iter().flatten();
+    readings(own).any(|own| readings(stamped).any(|it| own.abs_diff(it) <= ON_THE_WAY))
 }
 
 /// Names of which a logger writes one, and a shipper perhaps another.

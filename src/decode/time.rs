@@ -122,25 +122,46 @@ impl Zone {
     /// An hour that a change of clocks shows twice is its first showing. An hour that is skipped is
     /// read with the offset from before the change, which shifts it forward by the gap.
     fn to_utc(&self, local: Micros) -> Micros {
-        let seconds = match &self.0 {
-            Kind::Utc => 0,
-            Kind::Fixed(seconds) => *seconds,
-            Kind::Named(tz) => {
-                let Some(naive) = DateTime::from_timestamp_micros(local).map(|t| t.naive_utc())
-                else {
-                    return local;
-                };
-                match tz.offset_from_local_datetime(&naive) {
-                    MappedLocalTime::Single(offset) => east(&offset),
-                    // The larger offset is the earlier instant.
-                    MappedLocalTime::Ambiguous(a, b) => east(&a).max(east(&b)),
-                    // No zone is more than 16 hours from UTC, so 16 hours back is surely before the
-                    // change, whatever the offsets on its two sides.
-                    MappedLocalTime::None => self.offset_at(local.saturating_sub(16 * HOUR)),
-                }
-            }
+        self.shown(local).0
+    }
+
+    /// The instant at which a clock in this zone shows `local`, and that at which it shows it again.
+    fn shown(&self, local: Micros) -> (Micros, Option<Micros>) {
+        let instant = |seconds: i32| local.saturating_sub(i64::from(seconds) * SECOND);
+        let tz = match &self.0 {
+            Kind::Utc => return (local, None),
+            Kind::Fixed(seconds) => return (instant(*seconds), None),
+            Kind::Named(tz) => tz,
         };
-        local.saturating_sub(i64::from(seconds) * SECOND)
+        let Some(naive) = DateTime::from_timestamp_micros(local).map(|t| t.naive_utc()) else {
+            return (local, None);
+        };
+        match tz.offset_from_local_datetime(&naive) {
+            MappedLocalTime::Single(offset) => (instant(east(&offset)), None),
+            MappedLocalTime::Ambiguous(a, b) => {
+                let (a, b) = (instant(east(&a)), instant(east(&b)));
+                (a.min(b), Some(a.max(b)))
+            }
+            // No zone is more than 16 hours from UTC, so 16 hours back is surely before the
+            // change, whatever the offsets on its two sides.
+            MappedLocalTime::None => {
+                (instant(self.offset_at(local.saturating_sub(16 * HOUR))), None)
+            }
+        }
+    }
+
+    /// What a clock in this zone that shows `local` says.
+    fn when(&self, local: Micros) -> When {
+        match self.shown(local) {
+            (first, Some(again)) => When::Twice { first, again },
+            (time, None) => When::At(time),
+        }
+    }
+
+    /// The instant at which a clock in this zone shows again what it showed at `first`.
+    pub fn again(&self, first: Micros) -> Option<Micros> {
+        let local = first.saturating_add(i64::from(self.offset_at(first)).saturating_mul(SECOND));
+        self.shown(local).1.filter(|again| *again > first)
     }
 
     /// Like [`Zone::to_utc`], where the record itself said which abbreviation (`CET`) its clock
@@ -203,8 +224,33 @@ fn nearest_zone(text: &str) -> Option<&'static str> {
 pub enum When {
     /// An instant.
     At(Micros),
+    /// One of two, by a clock that was put back and showed an hour twice.
+    Twice {
+        /// When it showed it first.
+        first: Micros,
+        /// And again.
+        again: Micros,
+    },
     /// A day of some year.
     Yearless(Yearless),
+}
+
+impl When {
+    /// The instant, as far as nothing else is known: the first of two. `None` without a year.
+    pub fn first(self) -> Option<Micros> {
+        match self {
+            Self::At(time) | Self::Twice { first: time, .. } => Some(time),
+            Self::Yearless(_) => None,
+        }
+    }
+
+    /// The same, but the second of two.
+    pub fn again(self) -> Option<Micros> {
+        match self {
+            Self::Twice { again, .. } => Some(again),
+            other => other.first(),
+        }
+    }
 }
 
 /// A time without a year, as classic syslog writes it: `Feb 12 14:10:21`.
@@ -287,10 +333,7 @@ pub fn parse_moment(text: &str, zone: &Zone) -> Option<Micros> {
             _ => c.is_ascii_digit(),
         });
     let when = if is_day { parse(&format!("{text}T00:00:00"), zone) } else { parse(text, zone) };
-    match when? {
-        When::At(at) => Some(at),
-        When::Yearless(_) => None,
-    }
+    when?.first()
 }
 
 /// The time, if it is written as nearly all are: `2025-08-03T22:30:00.123456Z`, with a blank for
@@ -551,8 +594,8 @@ fn read(b: &[u8], zone: &Zone, whole: bool) -> Option<(When, usize)> {
         (days(digits(b, at + 5, 4)?, month, day)?, at + 10, true)
     };
     let (micros, at) = clock(b, at, colons)?;
-    let (t, at) = read_zone(b, at, day * DAY + micros, zone, whole)?;
-    at_or_after_epoch(t, at)
+    let (when, at) = read_zone(b, at, day * DAY + micros, zone, whole)?;
+    at_or_after_epoch(when, at)
 }
 
 /// `Feb 12 14:10:21`, `Feb  2 ..`, `Feb 12 2025 ..`, and the same after a weekday, where the year
@@ -575,8 +618,8 @@ fn read_month_first(b: &[u8], zone: &Zone, whole: bool) -> Option<(When, usize)>
         }
         let (micros, at) = clock(b, at + 6, true)?;
         let local = days(year, month, day)? * DAY + micros;
-        let (t, at) = read_zone(b, at, local, zone, whole)?;
-        return at_or_after_epoch(t, at);
+        let (when, at) = read_zone(b, at, local, zone, whole)?;
+        return at_or_after_epoch(when, at);
     }
     let (micros, at) = clock(b, at + 1, true)?;
     // Only after a weekday, because the word after a syslog time is a host and may be a number.
@@ -585,8 +628,8 @@ fn read_month_first(b: &[u8], zone: &Zone, whole: bool) -> Option<(When, usize)>
         && let Some(year) = digits(b, at + 1, 4)
         && boundary(b, at + 5)
     {
-        let t = zone.to_utc(days(year, month, day)? * DAY + micros);
-        return at_or_after_epoch(t, at + 5);
+        let when = zone.when(days(year, month, day)? * DAY + micros);
+        return at_or_after_epoch(when, at + 5);
     }
     // A leap year stands in for the unknown one, so that 29 February is a day.
     days(2000, month, day)?;
@@ -594,8 +637,8 @@ fn read_month_first(b: &[u8], zone: &Zone, whole: bool) -> Option<(When, usize)>
 }
 
 /// Refuses times before 1970.
-fn at_or_after_epoch(t: Micros, end: usize) -> Option<(When, usize)> {
-    (t >= 0).then_some((When::At(t), end))
+fn at_or_after_epoch(when: When, end: usize) -> Option<(When, usize)> {
+    (when.first()? >= 0).then_some((when, end))
 }
 
 /// `hh:mm[:ss[.fraction]]`, or without its colons, as microseconds since midnight.
@@ -645,23 +688,23 @@ fn read_zone(
     local: Micros,
     zone: &Zone,
     whole: bool,
-) -> Option<(Micros, usize)> {
+) -> Option<(When, usize)> {
     let blank = b.get(at) == Some(&b' ');
     let start = at + usize::from(blank);
-    let zoneless = || Some((zone.to_utc(local), at));
+    let zoneless = || Some((zone.when(local), at));
     if let Some((seconds, end)) = offset(b, start) {
         // After a blank it may be an ordinary word that only looks like an offset (`-12345`).
         if blank && !boundary(b, end) {
             return zoneless();
         }
         let end = if blank { go_suffix(b, end, whole) } else { end };
-        return Some((local - seconds * SECOND, end));
+        return Some((When::At(local - seconds * SECOND), end));
     }
     let word = word(b, start);
     let end = start + word.len();
     if ["UTC", "GMT", "Z"].iter().any(|name| word.eq_ignore_ascii_case(name)) {
         return match b.get(end) {
-            _ if boundary(b, end) => Some((local, end)),
+            _ if boundary(b, end) => Some((When::At(local), end)),
             // `GMT+0200` and `UTC-5`: their sign is read both ways.
             Some(b'+' | b'-') => None,
             _ => zoneless(),
@@ -669,7 +712,7 @@ fn read_zone(
     }
     if !word.is_empty() && boundary(b, end) {
         if let Some(t) = zone.to_utc_as(local, word) {
-            return Some((t, end));
+            return Some((When::At(t), end));
         }
         if is_unsure(word) {
             return None;
@@ -818,6 +861,7 @@ mod tests {
     fn read_in(text: &str, zone: &Zone) -> String {
         match parse(text, zone) {
             Some(When::At(t)) => format(t),
+            Some(When::Twice { first, again }) => format!("{} or {}", format(first), format(again)),
             Some(When::Yearless(y)) => format!("{}-{} {}", y.month, y.day, y.micros),
             None => "-".to_owned(),
         }
@@ -1024,7 +1068,8 @@ mod tests {
             ("2025/12/03 22:30:00", "2025-12-03T21:30:00.000000Z"),
             ("1754260200", "2025-08-03T22:30:00.000000Z"),
             // 02:30 was twice that night; the first time it was still summer.
-            ("2025-10-26 02:30:00", "2025-10-26T00:30:00.000000Z"),
+            ("2025-10-26 02:30:00", "2025-10-26T00:30:00.000000Z or 2025-10-26T01:30:00.000000Z"),
+            ("2025-10-26 02:30:00+02:00", "2025-10-26T00:30:00.000000Z"),
             // 02:30 never was; an hour later it was 03:30 in summer time.
             ("2025-03-30 02:30:00", "2025-03-30T01:30:00.000000Z"),
             // The zone's own names settle it.
@@ -1036,6 +1081,10 @@ mod tests {
         ] {
             assert_eq!(read_in(text, &berlin), expected, "{text}");
         }
+        let first = 1_761_438_600 * SECOND;
+        assert_eq!(berlin.again(first), Some(first + HOUR));
+        assert_eq!(berlin.again(first + HOUR), None, "it is the second");
+        assert_eq!((berlin.again(first - HOUR), utc().again(first)), (None, None));
         // Samoa left 30 December 2011 out.
         assert_eq!(
             read_in("2011-12-30 12:00:00", &zone("Pacific/Apia")),

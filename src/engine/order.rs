@@ -244,10 +244,7 @@ impl Engine {
         let line = batch.lines().last()?;
         let sent = batch.records.last()?.time;
         let said = match decode(line, &self.scanner.decode) {
-            Decoded::Records(records) => match records.last()?.when() {
-                Some(When::At(time)) => Some(time),
-                _ => None,
-            },
+            Decoded::Records(records) => records.last()?.when().and_then(When::first),
             _ => None,
         };
         let limit = sent.map(|sent| sent.saturating_add(SENT_MAX));
@@ -678,13 +675,21 @@ impl Engine {
     }
 
     fn resolve(&self, source: u32, when: When) -> Micros {
+        let reference = || self.core.last(source).or(self.core.clock());
+        // A log goes on where it was.
+        let nearer = |first: Micros, again: Micros| match reference() {
+            Some(last) if again.abs_diff(last) < first.abs_diff(last) => again,
+            _ => first,
+        };
         match when {
             When::At(time) => time,
+            When::Twice { first, again } => nearer(first, again),
             When::Yearless(yearless) => {
                 let zone = &self.config.zone;
                 let state = self.sources.get(&source);
-                if let Some(reference) = self.core.last(source).or(self.core.clock()) {
-                    return yearless.nearest(reference, zone);
+                if let Some(reference) = reference() {
+                    let first = yearless.nearest(reference, zone);
+                    return zone.again(first).map_or(first, |again| nearer(first, again));
                 }
                 if let Some(time) = self.config.year.and_then(|year| yearless.in_year(year, zone)) {
                     return time;

@@ -142,10 +142,7 @@ impl ActionRow {
     /// The row of `action`.
     pub fn of(action: &Action) -> Self {
         // Action lines carry times as Portcullis itself writes them, always whole and in UTC.
-        let micros = |text: &str| match time::parse(text, &time::Zone::default()) {
-            Some(When::At(at)) => Some(at),
-            _ => None,
-        };
+        let micros = |text: &str| time::parse(text, &time::Zone::default()).and_then(When::first);
         Self {
             id: action.id.clone(),
             op: action.op,

@@ -167,7 +167,7 @@ fn time_of(assembly: &Assembly, line: &str) -> Option<Micros> {
     let _what = assembly.scanner.line(line.as_bytes(), None, &mut findings);
     match findings.records.iter().find(|found| found.matched.named)?.when? {
         When::At(time) => Some(time),
-        When::Yearless(_) => None,
+        When::Twice { .. } | When::Yearless(_) => None,
     }
 }
 
@@ -193,6 +193,45 @@ fn of_too_many_files_for_one_time_some_wait_and_that_is_said() {
         // One a minute: the second waits until the clock has come to the end of the others.
         assert_eq!(u64::try_from(said.count()).unwrap(), held.unwrap_or(0), "{actions}");
     }
+}
+
+#[test]
+fn an_hour_that_a_clock_shows_twice_goes_on_where_the_log_was() {
+    let named = |name: &str| Settings { timezone: name.parse().unwrap(), ..Settings::default() };
+    // Four hours of the night in which Berlin puts its clocks back, a failed login every 20 s.
+    let utc = 1_761_436_200 * SECOND;
+    let local = |n: i64| {
+        let at = utc + n * 20 * SECOND;
+        let offset = if at < 1_761_440_400 * SECOND { 2 } else { 1 };
+        format(at + offset * 3600 * SECOND)
+    };
+    let line =
+        |n: i64, time: &str| login(0, &format!("203.0.113.{}", n % 3), 1).replace(&format(0), time);
+    let dated = |n: i64, time: &str| line(n, time.trim_end_matches('Z'));
+    // As syslog writes it, without a year.
+    let yearless = |n: i64, time: &str| {
+        let (day, clock) = time.split_once('T').unwrap();
+        let day = day.rsplit('-').next().unwrap();
+        line(n, &format!("Oct {day} {}", &clock[..8]))
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let replayed = |settings: &Settings, lines: Vec<String>| {
+        let assembly = Assembly::new(settings, &[]).unwrap();
+        let path = write(folder.path(), "night.log", text(&lines).as_bytes());
+        let (actions, summary) =
+            replay(&assembly, settings, folder.path(), vec![Input::File(path)]);
+        assert_eq!((summary.lines.matched, summary.lines.late), (720, 0));
+        actions
+    };
+    let expected = replayed(
+        &Settings::default(),
+        (0..720).map(|n| line(n, &format(utc + n * 20 * SECOND))).collect(),
+    );
+    assert!(expected.contains("\"op\":\"start\",\"action\":\"block\""), "{expected}");
+    let berlin = named("Europe/Berlin");
+    assert!(replayed(&berlin, (0..720).map(|n| dated(n, &local(n))).collect()) == expected);
+    let berlin = Settings { year: Some(2025), ..berlin };
+    assert!(replayed(&berlin, (0..720).map(|n| yearless(n, &local(n))).collect()) == expected);
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn show(record: &Record<'_>) -> String {
     say(
         "time",
         record.when().map(|when| match when {
-            When::At(at) => time::format(at),
+            When::At(at) | When::Twice { first: at, .. } => time::format(at),
             When::Yearless(yearless) => format!("{yearless:?}"),
         }),
     );
