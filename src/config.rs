@@ -221,6 +221,28 @@ pub const KEYS: [&str; 29] = [
 
 /// The name of the variable that names the configuration file.
 pub const CONFIG_VARIABLE: &str = "PORTCULLIS_CONFIG";
+/// A problem whose excerpt shows no value, unless it stands under a key that never holds a secret.
+fn unseen(problem: Problem, document: &Document) -> Problem {
+    let before = document.text.lines().take(problem.place.line);
+    let top = before.filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase())).last();
+    let top = top.and_then(|line| line.split_once(':')).map(|(key, _)| key);
+    let open = |key: &str| KEYS.contains(&key) && !["sinks", "serve"].contains(&key);
+    if problem.place.line == 0 || top.is_some_and(open) {
+        return problem;
+    }
+    let at = problem.place.column.saturating_sub(1);
+    let indent = problem.excerpt.chars().take(at);
+    let blank = indent.map(|c| if matches!(c, ' ' | '\t' | '-') { c } else { ' ' });
+    let rest: String = problem.excerpt.chars().skip(at).collect();
+    // A key is told, whatever it may be called.
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let key = rest.split(|c| !is_name(c)).next().unwrap_or_default();
+    let is_key = rest.get(key.len()..).is_some_and(|behind| behind.trim_start().starts_with(':'));
+    let shown = if is_key && !key.is_empty() { key } else { "…" };
+    let width = shown.chars().count();
+    Problem { excerpt: blank.chain(shown.chars()).collect(), width, ..problem }
+}
+
 /// The variables that say how to reach a running Portcullis; they are no settings of its own.
 pub const CLIENT_VARIABLES: [&str; 2] = ["PORTCULLIS_URL", "PORTCULLIS_TOKEN"];
 const PREFIX: &str = "PORTCULLIS_";
@@ -232,7 +254,7 @@ impl Settings {
         if let Some(root) = checker.parse() {
             self.apply_root(&mut checker, &root);
         }
-        checker.problems
+        checker.problems.into_iter().map(|problem| unseen(problem, document)).collect()
     }
 
     /// Applies the variables that begin with `PORTCULLIS_`; `__` stands for nesting. `PORT` says

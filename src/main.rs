@@ -40,8 +40,11 @@ fn main() -> ExitCode {
         }
         None => command::run::run(&cli.common, &cli::Run::default()),
     };
-    result.unwrap_or_else(|error| {
-        command::say(&format!("{error:#}"));
-        ExitCode::from(2)
-    })
+    match result {
+        Ok(code) => command::printed(code),
+        Err(error) => {
+            command::say(&format!("{error:#}"));
+            ExitCode::from(2)
+        }
+    }
 }

@@ -186,6 +186,13 @@ fn url(common: &Common, server: &Server) -> Result<String> {
         if !url.starts_with("http://") && !url.starts_with("https://") {
             bail!("error: `{url}` is no URL\n  help: for example http://127.0.0.1:7979");
         }
+        let authority = url.split("://").nth(1).and_then(|rest| rest.split('/').next());
+        if authority.is_some_and(|authority| authority.contains('@')) {
+            let [name, token] = CLIENT_VARIABLES;
+            bail!(
+                "error: --url or {name} must not hold a name or a password\n  help: who asks is said by the token in {token}"
+            );
+        }
         return Ok(url.trim_end_matches('/').to_owned());
     }
     let serve = settings(common)?.serve;

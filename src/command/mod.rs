@@ -13,9 +13,11 @@ use crate::assembly::Assembly;
 use crate::cli::{Common, Config, SummaryForm};
 use crate::config::{CONFIG_VARIABLE, EXAMPLE, Settings};
 use crate::pipeline::{Driven, Ended, Stop, Ways};
+use crate::sink::file::{FileSink, SameFile};
 use crate::sink::remote::Remote;
-use crate::sink::{Sink, SinkConfig, file::FileSink, stdout::StdoutSink};
-use crate::source::file;
+use crate::sink::{Sink, SinkConfig, stdout::StdoutSink};
+use crate::source::file::{self, Input};
+use crate::state::FILE as STATE_FILE;
 use crate::yaml::{Document, Problem};
 use anyhow::{Context, Result, anyhow, bail};
 use std::io::Write;
@@ -30,9 +32,28 @@ pub fn say(text: &str) {
     let _closed = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Writes to standard output; a closed one ends what follows.
+/// Something could not be written to standard output.
+static UNWRITTEN: AtomicBool = AtomicBool::new(false);
+
+/// Writes to standard output; a closed one ends what follows. What could not be written otherwise is
+/// said, and makes the exit code 1.
 pub fn print(text: &str) -> bool {
-    writeln!(std::io::stdout(), "{text}").is_ok()
+    let written = writeln!(std::io::stdout(), "{text}");
+    if let Err(error) = &written
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+        && !UNWRITTEN.swap(true, Ordering::Relaxed)
+    {
+        say(&format!("error: cannot write to standard output: {error}"));
+    }
+    written.is_ok()
+}
+
+/// The exit code of a command that has printed what it had to say.
+pub fn printed(code: ExitCode) -> ExitCode {
+    if UNWRITTEN.load(Ordering::Relaxed) && code == ExitCode::SUCCESS {
+        return ExitCode::from(1);
+    }
+    code
 }
 
 /// `portcullis config`.
@@ -72,7 +93,10 @@ fn config_document(common: &Common) -> Result<Option<Document>> {
     let (name, from) = match named {
         Some(name) if common.config.is_some() => (name, "--config"),
         Some(name) => (name, CONFIG_VARIABLE),
-        None if Path::new(DEFAULT).exists() => (DEFAULT.to_owned(), "this folder"),
+        // A link that leads nowhere is somebody's configuration all the same.
+        None if Path::new(DEFAULT).symlink_metadata().is_ok() => {
+            (DEFAULT.to_owned(), "this folder")
+        }
         None => {
             info!("no configuration file: defaults apply");
             return Ok(None);
@@ -127,6 +151,16 @@ fn settings_and_problems(common: &Common) -> Result<(Settings, Vec<Problem>)> {
         settings.sinks.insert(0, stdout);
     }
     if let Some(path) = &common.summary_file {
+        let written = settings.sinks.iter().filter_map(|sink| match sink {
+            SinkConfig::File { path, .. } => Some(path.clone()),
+            _ => None,
+        });
+        let state = settings.state_dir.iter().flat_map(|dir| {
+            let file = |end| dir.join(format!("{STATE_FILE}{end}")).display().to_string();
+            ["", "-wal", "-shm"].map(file)
+        });
+        let read = settings.patterns.iter().chain(&settings.file).cloned();
+        summary_apart(common, read.chain(written).chain(state))?;
         // A typing error is told now, not after hours.
         let opened = std::fs::OpenOptions::new().create(true).append(true).open(path);
         opened.map_err(|error| {
@@ -134,6 +168,31 @@ fn settings_and_problems(common: &Common) -> Result<(Settings, Vec<Problem>)> {
         })?;
     }
     Ok((settings, problems))
+}
+
+/// Refuses a summary file that is one of `others`, which are read or written.
+///
+/// # Errors
+/// Which.
+pub fn summary_apart(common: &Common, others: impl Iterator<Item = String>) -> Result<()> {
+    let Some(path) = &common.summary_file else { return Ok(()) };
+    let own = SameFile::of(path);
+    for other in others {
+        if SameFile::of(&other) == own {
+            bail!(
+                "error: --summary-file {path} would overwrite {other}, which is needed\n  help: name another file"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The files that inputs are.
+pub fn files_of(inputs: &[Input]) -> impl Iterator<Item = String> {
+    inputs.iter().filter_map(|input| match input {
+        Input::File(path) => Some(path.display().to_string()),
+        Input::Stdin => None,
+    })
 }
 
 /// Packs, rules and everything else, ready to run.

@@ -41,6 +41,7 @@ pub fn replay(common: &Common, replay: &Replay) -> Result<ExitCode> {
         return Ok(conclude(common, &ended));
     }
     let inputs = file::expand(&replay.files).map_err(|error| anyhow!("error: {error}"))?;
+    super::summary_apart(common, super::files_of(&inputs))?;
     let ways = ways(&settings, &assembly, replay.apply)?;
     let stop = listen()?;
     let mut progress = progress(common, &inputs);

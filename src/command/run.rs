@@ -38,7 +38,11 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
             bail!("error: --from: `{place}` is not known; of followed files: beginning or end")
         }
     };
-    let follow = |patterns: &[String], from_end| followed(patterns, from_end, &settings);
+    let follow = |patterns: &[String], from_end| {
+        let inputs = file::expand(patterns).unwrap_or_default();
+        super::summary_apart(common, super::files_of(&inputs))?;
+        followed(patterns, from_end, &settings)
+    };
     let live = match &settings.source {
         _ if kafka.is_some() => kafka.map_or(Live::Stdin, Live::Kafka),
         _ if !run.follow.is_empty() => follow(&run.follow, from_end.unwrap_or(false))?,
@@ -53,6 +57,7 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
                 );
             }
             let inputs = file::expand(files).map_err(|error| anyhow!("error: {error}"))?;
+            super::summary_apart(common, super::files_of(&inputs))?;
             let mut progress = super::replay::progress(common, &inputs);
             let ended = pipeline::replay(&assembly, &settings, inputs, ways, &stop, &mut progress);
             progress.done();

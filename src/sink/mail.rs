@@ -257,7 +257,8 @@ fn server_of(checker: &mut Checker<'_>, value: &Node, what: &str) -> Option<Serv
     let number = port.map(str::parse::<u16>);
     if !good || number.as_ref().is_some_and(|n| !matches!(n, Ok(1..))) {
         let help = "write it like mail.example.org:587; the kind of protection is `tls`".into();
-        checker.node(value, format!("{what}: `{text}` is no server"), Some(help));
+        // It may hold a password.
+        checker.node(value, format!("{what} is no server and port"), Some(help));
         return None;
     }
     Some((inside.unwrap_or(host).to_owned(), number.and_then(Result::ok)))

@@ -128,7 +128,7 @@ fn what_cannot_start_is_exit_2_and_says_what_would_help() {
         &[
             "no key `latenes`",
             "--> key.yaml:2:1",
-            "2 | latenes: 60s\n  | ^^^^^^^",
+            "2 | latenes\n  | ^^^^^^^",
             "did you mean `lateness`?",
         ],
     );
@@ -405,6 +405,91 @@ fn check_warns_of_what_run_would_miss_on_this_machine() {
         "{}",
         stderr(&output)
     );
+}
+
+#[test]
+fn no_message_about_the_configuration_shows_a_value_that_may_be_a_secret() {
+    let folder = folder();
+    let configs = [
+        "sinks:\n - webhook: { url: 'https://u:HUNTER2@h.example.org/x' }\n",
+        "sinks:\n - command: { argv: [/bin/true], env: [TOKEN=HUNTER2] }\n",
+        "sinks:\n - mail: { smtp: 'smtp://u:HUNTER2@h', from: a@b.c, to: [a@b.c] }\n",
+        "sinks:\n - mail: { smtp: 'h:587', from: a@b.c, to: [a@b.c], passwd: HUNTER2 }\n",
+        "sinks:\n - crowdsec: { url: 'http://u:HUNTER2@h', machine_id: m, password: { env: P } }\n",
+        "sinks:\n - webhook: { url: 'http://127.0.0.1', bearer: { env: T, fle: HUNTER2 } }\n",
+        "sinks:\n - webhook: { url: 'http://127.0.0.1', bearer: [HUNTER2 }\n",
+        "sinks:\n - webhook: { bearer: HUNTER2, bearer: HUNTER2 }\n",
+        "serve:\n  listen: 127.0.0.1:0\n  token: HUNTER2\n",
+        "serve:\n  listen: 127.0.0.1:0\n  tokens: HUNTER2\n",
+        "webhook_secret: HUNTER2\n",
+        "{ sinks: [{ webhook: { url: 'https://u:HUNTER2@h/x' } }] }\n",
+    ];
+    for config in configs {
+        let path = write(&folder, "c.yaml", config);
+        let output = run(&["check", "--config", &path], b"");
+        let said = stdout(&output) + &stderr(&output);
+        assert_eq!(code(&output), 2, "{config}: {said}");
+        assert!(!said.contains("HUNTER"), "{config}: {said}");
+        let at = said.contains(&format!("{path}:"));
+        assert!(at, "{config}: {said}");
+    }
+    // A key is told, and where values cannot be secrets they are.
+    let path = write(&folder, "c.yaml", "serve:\n  tokn: HUNTER2\n");
+    refused(&folder, &["check", "--config", &path], &["2 |   tokn\n  |   ^^^^"]);
+    let path = write(&folder, "c.yaml", "lateness: soon\n");
+    refused(&folder, &["check", "--config", &path], &["1 | lateness: soon\n"]);
+    let url = "http://user:HUNTER2@127.0.0.1:1";
+    let output = run(&["status", "--url", url], b"");
+    assert_eq!(code(&output), 2);
+    let said = stderr(&output);
+    assert!(!said.contains("HUNTER") && said.contains("PORTCULLIS_TOKEN"), "{said}");
+}
+
+#[test]
+fn a_summary_never_takes_the_place_of_what_is_needed() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    write(
+        &folder,
+        "portcullis.yaml",
+        "sinks: [{ file: { path: acts.jsonl } }]\nstate_dir: ./state\n",
+    );
+    write(&folder, "in.jsonl", attack());
+    fs::hard_link(at("in.jsonl"), at("again.jsonl")).unwrap();
+    fs::create_dir(at("state")).unwrap();
+    write(&folder, "state/portcullis.db", "");
+    for name in ["in.jsonl", "again.jsonl", "portcullis.yaml", "acts.jsonl", "state/portcullis.db"]
+    {
+        let args = ["replay", "in.jsonl", "--summary-file", name];
+        refused(&folder, &args, &[name, "would overwrite"]);
+    }
+    let follow = ["run", "--follow", "*.jsonl", "--summary-file", "in.jsonl"];
+    refused(&folder, &follow, &["would overwrite"]);
+    assert_eq!(fs::read_to_string(at("in.jsonl")).unwrap(), attack());
+    let output = run_in(folder.path(), &["replay", "in.jsonl", "--summary-file", "sum.json"], b"");
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert_eq!(json(&fs::read_to_string(at("sum.json")).unwrap())["lines"]["matched"], 21);
+}
+
+#[test]
+fn a_configuration_that_is_a_broken_link_is_not_the_same_as_none() {
+    let folder = folder();
+    std::os::unix::fs::symlink("/nowhere/portcullis.yaml", folder.path().join("portcullis.yaml"))
+        .unwrap();
+    refused(&folder, &["check"], &["cannot read the configuration", "portcullis.yaml"]);
+}
+
+#[test]
+fn what_could_not_be_printed_is_said() {
+    let folder = folder();
+    for args in [&["check"][..], &["config", "--example"], &["explain", "{}"], &["sink", "list"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = portcullis(folder.path());
+        let output = command.args(args).stdout(full).output().unwrap();
+        assert_eq!(code(&output), 1, "{args:?}: {}", stderr(&output));
+        let said = stderr(&output);
+        assert_eq!(said.matches("cannot write to standard output").count(), 1, "{args:?}: {said}");
+    }
 }
 
 #[test]
