@@ -126,6 +126,9 @@ const FEW_SPANS: usize = 4;
 /// Keys whose past is remembered; past it, those that ended longest ago are forgotten first.
 const PAST_MAX: usize = 500_000;
 
+/// Ends among which alerts are looked for that can be given up: others may stand before them.
+const LOOKED_AT: usize = 1024;
+
 /// A decision with its place among the ends.
 #[derive(Debug)]
 struct Entry {
@@ -482,6 +485,31 @@ impl Ledger {
         self.active.len() * ACTIVE_BYTES
             + self.past.len() * PAST_BYTES
             + self.more_spans * 2 * size_of::<(Micros, Micros)>()
+    }
+
+    /// Alerts that are to be ended early, so that it takes no more than `limit` bytes: those that end
+    /// first.
+    pub fn crowded(&mut self, limit: usize) -> Vec<LedgerKey> {
+        let mut crowded = Vec::new();
+        let Some(over) = self.bytes().checked_sub(limit).filter(|over| *over > 0) else {
+            return crowded;
+        };
+        let count = (over + limit / 10).div_ceil(ACTIVE_BYTES);
+        let soon = self.ends.iter().take(LOOKED_AT);
+        let soon = soon.filter(|(_, key)| key.kind == ActionKind::Alert);
+        let soon: Vec<_> = soon.map(|(at, key)| (*at, key.clone())).collect();
+        for ((place, number), key) in soon {
+            let Some(entry) = self.active.get_mut(&key.asked()) else { continue };
+            if entry.active.until > place {
+                // Who goes on would only begin again.
+                entry.place = entry.active.until;
+                self.ends.remove(&(place, number));
+                self.ends.insert((entry.place, number), key);
+            } else if crowded.len() < count {
+                crowded.push(key);
+            }
+        }
+        crowded
     }
 
     /// The decision of `key` that is active, or whose end was said and not yet forgotten.

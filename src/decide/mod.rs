@@ -86,6 +86,18 @@ impl Decider {
         self.ledger.bytes()
     }
 
+    /// Ends alerts before their time, those that would end first, when all decisions take more than
+    /// `limit` bytes; how many. Nobody is let in by that.
+    pub fn keep_below(&mut self, limit: usize, at: Micros, names: &[String]) -> u64 {
+        let crowded = self.ledger.crowded(limit);
+        for key in &crowded {
+            let Some(mut active) = self.ledger.lift(key) else { continue };
+            active.until = at.clamp(active.started, active.until.max(active.started));
+            self.end(key.asked(), &active, names, CROWDED);
+        }
+        crowded.len() as u64
+    }
+
     /// Writes what is active and what the brakes have counted.
     pub fn capture(&self, out: &mut Vec<u8>) {
         self.guard.capture(out);
@@ -453,6 +465,9 @@ impl Told<'_> {
 
 /// How most decisions end, as their line says it.
 const TIME_IS_UP: &str = "ended";
+
+/// Why alerts end early when there are too many decisions.
+const CROWDED: &str = "ended early: decisions reached their share of memory_limit";
 
 /// The urgency and severity of a brake's message.
 const BRAKE: (Severity, Urgency) = (Severity::P0, Urgency::Critical);

@@ -417,6 +417,8 @@ pub struct Addresses {
     by_account: HashTable<(Short, Short)>,
     seed: Seed,
     bytes: usize,
+    /// Bytes beyond which no account is taken in and of the others only the newest address is kept.
+    room: usize,
 }
 
 fn octets(ip: IpAddr) -> ([u8; 17], usize) {
@@ -447,9 +449,9 @@ fn account_bytes(account: &Short, list: &Short) -> usize {
 }
 
 impl Addresses {
-    /// None yet; `seed` is that of the [`Packing`].
-    pub fn new(seed: &Seed) -> Self {
-        Self { by_account: HashTable::new(), seed: seed.clone(), bytes: 0 }
+    /// None yet; `seed` is that of the [`Packing`], `room` how many bytes they may take.
+    pub fn new(seed: &Seed, room: usize) -> Self {
+        Self { by_account: HashTable::new(), seed: seed.clone(), bytes: 0, room }
     }
 
     /// Reads where an account with this hash is, so that it is at hand later; what is read means nothing.
@@ -463,7 +465,7 @@ impl Addresses {
         let written = written.get(..len).unwrap_or_default();
         let same = |(known, _): &(Short, Short)| **known == *account.bytes;
         let Some((_, known)) = self.by_account.find_mut(account.hash, same) else {
-            if self.by_account.len() < ACCOUNTS_MAX {
+            if self.by_account.len() < ACCOUNTS_MAX && self.bytes < self.room {
                 self.insert(account, written);
             }
             return;
@@ -472,7 +474,8 @@ impl Addresses {
             return;
         }
         let others = || each(known).filter(|other| *other != written);
-        let oldest = others().count().saturating_sub(ADDRESSES_MAX - 1);
+        let most = if self.bytes < self.room { ADDRESSES_MAX } else { 1 };
+        let oldest = others().count().saturating_sub(most - 1);
         let mut list = Vec::with_capacity(known.len() + len);
         others().skip(oldest).for_each(|other| list.extend_from_slice(other));
         list.extend_from_slice(written);
@@ -499,8 +502,8 @@ impl Addresses {
     }
 
     /// Reads them as they were written.
-    pub fn restore(from: &mut Reader<'_>, packing: &mut Packing) -> Option<Self> {
-        let mut addresses = Self::new(packing.seed());
+    pub fn restore(from: &mut Reader<'_>, packing: &mut Packing, room: usize) -> Option<Self> {
+        let mut addresses = Self::new(packing.seed(), room);
         for _ in 0..from.number()? {
             let (account, list) = (packing.of(from.bytes()?), from.bytes()?);
             let same = |(known, _): &(Short, Short)| **known == *account.bytes;
@@ -610,7 +613,7 @@ mod tests {
             [b"\x0138297f77-ae4b-4c1d-9f00-86754d0a8aa4", b"\x00a@example.org", b"\x02"];
         let mut packing = Packing::default();
         let seed = packing.seed().clone();
-        let (mut known, mut addresses) = (Known::new(&seed), Addresses::new(&seed));
+        let (mut known, mut addresses) = (Known::new(&seed), Addresses::new(&seed, usize::MAX));
         for value in values {
             assert!(known.learn(packing.of(value), 7));
             addresses.learn(packing.of(value), IpAddr::from([192, 0, 2, 1]));
@@ -633,7 +636,7 @@ mod tests {
         for value in values {
             assert!(!again.learn(packing.of(value), 7));
         }
-        let again = Addresses::restore(&mut Reader::new(&two), &mut packing).unwrap();
+        let again = Addresses::restore(&mut Reader::new(&two), &mut packing, usize::MAX).unwrap();
         assert_eq!(again.bytes, addresses.bytes);
         for value in values {
             assert_eq!(again.of(value), ["192.0.2.1"]);
@@ -666,7 +669,7 @@ mod tests {
     #[test]
     fn addresses_keep_the_newest_eight() {
         let mut packing = Packing::default();
-        let mut addresses = Addresses::new(packing.seed());
+        let mut addresses = Addresses::new(packing.seed(), usize::MAX);
         for n in 1..=10u8 {
             addresses.learn(packing.of(b"u"), IpAddr::from([192, 0, 2, n]));
         }

@@ -24,6 +24,11 @@ use std::sync::Arc;
 /// The minute by which brakes go, microseconds.
 const MINUTE: Micros = 60_000_000;
 
+/// What may be taken of `memory_limit`: this part of it by values known to the whole stream.
+const KNOWN_PART: usize = 4;
+/// And this by the addresses of accounts.
+const ADDRESSES_PART: usize = 8;
+
 /// How long at least a request is known of which a line was counted, microseconds.
 const REQUEST: Micros = 10 * MINUTE;
 
@@ -442,7 +447,7 @@ impl Detector {
         Self {
             rules: rules.iter().cloned().map(Arc::new).collect(),
             plans,
-            addresses: Addresses::new(packing.seed()),
+            addresses: Addresses::new(packing.seed(), config.memory_limit / ADDRESSES_PART),
             scratch: Some(Box::new(Scratch {
                 located: vec![Located::default(); pers.len()],
                 packing,
@@ -452,7 +457,7 @@ impl Detector {
             store: Store::new(planner.specs, limits),
             extras: planner.extras,
             marks,
-            known_share: config.memory_limit / 4 / known.len().max(1),
+            known_share: config.memory_limit / KNOWN_PART / known.len().max(1),
             known,
             known_given_up: 0,
             logins,
@@ -521,7 +526,8 @@ impl Detector {
                 *known = read;
             }
         }
-        self.addresses = Addresses::restore(from, &mut scratch.packing)?;
+        let room = self.config.memory_limit / ADDRESSES_PART;
+        self.addresses = Addresses::restore(from, &mut scratch.packing, room)?;
         Some(())
     }
 
@@ -1055,12 +1061,15 @@ impl<'s> Step<'s> {
     fn fire_approx(&self, estimate: u64, decide: &mut dyn FnMut(Firing<'_>) -> Verdict) {
         let Self { plan, place, time, .. } = *self;
         let Some(at_least) = self.rule.condition.at_least() else { return };
-        let (recent, held) = self.store.recent(place, plan.tag, plan.slot, time);
-        let bound = held.saturating_add(estimate);
-        if bound < at_least {
+        // While the limit is reached, this is asked for every event of a key: all that it holds is looked
+        // at only when a line is to tell of it.
+        let enough = at_least.saturating_sub(estimate);
+        if !self.store.reaches(place, plan.tag, plan.slot, time, enough) {
             return;
         }
         let tell = || {
+            let (recent, held) = self.store.recent(place, plan.tag, plan.slot, time);
+            let bound = held.saturating_add(estimate);
             let (span, distinct) = self.store.span(place, plan.tag, plan.slot, &recent);
             let distinct = distinct.map(|_| bound);
             let span = Span { time, count: bound, ..span };

@@ -60,8 +60,19 @@ pub const FORMAT: u64 = 5;
 /// The minute of a limit that is to be said with the first time that the stream shows.
 const UNTIMED: i64 = i64::MIN;
 /// What a limit or a message that is given once is called.
-const SAID: [&str; 7] =
-    ["dedupe", "held", "known_values", MAX_LINE, "proxy_hidden", "reorder", "sink"];
+const SAID: [&str; 9] = [
+    "decisions",
+    "dedupe",
+    "held",
+    "known_values",
+    MAX_LINE,
+    "open_files",
+    "proxy_hidden",
+    "reorder",
+    "sink",
+];
+/// The part of `memory_limit` that decisions in force may take.
+const DECISIONS_PART: usize = 4;
 const MAX_LINE: &str = "max_line";
 
 /// What the state machine needs of the settings.
@@ -629,6 +640,13 @@ impl Core {
 
     /// Gives up what is too much. When it begins and when nothing of it is left, a line says so.
     fn keep_ceiling(&mut self, time: Micros) {
+        let share = self.detector.config().memory_limit / DECISIONS_PART;
+        let at = self.clock.now().unwrap_or(time);
+        if self.decider.keep_below(share, at, &self.key_names) > 0 {
+            let reason = "decisions reached their share of memory_limit: alerts end before their time, \
+                          those that would end first, and may come again";
+            self.limit("decisions", time, reason.to_owned());
+        }
         let beside = self.decider.bytes() + self.seen.bytes();
         let given_up = self.detector.enforce_ceiling(self.clock.now(), beside);
         if given_up.values > 0 {

@@ -228,6 +228,14 @@ impl Window {
             && enough(share.values.values().filter(|held| held.latest > start).count())
     }
 
+    /// Whether it surely has enough of them in (`start`, `time`].
+    pub fn differs(&self, slot: usize, at_least: u64, start: Micros, time: Micros) -> bool {
+        let Some(share) = self.shares.get(slot) else { return false };
+        let inside = |held: &&Held| held.latest > start && held.latest <= time;
+        let most = usize::try_from(at_least).unwrap_or(usize::MAX);
+        share.values.values().filter(inside).take(most).count() >= most
+    }
+
     /// Uses the events of a crossing up for a rule; what every rule has used is dropped.
     pub fn use_up(&mut self, group: &Group, slot: usize, crossing: &Crossing) {
         let (Some(share), Some(need)) = (self.shares.get_mut(slot), group.needs.get(slot)) else {

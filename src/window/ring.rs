@@ -241,6 +241,20 @@ pub fn distinct<T: Timeline + ?Sized>(
     earliest(list, need.within, time, spent, &mut values)
 }
 
+/// Whether the events in `range` that a rule has not used up have `enough` weight.
+pub fn reaches<T: Timeline + ?Sized>(
+    list: &T,
+    slot: usize,
+    range: Range<usize>,
+    enough: u64,
+) -> bool {
+    let mut weights = Weights { list, slot, sum: 0, at_least: enough };
+    range.rev().any(|at| {
+        weights.add(at);
+        weights.enough()
+    })
+}
+
 /// How many different values of a rule a crossing holds.
 pub fn different<T: Timeline + ?Sized>(
     list: &T,

@@ -400,6 +400,32 @@ impl Store {
         (crossing, distinct.unwrap_or(span.count))
     }
 
+    /// Whether the span (time - within, time] of a rule holds `enough` of what the rule counts.
+    pub fn reaches(&self, place: Place, tag: u16, rule: usize, time: Micros, enough: u64) -> bool {
+        if enough == 0 {
+            return true;
+        }
+        if let Some(State::Large(large)) = self.table.get(place).map(|slot| &slot.state)
+            && let Some(Part::Window(window)) = large.part(tag)
+            && let Some(need) = self.group(tag).and_then(|group| group.needs.get(rule))
+        {
+            let start = time.saturating_sub(need.within);
+            let (firsts, _, spent) = window.lists(rule);
+            let open = need.what == What::Sequence;
+            match need.what {
+                What::Count | What::Sequence => {
+                    let from = firsts.place(start, false).max(spent);
+                    let range = from..firsts.place(time, open).max(from);
+                    return ring::reaches(firsts, rule, range, enough);
+                }
+                What::Distinct(_) if !window.may_differ(rule, enough, start) => return false,
+                What::Distinct(_) if window.differs(rule, enough, start, time) => return true,
+                What::Distinct(_) => {}
+            }
+        }
+        self.recent(place, tag, rule, time).1 >= enough
+    }
+
     /// Uses the events of a crossing up for its rule.
     pub fn use_up(&mut self, place: Place, tag: u16, rule: usize, crossing: &Crossing) {
         let Some(group) = group(&self.specs, tag) else { return };
@@ -611,7 +637,9 @@ impl Store {
     /// Gives keys up if everything together with `beside` bytes of others takes more than it may;
     /// how many.
     pub fn enforce_ceiling(&mut self, clock: Option<Micros>, beside: usize) -> u64 {
-        let ceiling = ceiling(self.limits).saturating_sub(beside);
+        let own = ceiling(self.limits);
+        // However much others take: without any windows nobody would be found.
+        let ceiling = own.saturating_sub(beside).max(own / 4);
         if self.bytes + self.table.bytes() <= ceiling {
             return 0;
         }
@@ -1042,6 +1070,11 @@ mod tests {
                         }
                     }
                     prop_assert_eq!(&found, &expected, "form {}", form);
+                    for (rule, enough) in (0..needs.len()).flat_map(|rule| (0..8).map(move |n| (rule, n))) {
+                        let (_, held) = store.recent(place, TAG, rule, time);
+                        let reaches = store.reaches(place, TAG, rule, time, enough);
+                        prop_assert_eq!(reaches, held >= enough, "{} of {}", held, enough);
+                    }
                 }
             }
             // Bytes are counted right to the last one.

@@ -280,6 +280,41 @@ fn a_flood_past_the_limit_hides_nobody_blocks_nobody_else_and_is_told_twice() {
     assert!(stdout(&other) == measured.out, "{}", stderr(&other));
 }
 
+#[test]
+fn what_is_decided_and_learnt_leaves_room_for_counting() {
+    let logins = |n: u64| -> String {
+        let line = |n: u64| login(n, &format!("20.1.{}.{}", n / 250, n % 250), &format!("u{n}"));
+        let success = |line: String| {
+            let line = line.replace("FAILED_LOGIN: email=", "SUCCESSFUL_LOGIN: user_id=");
+            line.replace(", reason=invalid_password", "")
+        };
+        (0..n).map(|n| success(line(n))).collect()
+    };
+    // Five failures of each of many accounts, which is an alert each, from nobody knows where.
+    let guessed = |n: u64| -> String {
+        (0..n).map(|n| login(n / 50, "unknown", &format!("v{}", n / 5))).collect()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    for (before, since, ended) in [(guessed(100_000), 2_000, true), (logins(60_000), 70_000, false)]
+    {
+        let attack = |n: u64| login(since + n, "203.0.113.66", &format!("root{n}"));
+        let lines = before + &(0..100).map(attack).collect::<String>();
+        fs::write(folder.path().join("in.jsonl"), lines).unwrap();
+        fs::write(folder.path().join("c.yaml"), "memory_limit: 4MiB\n").unwrap();
+        let args = ["replay", "in.jsonl", "--config", "c.yaml", "--summary", "json"];
+        let measured = measure(spawn(folder.path(), &args, Stdio::null()));
+        let summary = summary(&measured);
+        let said = |parts: &[&str]| {
+            measured.out.lines().any(|line| parts.iter().all(|part| line.contains(part)))
+        };
+        assert!(said(&["\"op\":\"start\",\"action\":\"block\"", "203.0.113.66"]), "{summary}");
+        assert!(summary["state_bytes"].as_u64().unwrap() <= 4 * MIB, "{summary}");
+        assert!(measured.peak < 4 * MIB + OVERHEAD, "{} MiB", measured.peak / MIB);
+        assert_eq!(summary["limits"]["decisions"].is_u64(), ended, "{summary}");
+        assert_eq!(said(&["ended early: decisions reached their share"]), ended, "{summary}");
+    }
+}
+
 /// A failed login from each of `keys` addresses, `rate` a second, some times a little out of order.
 fn flood(folder: &Path, keys: u64, rate: u64) -> Measured {
     let mut file = BufWriter::new(File::create(folder.join("flood.jsonl")).unwrap());
