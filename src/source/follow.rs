@@ -1373,8 +1373,9 @@ impl<'a> Follower<'a> {
         let mut candidates: Vec<Candidate> =
             names.into_iter().map(|(path, meta)| Candidate { path, meta, fits: true }).collect();
         let fitting: BTreeSet<PathBuf> = candidates.iter().map(|one| one.path.clone()).collect();
+        let real: BTreeSet<PathBuf> = originals.iter().filter_map(|path| linked(path)).collect();
         let mut folders: BTreeMap<&Path, Vec<&Path>> = BTreeMap::new();
-        for path in originals {
+        for path in originals.iter().chain(&real) {
             folders.entry(folder(path)).or_default().push(path);
         }
         for (folder, originals) in folders {
@@ -1383,9 +1384,11 @@ impl<'a> Follower<'a> {
                 entries.flatten().map(|entry| folder.join(entry.file_name())).collect();
             paths.sort();
             for path in paths {
-                let related = originals.iter().any(|original| is_relative(&path, original));
+                let related = originals.iter().any(|original| is_beside(&path, original));
                 let meta = fs::metadata(&path).ok().filter(Metadata::is_file);
-                if let (true, false, Some(meta)) = (related, fitting.contains(&path), meta) {
+                // What a link leads to is there under the link's name.
+                let known = fitting.contains(&path) || real.contains(&path);
+                if let (true, false, Some(meta)) = (related, known, meta) {
                     candidates.push(Candidate { path, meta, fits: false });
                 }
             }
@@ -2064,10 +2067,25 @@ pub(super) fn folder(path: &Path) -> &Path {
 
 /// Same folder, and the name begins with the original's up to its first dot.
 pub(super) fn is_relative(path: &Path, original: &Path) -> bool {
+    if path.parent() == original.parent() {
+        return is_beside(path, original);
+    }
+    linked(original).is_some_and(|real| is_beside(path, &real))
+}
+
+/// Whether it is in the same folder, and its name begins alike.
+fn is_beside(path: &Path, original: &Path) -> bool {
     let name = |path: &Path| path.file_name().map(|name| name.as_bytes().to_vec());
     let (Some(name), Some(original_name)) = (name(path), name(original)) else { return false };
     let stem = original_name.split(|byte| *byte == b'.').next().unwrap_or_default();
     path.parent() == original.parent() && name.starts_with(stem)
+}
+
+/// The file to which a name leads that is a link, as those in Kubernetes' `/var/log/containers` are:
+/// rotated is that file.
+pub(super) fn linked(path: &Path) -> Option<PathBuf> {
+    let is_link = path.symlink_metadata().is_ok_and(|meta| meta.is_symlink());
+    if is_link { path.canonicalize().ok() } else { None }
 }
 
 #[cfg(test)]
@@ -2841,6 +2859,43 @@ mod tests {
             assert_eq!(lines, ["three", "after app.log.2", "after app.log.1"], "{patterns:?}");
             assert_eq!(place.kept.losses, []);
         }
+    }
+
+    #[test]
+    fn what_a_link_leads_to_is_looked_for_where_it_was_rotated() {
+        let mut place = Place::new(&["containers/*.log"]);
+        fs::create_dir(place.path("containers")).unwrap();
+        fs::create_dir(place.path("pods")).unwrap();
+        place.append("pods/0.log", OLD);
+        std::os::unix::fs::symlink("../pods/0.log", place.path("containers/app.log")).unwrap();
+        assert_eq!(place.run().0.len(), 2);
+        place.append("pods/0.log", "three\n");
+        for n in [2, 1] {
+            let rotated = format!("pods/0.log.{n}");
+            fs::rename(place.path("pods/0.log"), place.path(&rotated)).unwrap();
+            place.append("pods/0.log", &format!("after {n}\n"));
+        }
+        // Of another container.
+        place.append("pods/1.log", "no\n");
+        let (lines, notes) = place.run();
+        assert_eq!(lines, ["three", "after 2", "after 1"], "{notes:?}");
+        assert_eq!(place.kept.losses, []);
+        // Nothing is read again.
+        assert_eq!(place.run().0, [""; 0]);
+        // While it stands still, too.
+        place.live(|follower, dir| {
+            drain(follower);
+            append(&dir.join("pods/0.log"), "four\n");
+            for n in [4, 3] {
+                let rotated = dir.join(format!("pods/0.log.{n}"));
+                fs::rename(dir.join("pods/0.log"), rotated).unwrap();
+                append(&dir.join("pods/0.log"), &format!("after {n}\n"));
+            }
+            drain(follower);
+        });
+        let lines: Vec<&String> = place.kept.lines.iter().map(|(_, line)| line).collect();
+        assert_eq!(lines.split_at(5).1, ["four", "after 4", "after 3"]);
+        assert_eq!(place.kept.losses, []);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 
 use super::file;
-use super::follow::{FileId, TRACE_LEN, born, folder, is_relative, read_up_to};
+use super::follow::{FileId, TRACE_LEN, born, folder, is_relative, linked, read_up_to};
 use super::position::{FilePosition, Print};
 
 /// A beginning shorter than this does not prove that a file with another inode is the same.
@@ -247,6 +247,9 @@ pub(super) fn between<'a>(
     taken: &BTreeSet<FileId>,
 ) -> Vec<&'a Candidate> {
     let Moved { from, to, time, fitting } = moved;
+    // A link keeps its name, and what it leads to is rotated.
+    let real = linked(from).filter(|real| real.parent() != from.parent());
+    let from = real.as_ref().unwrap_or(from);
     let is_rotated = |path: &Path| match to {
         Some(to) => {
             path.parent() == to.parent()
