@@ -280,12 +280,21 @@ impl Yearless {
     /// 29 February is in the latest leap year when none of the three years is one. A `reference`
     /// outside the years 0 to 9999 is returned as it is.
     pub fn nearest(&self, reference: Micros, zone: &Zone) -> Micros {
+        self.near(reference, reference.saturating_add(DAY), zone)
+    }
+
+    /// The instant nearest to `reference`, that of the record before it: a log may have been silent for
+    /// months.
+    pub fn after(&self, reference: Micros, zone: &Zone) -> Micros {
+        self.near(reference, Micros::MAX, zone)
+    }
+
+    fn near(&self, reference: Micros, latest: Micros, zone: &Zone) -> Micros {
         let local =
             reference.saturating_add(i64::from(zone.offset_at(reference)).saturating_mul(SECOND));
         let Some(year) = DateTime::from_timestamp_micros(local).map(|t| t.year()) else {
             return reference;
         };
-        let latest = reference.saturating_add(DAY);
         let near = (year.saturating_sub(1)..=year.saturating_add(1))
             .filter_map(|year| self.in_year(year, zone))
             .filter(|t| *t <= latest)
@@ -1321,6 +1330,20 @@ mod tests {
             0..14,
         )
         .prop_map(|parts| parts.concat())
+    }
+
+    #[test]
+    fn a_time_without_a_year_goes_on_after_any_gap() {
+        let zone = utc();
+        for (before, text, expected) in [
+            ("2025-11-28T09:02:00Z", "Nov 30 09:10:00", "2025-11-30T09:10:00.000000Z"),
+            ("2025-12-30T09:00:00Z", "Jan  2 09:10:00", "2026-01-02T09:10:00.000000Z"),
+            ("2025-03-01T09:00:00Z", "Aug  1 09:10:00", "2025-08-01T09:10:00.000000Z"),
+            ("2026-01-01T00:00:05Z", "Dec 31 23:59:59", "2025-12-31T23:59:59.000000Z"),
+        ] {
+            let before = parse_moment(before, &zone).unwrap();
+            assert_eq!(format(yearless(text).after(before, &zone)), expected, "{text}");
+        }
     }
 
     proptest! {

@@ -688,7 +688,7 @@ impl Engine {
                 let zone = &self.config.zone;
                 let state = self.sources.get(&source);
                 if let Some(reference) = reference() {
-                    let first = yearless.nearest(reference, zone);
+                    let first = yearless.after(reference, zone);
                     return zone.again(first).map_or(first, |again| nearer(first, again));
                 }
                 if let Some(time) = self.config.year.and_then(|year| yearless.in_year(year, zone)) {

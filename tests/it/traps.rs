@@ -534,3 +534,32 @@ fn what_expires_before_a_restart_depends_on_nobody_else() {
     }
     assert!(alone.is_empty(), "{alone:?}");
 }
+
+/// Classic syslog names no year: the line before says it, however long ago it was.
+#[test]
+fn a_log_without_years_goes_on_after_a_silence_of_days() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("portcullis.yaml"), "patterns: [sshd]\nyear: 2025\n").unwrap();
+    for (before, after, year) in [("Nov 28", "Nov 30", 2025), ("Dec 30", "Jan  3", 2026)] {
+        let line = |day: &str, minute: i32, ip: &str| {
+            format!(
+                "{day} 09:{minute:02}:00 web sshd[1]: Failed password for root from {ip} port 1 ssh2\n"
+            )
+        };
+        let quiet: String = (0..3).map(|n| line(before, n, "198.51.100.4")).collect();
+        let attack: String = (10..50).map(|n| line(after, n, "203.0.113.7")).collect();
+        let args = ["replay", "-", "--summary", "json", "--output", "json"];
+        let output = run_in(folder.path(), &args, (quiet + &attack).as_bytes());
+        let said = stderr(&output);
+        let summary: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+        assert_eq!(
+            (&summary["lines"]["matched"], &summary["lines"]["late"]),
+            (&43.into(), &0.into())
+        );
+        let blocked = |line: &str| {
+            line.contains("\"op\":\"start\",\"action\":\"block\"")
+                && line.contains(&format!("\"time\":\"{year}-"))
+        };
+        assert!(stdout(&output).lines().any(blocked), "{}", stdout(&output));
+    }
+}
