@@ -127,6 +127,8 @@ pub struct Settings {
     pub checkpoint: Micros,
     /// `mode: enforce` is written somewhere: sinks that change the world may.
     pub armed: bool,
+    /// What is read now changes a key inside what stands there, and does not replace it.
+    pub amends: bool,
     /// The HTTP server.
     pub serve: Option<ServeConfig>,
     /// A file with the ids and e-mail addresses of accounts.
@@ -175,6 +177,7 @@ impl Default for Settings {
             state_dir_at: None,
             checkpoint: 5 * SECOND,
             armed: false,
+            amends: false,
             serve: None,
             identities: None,
             receivers: Vec::new(),
@@ -286,12 +289,14 @@ impl Settings {
             }
             text.push_str(&format!(" {value}\n"));
             let document = Document { name: format!("environment variable {name}"), text };
+            self.amends = keys.len() > 1;
             // A value under a wrong name may be a secret: it is cut off behind the caret.
             problems.extend(self.apply(&document).into_iter().map(|problem| {
                 let shown = problem.place.column.saturating_sub(1) + problem.width;
                 Problem { excerpt: problem.excerpt.chars().take(shown).collect(), ..problem }
             }));
         }
+        self.amends = false;
         if let (Some(serve), Some(port)) = (&mut self.serve, port) {
             problems.extend(serve.listen_at(&port));
         }
@@ -525,18 +530,31 @@ impl Settings {
                     )),
                 );
             }
+            let before = std::mem::replace(&mut self.source, SourceSpec::Stdin);
             if name == "railway" {
-                let settings = RailwaySettings::parse(checker, value);
+                let base = match before {
+                    SourceSpec::Railway(settings) if self.amends => *settings,
+                    _ => RailwaySettings::default(),
+                };
+                let settings = RailwaySettings::parse(checker, value, base);
                 self.source = SourceSpec::Railway(Box::new(settings));
                 return;
             }
-            let settings = kafka_source(checker, key, value);
-            self.kafka_from = value.get("from").and_then(Node::scalar);
+            let (base, from) = match before {
+                SourceSpec::Kafka(settings) if self.amends => (*settings, self.kafka_from.take()),
+                _ => (KafkaSettings::default(), None),
+            };
+            let settings = kafka_source(checker, key, value, base);
+            self.kafka_from = value.get("from").and_then(Node::scalar).or(from);
             self.source = SourceSpec::Kafka(Box::new(settings));
             return;
         }
-        let mut files = Vec::new();
-        let (mut follow, mut from_end) = (false, false);
+        let (mut files, mut follow, mut from_end) = match &self.source {
+            SourceSpec::Files { files, follow, from_end } if self.amends => {
+                (files.clone(), *follow, *from_end)
+            }
+            _ => (Vec::new(), false, false),
+        };
         for (key, value) in members {
             match key.name.as_str() {
                 "files" => files = checker.texts(value, "`source.files`"),
@@ -569,7 +587,7 @@ impl Settings {
                 "`source` has both `stdin` and `files`",
                 Some("one source is read: take one of them out".into()),
             ),
-            (None, _) => {
+            (None, _) if files.is_empty() => {
                 for key in [key("follow"), key("from")].into_iter().flatten() {
                     checker.key(
                         key,
@@ -580,7 +598,7 @@ impl Settings {
             }
             _ => {}
         }
-        if let (Some(_), false, Some(key)) = (key("files"), follow, key("from")) {
+        if let (false, false, Some(key)) = (files.is_empty(), follow, key("from")) {
             checker.key(
                 key,
                 "`source.from` is about files that are followed",
@@ -828,8 +846,14 @@ const KAFKA_KEYS: [&str; 10] = [
     "reorder",
 ];
 
-fn kafka_source(checker: &mut Checker<'_>, key: &Key, value: &Node) -> KafkaSettings {
-    let mut settings = KafkaSettings::default();
+fn kafka_source(
+    checker: &mut Checker<'_>,
+    key: &Key,
+    value: &Node,
+    base: KafkaSettings,
+) -> KafkaSettings {
+    let is_new = base.topics.is_empty();
+    let mut settings = base;
     if !kafka::BUILT {
         checker.key(key, kafka::NOT_BUILT, None);
     }
@@ -883,7 +907,7 @@ fn kafka_source(checker: &mut Checker<'_>, key: &Key, value: &Node) -> KafkaSett
     settings.connection.settle_oauth_token(checker, value);
     for (name, example) in [("brokers", "[kafka-1.example.org:9092]"), ("topics", "[app-logs]")] {
         let given = value.get(name);
-        if given.is_none_or(|node| node.as_list().is_empty()) {
+        if given.map_or(is_new, |node| node.as_list().is_empty()) {
             checker.key(
                 key,
                 format!("`source.kafka` needs `{name}`"),

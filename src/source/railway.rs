@@ -120,9 +120,9 @@ const OVERLAP_MIN: Micros = 1_000_000;
 const JOIN_WAIT_MAX: Micros = 30_000_000;
 
 impl RailwaySettings {
-    /// Reads `source.railway`; what is wrong is noted with the checker.
-    pub fn parse(checker: &mut Checker<'_>, node: &Node) -> Self {
-        let mut settings = Self::default();
+    /// Reads `source.railway` over `base`; what is wrong is noted with the checker.
+    pub fn parse(checker: &mut Checker<'_>, node: &Node, base: Self) -> Self {
+        let mut settings = base;
         for (key, value) in checker.map(node, "`source.railway`", &KEYS) {
             let what = format!("`source.railway.{}`", key.name);
             let name = |checker: &mut Checker<'_>| {
@@ -285,7 +285,7 @@ mod tests {
         let document = Document { name: "t.yaml".into(), text: text.into() };
         let mut checker = Checker::new(&document);
         let node = checker.parse().unwrap();
-        let settings = RailwaySettings::parse(&mut checker, &node);
+        let settings = RailwaySettings::parse(&mut checker, &node, RailwaySettings::default());
         (settings, checker.problems.iter().map(ToString::to_string).collect())
     }
 

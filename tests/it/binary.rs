@@ -1,7 +1,7 @@
 //! The program as users run it: exit codes, messages, signals, environment, pipes, terminals.
 
 use crate::support::{binary, failed_logins, piped, portcullis, root, run, run_in, stderr, stdout};
-use portcullis::config::{EXAMPLE, KEYS, Settings};
+use portcullis::config::{EXAMPLE, KEYS, Settings, SourceSpec};
 use portcullis::yaml::{Checker, Document};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -490,6 +490,53 @@ fn what_could_not_be_printed_is_said() {
         let said = stderr(&output);
         assert_eq!(said.matches("cannot write to standard output").count(), 1, "{args:?}: {said}");
     }
+}
+
+#[test]
+fn a_variable_changes_a_key_of_the_source_and_leaves_the_others() {
+    let source = |config: &str, variables: &[(&str, &str)]| {
+        let mut settings = Settings::default();
+        let document = Document { name: "c.yaml".to_owned(), text: config.to_owned() };
+        let mut problems = settings.apply(&document);
+        let name = |name: &str| format!("PORTCULLIS_SOURCE{name}");
+        let variables = variables.iter().map(|(n, value)| (name(n), (*value).to_owned()));
+        problems.extend(settings.apply_environment(variables));
+        assert!(
+            problems.is_empty(),
+            "{}",
+            problems.iter().map(ToString::to_string).collect::<String>()
+        );
+        settings.source
+    };
+    let files = |file: &str, follow, from_end| SourceSpec::Files {
+        files: vec![file.to_owned()],
+        follow,
+        from_end,
+    };
+    let written = "source: { files: [a.jsonl], follow: true }";
+    for (config, variables, expected) in [
+        (
+            "source: { files: [a.jsonl] }",
+            &[("__FOLLOW", "true")][..],
+            files("a.jsonl", true, false),
+        ),
+        (written, &[("__FILES", "b.jsonl")], files("b.jsonl", true, false)),
+        (written, &[("__FROM", "end")], files("a.jsonl", true, true)),
+        (written, &[("", "{ files: [b.jsonl] }")], files("b.jsonl", false, false)),
+        ("{}", &[("__FILES", "b.jsonl"), ("__FOLLOW", "true")], files("b.jsonl", true, false)),
+        (written, &[("", "{ stdin: {} }")], SourceSpec::Stdin),
+    ] {
+        assert_eq!(source(config, variables), expected, "{config} {variables:?}");
+    }
+    let railway = "source: { railway: { environment: production, services: [api] } }";
+    let SourceSpec::Railway(settings) = source(railway, &[("__RAILWAY__JOIN_WAIT", "1s")]) else {
+        panic!("it is Railway's")
+    };
+    assert_eq!(
+        (settings.environment.as_deref(), settings.join_wait),
+        (Some("production"), 1_000_000)
+    );
+    assert_eq!(settings.services, ["api"]);
 }
 
 #[test]
