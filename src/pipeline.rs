@@ -812,7 +812,7 @@ impl Merge {
         };
         if self.held.is_none() {
             warn!(
-                "more than {OPEN_MAX} files cover the same time, and so many are open at once: the others wait until one                  has ended, and what is in them comes late; join files before, sorted by time"
+                "more than {OPEN_MAX} files cover the same time, and so many are open at once: the others wait until one has ended, and what is in them comes late; join files before, sorted by time"
             );
         }
         self.held = Some(next.order);
