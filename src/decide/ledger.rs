@@ -152,6 +152,8 @@ pub struct Ledger {
     /// Ends that were said, of decisions that a late crossing may still meet.
     said: BTreeMap<(Micros, u64), LedgerKey>,
     past: HashMap<LedgerKey, Past, RandomState>,
+    /// Alerts among those that are active.
+    alerts: usize,
     /// Spans in it beyond the first four of each key.
     more_spans: usize,
     started: u64,
@@ -333,7 +335,7 @@ impl Ledger {
             let key = LedgerKey { rule: of_rule.then_some(*place_now), ..key };
             let list = if said { &mut self.said } else { &mut self.ends };
             list.insert((place, number), key.clone());
-            self.active.insert(key, Box::new(Entry { active, number, place, said }));
+            self.hold(key, Entry { active, number, place, said });
         }
         for _ in 0..from.number()? {
             let key = take_key(from, now.fields)?;
@@ -418,9 +420,22 @@ impl Ledger {
         all.into_iter().map(|(key, entry)| (key, &entry.active)).collect()
     }
 
+    fn hold(&mut self, key: LedgerKey, entry: Entry) {
+        let alert = key.kind == ActionKind::Alert;
+        if self.active.insert(key, Box::new(entry)).is_none() {
+            self.alerts += usize::from(alert);
+        }
+    }
+
+    fn release(&mut self, key: Asked<'_>) -> Option<Box<Entry>> {
+        let entry = self.active.remove(&key)?;
+        self.alerts -= usize::from(key.kind == ActionKind::Alert);
+        Some(entry)
+    }
+
     /// Ends a decision before its time; it does not count for escalation either.
     pub fn lift(&mut self, key: &LedgerKey) -> Option<Active> {
-        let entry = self.active.remove(key)?;
+        let entry = self.release(key.asked())?;
         let place = (entry.place, entry.number);
         self.said.remove(&place);
         if let Some(past) = self.past.remove(key) {
@@ -438,11 +453,11 @@ impl Ledger {
 
     /// Forgets those whose end was said, of which a late crossing would otherwise find some again.
     pub fn forget_said(&mut self, which: impl Fn(&LedgerKey, &Active) -> bool) {
-        let Self { active, said, .. } = self;
+        let Self { active, said, alerts, .. } = self;
         said.retain(|_, key| {
             let gone = active.get(&key.asked()).is_some_and(|entry| which(key, &entry.active));
-            if gone {
-                active.remove(&key.asked());
+            if gone && active.remove(&key.asked()).is_some() {
+                *alerts -= usize::from(key.kind == ActionKind::Alert);
             }
             !gone
         });
@@ -465,7 +480,7 @@ impl Ledger {
         let (number, place) = (self.started, active.until);
         self.ends.insert((place, number), key.clone());
         let entry = Entry { active, number, place, said: false };
-        self.active.insert(key, Box::new(entry));
+        self.hold(key, entry);
     }
 
     /// Notes an address of a range that crossed.
@@ -487,11 +502,12 @@ impl Ledger {
             + self.more_spans * 2 * size_of::<(Micros, Micros)>()
     }
 
-    /// Alerts that are to be ended early, so that it takes no more than `limit` bytes: those that end
-    /// first.
+    /// Alerts that are to be ended early, so that all of them take no more than `limit` bytes: those
+    /// that end first.
     pub fn crowded(&mut self, limit: usize) -> Vec<LedgerKey> {
         let mut crowded = Vec::new();
-        let Some(over) = self.bytes().checked_sub(limit).filter(|over| *over > 0) else {
+        let bytes = self.alerts * ACTIVE_BYTES;
+        let Some(over) = bytes.checked_sub(limit).filter(|over| *over > 0) else {
             return crowded;
         };
         let count = (over + limit / 10).div_ceil(ACTIVE_BYTES);
@@ -549,7 +565,7 @@ impl Ledger {
             && *until <= horizon
         {
             if let Some((_, key)) = self.said.pop_first() {
-                self.active.remove(&key);
+                self.release(key.asked());
             }
         }
     }
@@ -560,7 +576,7 @@ impl Ledger {
         if self.get(key)?.until > at {
             return None;
         }
-        let entry = self.active.remove(&key)?;
+        let entry = self.release(key)?;
         let place = (entry.place, entry.number);
         self.said.remove(&place);
         self.ends.remove(&place).map(|_| entry.active)
@@ -577,7 +593,7 @@ impl Ledger {
         self.ends.insert((active.until, self.started), key.clone());
         let (number, place) = (self.started, active.until);
         let entry = Entry { active, number, place, said: false };
-        self.active.insert(key, Box::new(entry));
+        self.hold(key, entry);
     }
 
     fn remember(&mut self, key: &LedgerKey, at: Micros, until: Micros) {

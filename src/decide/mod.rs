@@ -86,7 +86,7 @@ impl Decider {
         self.ledger.bytes()
     }
 
-    /// Ends alerts before their time, those that would end first, when all decisions take more than
+    /// Ends alerts before their time, those that would end first, when all of them take more than
     /// `limit` bytes; how many. Nobody is let in by that.
     pub fn keep_below(&mut self, limit: usize, at: Micros, names: &[String]) -> u64 {
         let crowded = self.ledger.crowded(limit);
@@ -467,7 +467,7 @@ impl Told<'_> {
 const TIME_IS_UP: &str = "ended";
 
 /// Why alerts end early when there are too many decisions.
-const CROWDED: &str = "ended early: decisions reached their share of memory_limit";
+const CROWDED: &str = "ended early: alerts reached their share of memory_limit";
 
 /// The urgency and severity of a brake's message.
 const BRAKE: (Severity, Urgency) = (Severity::P0, Urgency::Critical);

@@ -61,7 +61,7 @@ pub const FORMAT: u64 = 5;
 const UNTIMED: i64 = i64::MIN;
 /// What a limit or a message that is given once is called.
 const SAID: [&str; 9] = [
-    "decisions",
+    "alerts",
     "dedupe",
     "held",
     "known_values",
@@ -71,8 +71,8 @@ const SAID: [&str; 9] = [
     "reorder",
     "sink",
 ];
-/// The part of `memory_limit` that decisions in force may take.
-const DECISIONS_PART: usize = 4;
+/// The part of `memory_limit` that alerts in force may take.
+const ALERTS_PART: usize = 4;
 const MAX_LINE: &str = "max_line";
 
 /// What the state machine needs of the settings.
@@ -640,12 +640,12 @@ impl Core {
 
     /// Gives up what is too much. When it begins and when nothing of it is left, a line says so.
     fn keep_ceiling(&mut self, time: Micros) {
-        let share = self.detector.config().memory_limit / DECISIONS_PART;
+        let share = self.detector.config().memory_limit / ALERTS_PART;
         let at = self.clock.now().unwrap_or(time);
         if self.decider.keep_below(share, at, &self.key_names) > 0 {
-            let reason = "decisions reached their share of memory_limit: alerts end before their time, \
-                          those that would end first, and may come again";
-            self.limit("decisions", time, reason.to_owned());
+            let reason = "alerts in force reached their share of memory_limit: those that would end first end \
+                          before their time, and may come again";
+            self.limit("alerts", time, reason.to_owned());
         }
         let beside = self.decider.bytes() + self.seen.bytes();
         let given_up = self.detector.enforce_ceiling(self.clock.now(), beside);

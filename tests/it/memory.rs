@@ -310,8 +310,8 @@ fn what_is_decided_and_learnt_leaves_room_for_counting() {
         assert!(said(&["\"op\":\"start\",\"action\":\"block\"", "203.0.113.66"]), "{summary}");
         assert!(summary["state_bytes"].as_u64().unwrap() <= 4 * MIB, "{summary}");
         assert!(measured.peak < 4 * MIB + OVERHEAD, "{} MiB", measured.peak / MIB);
-        assert_eq!(summary["limits"]["decisions"].is_u64(), ended, "{summary}");
-        assert_eq!(said(&["ended early: decisions reached their share"]), ended, "{summary}");
+        assert_eq!(summary["limits"]["alerts"].is_u64(), ended, "{summary}");
+        assert_eq!(said(&["ended early: alerts reached their share"]), ended, "{summary}");
     }
 }
 
