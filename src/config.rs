@@ -127,8 +127,6 @@ pub struct Settings {
     pub checkpoint: Micros,
     /// `mode: enforce` is written somewhere: sinks that change the world may.
     pub armed: bool,
-    /// What is read now changes a key inside what stands there, and does not replace it.
-    pub amends: bool,
     /// The HTTP server.
     pub serve: Option<ServeConfig>,
     /// A file with the ids and e-mail addresses of accounts.
@@ -177,7 +175,6 @@ impl Default for Settings {
             state_dir_at: None,
             checkpoint: 5 * SECOND,
             armed: false,
-            amends: false,
             serve: None,
             identities: None,
             receivers: Vec::new(),
@@ -224,28 +221,6 @@ pub const KEYS: [&str; 29] = [
 
 /// The name of the variable that names the configuration file.
 pub const CONFIG_VARIABLE: &str = "PORTCULLIS_CONFIG";
-/// A problem whose excerpt shows no value, unless it stands under a key that never holds a secret.
-fn unseen(problem: Problem, document: &Document) -> Problem {
-    let before = document.text.lines().take(problem.place.line);
-    let top = before.filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase())).last();
-    let top = top.and_then(|line| line.split_once(':')).map(|(key, _)| key);
-    let open = |key: &str| KEYS.contains(&key) && !["sinks", "serve"].contains(&key);
-    if problem.place.line == 0 || top.is_some_and(open) {
-        return problem;
-    }
-    let at = problem.place.column.saturating_sub(1);
-    let indent = problem.excerpt.chars().take(at);
-    let blank = indent.map(|c| if matches!(c, ' ' | '\t' | '-') { c } else { ' ' });
-    let rest: String = problem.excerpt.chars().skip(at).collect();
-    // A key is told, whatever it may be called.
-    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let key = rest.split(|c| !is_name(c)).next().unwrap_or_default();
-    let is_key = rest.get(key.len()..).is_some_and(|behind| behind.trim_start().starts_with(':'));
-    let shown = if is_key && !key.is_empty() { key } else { "…" };
-    let width = shown.chars().count();
-    Problem { excerpt: blank.chain(shown.chars()).collect(), width, ..problem }
-}
-
 /// The variables that say how to reach a running Portcullis; they are no settings of its own.
 pub const CLIENT_VARIABLES: [&str; 2] = ["PORTCULLIS_URL", "PORTCULLIS_TOKEN"];
 const PREFIX: &str = "PORTCULLIS_";
@@ -253,9 +228,14 @@ const PREFIX: &str = "PORTCULLIS_";
 impl Settings {
     /// Applies a document: the file, or a variable of the environment.
     pub fn apply(&mut self, document: &Document) -> Vec<Problem> {
+        self.apply_as(document, false)
+    }
+
+    /// The same; `amends`: of the source, it changes the keys that it has and leaves the others.
+    fn apply_as(&mut self, document: &Document, amends: bool) -> Vec<Problem> {
         let mut checker = Checker::new(document);
         if let Some(root) = checker.parse() {
-            self.apply_root(&mut checker, &root);
+            self.apply_root(&mut checker, &root, amends);
         }
         checker.problems.into_iter().map(|problem| unseen(problem, document)).collect()
     }
@@ -289,28 +269,28 @@ impl Settings {
             }
             text.push_str(&format!(" {value}\n"));
             let document = Document { name: format!("environment variable {name}"), text };
-            self.amends = keys.len() > 1;
             // A value under a wrong name may be a secret: it is cut off behind the caret.
-            problems.extend(self.apply(&document).into_iter().map(|problem| {
+            problems.extend(self.apply_as(&document, keys.len() > 1).into_iter().map(|problem| {
                 let shown = problem.place.column.saturating_sub(1) + problem.width;
                 Problem { excerpt: problem.excerpt.chars().take(shown).collect(), ..problem }
             }));
         }
-        self.amends = false;
         if let (Some(serve), Some(port)) = (&mut self.serve, port) {
             problems.extend(serve.listen_at(&port));
         }
         problems
     }
 
-    fn apply_root(&mut self, checker: &mut Checker<'_>, root: &Node) {
+    fn apply_root(&mut self, checker: &mut Checker<'_>, root: &Node, amends: bool) {
         let members = checker.map(root, "the configuration", &KEYS);
         for (key, value) in members {
-            if key.name == "serve" {
-                self.serve = ServeConfig::parse(checker, key, value, self.serve.take());
-                continue;
+            match key.name.as_str() {
+                "serve" => {
+                    self.serve = ServeConfig::parse(checker, key, value, self.serve.take());
+                }
+                "source" => self.source(checker, value, amends),
+                name => self.apply_key(checker, name, value),
             }
-            self.apply_key(checker, &key.name, value);
         }
     }
 
@@ -327,11 +307,8 @@ impl Settings {
         match at {
             // Where it stands and what it is: a line may hold the password of this sink, or of the one before it.
             Some((_, at)) => {
-                let indent = at.excerpt.chars().take(at.place.column.saturating_sub(1));
-                let plain = |c: char| if matches!(c, ' ' | '\t' | '-') { c } else { ' ' };
                 let kind = name.split(' ').next().unwrap_or_default();
-                let excerpt = indent.map(plain).chain(kind.chars()).collect();
-                Problem { message, excerpt, width: kind.chars().count(), ..at.clone() }
+                shown_only(Problem { message, ..at.clone() }, kind)
             }
             None => Problem::whole(&name, message),
         }
@@ -355,7 +332,6 @@ impl Settings {
                 self.patterns = checker.texts(value, &what);
                 self.names(checker, value);
             }
-            "source" => self.source(checker, value),
             "lateness" => set(&mut self.lateness, checker.duration(value, &what, 0)),
             "max_ahead" => set(&mut self.max_ahead, checker.duration(value, &what, 60_000_000)),
             "dedupe" => self.dedupe(checker, value, &what),
@@ -512,7 +488,9 @@ impl Settings {
         self.state_dir_at = Some(checker.later(value));
     }
 
-    fn source(&mut self, checker: &mut Checker<'_>, value: &Node) {
+    fn source(&mut self, checker: &mut Checker<'_>, value: &Node, amends: bool) {
+        let before = std::mem::replace(&mut self.source, SourceSpec::Stdin);
+        let before = if amends { before } else { SourceSpec::Stdin };
         let members = checker.map(
             value,
             "`source`",
@@ -530,10 +508,9 @@ impl Settings {
                     )),
                 );
             }
-            let before = std::mem::replace(&mut self.source, SourceSpec::Stdin);
             if name == "railway" {
                 let base = match before {
-                    SourceSpec::Railway(settings) if self.amends => *settings,
+                    SourceSpec::Railway(settings) => *settings,
                     _ => RailwaySettings::default(),
                 };
                 let settings = RailwaySettings::parse(checker, value, base);
@@ -541,7 +518,7 @@ impl Settings {
                 return;
             }
             let (base, from) = match before {
-                SourceSpec::Kafka(settings) if self.amends => (*settings, self.kafka_from.take()),
+                SourceSpec::Kafka(settings) => (*settings, self.kafka_from.take()),
                 _ => (KafkaSettings::default(), None),
             };
             let settings = kafka_source(checker, key, value, base);
@@ -549,10 +526,8 @@ impl Settings {
             self.source = SourceSpec::Kafka(Box::new(settings));
             return;
         }
-        let (mut files, mut follow, mut from_end) = match &self.source {
-            SourceSpec::Files { files, follow, from_end } if self.amends => {
-                (files.clone(), *follow, *from_end)
-            }
+        let (mut files, mut follow, mut from_end) = match before {
+            SourceSpec::Files { files, follow, from_end } => (files, follow, from_end),
             _ => (Vec::new(), false, false),
         };
         for (key, value) in members {
@@ -916,6 +891,35 @@ fn kafka_source(
         }
     }
     settings
+}
+
+/// A problem whose excerpt shows no value, unless it stands under a key that never holds a secret.
+fn unseen(problem: Problem, document: &Document) -> Problem {
+    // The items of a list may stand as far to the left as its key.
+    let top = |line: &&str| !line.starts_with([' ', '\t', '#', '-']) && line.contains(':');
+    let top = document.text.lines().take(problem.place.line).filter(top).last();
+    let top = top.and_then(|line| line.split(':').next()).unwrap_or_default();
+    if problem.place.line == 0 || KEYS.contains(&top) && !["sinks", "serve"].contains(&top) {
+        return problem;
+    }
+    let rest: String =
+        problem.excerpt.chars().skip(problem.place.column.saturating_sub(1)).collect();
+    // A key is told, whatever it may be called; in a value, no blank stands behind a colon.
+    let is_key = |(key, behind): &(&str, &str)| {
+        !key.is_empty()
+            && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+            && (behind.is_empty() || behind.starts_with(' '))
+    };
+    let key = rest.split_once(':').filter(is_key).map(|(key, _)| key.to_owned());
+    shown_only(problem, key.as_deref().unwrap_or("…"))
+}
+
+/// A problem of whose line only `shown` is shown, where it stands.
+fn shown_only(problem: Problem, shown: &str) -> Problem {
+    let indent = problem.excerpt.chars().take(problem.place.column.saturating_sub(1));
+    let blank = |c: char| if matches!(c, ' ' | '\t' | '-') { c } else { ' ' };
+    let excerpt = indent.map(blank).chain(shown.chars()).collect();
+    Problem { excerpt, width: shown.chars().count(), ..problem }
 }
 
 /// Whether a text can be a topic's name or a pattern of names; what is wrong, and what helps.

@@ -39,8 +39,10 @@ pub fn run(common: &Common, run: &Run) -> Result<ExitCode> {
         }
     };
     let follow = |patterns: &[String], from_end| {
-        let inputs = file::expand(patterns).unwrap_or_default();
-        super::summary_apart(common, super::files_of(&inputs))?;
+        if common.summary_file.is_some() {
+            let inputs = file::expand(patterns).unwrap_or_default();
+            super::summary_apart(common, super::files_of(&inputs))?;
+        }
         followed(patterns, from_end, &settings)
     };
     let live = match &settings.source {

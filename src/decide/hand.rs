@@ -208,11 +208,8 @@ impl Decider {
         ledger.forget_said(|key, active| which(guard, key, active));
         let mut lifted = Vec::new();
         for key in keys {
-            let Some(mut active) = self.ledger.lift(&key) else { continue };
-            lifted.push(decision(&key, &active, names));
-            // An end is told under its own time; it cannot lie before the start.
-            active.until = at.clamp(active.started, active.until.max(active.started));
-            self.end(key.asked(), &active, names, why);
+            let active = self.cut_short(&key, at, names, why);
+            lifted.extend(active.map(|active| decision(&key, &active, names)));
         }
         lifted
     }

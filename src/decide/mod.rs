@@ -16,7 +16,7 @@ use crate::window::codec::{Reader, number, put_bytes, put_number, put_time};
 use crate::window::key::{Key, KeyKind, OwnKey, put_net, put_part};
 use guard::{Guard, Held};
 use ipnet::IpNet;
-use ledger::{Active, Asked, Ledger, Renumber};
+use ledger::{Active, Asked, Ledger, LedgerKey, Renumber};
 use line::{Due, End, Line, Says};
 use serde::{Deserialize, Serialize};
 use std::cell::OnceCell;
@@ -91,11 +91,24 @@ impl Decider {
     pub fn keep_below(&mut self, limit: usize, at: Micros, names: &[String]) -> u64 {
         let crowded = self.ledger.crowded(limit);
         for key in &crowded {
-            let Some(mut active) = self.ledger.lift(key) else { continue };
-            active.until = at.clamp(active.started, active.until.max(active.started));
-            self.end(key.asked(), &active, names, CROWDED);
+            self.cut_short(key, at, names, CROWDED);
         }
         crowded.len() as u64
+    }
+
+    /// Ends a decision at `at`, before its time; what it was.
+    fn cut_short(
+        &mut self,
+        key: &LedgerKey,
+        at: Micros,
+        names: &[String],
+        why: &str,
+    ) -> Option<Active> {
+        let active = self.ledger.lift(key)?;
+        // An end is told under its own time; it cannot lie before the start.
+        let until = at.clamp(active.started, active.until.max(active.started));
+        self.end(key.asked(), &Active { until, ..active.clone() }, names, why);
+        Some(active)
     }
 
     /// Writes what is active and what the brakes have counted.

@@ -511,16 +511,13 @@ impl<'a> Record<'a> {
         let (stamped, own) =
             (all().filter(|hit| is_stamped(hit.field)), all().filter(|hit| !is_stamped(hit.field)));
         let names = |hit: &Hit<'_>| LOGGERS_TIMES.iter().any(|name| hit.field.is(name));
-        let said = all().filter(names).filter_map(|hit| read_time(hit.field, &self.config.zone));
+        let read = |hit: Hit<'_>| read_time(hit.field, &self.config.zone);
+        let said: Vec<When> = all().filter(names).filter_map(read).collect();
         // Of an hour that a clock showed twice, beside a time that tells which of them it was.
         let are_apart = |of: fn(When) -> Option<time::Micros>| {
-            let span = said.clone().filter_map(of).fold(None, |span, at| {
-                let (first, last) = span.unwrap_or((at, at));
-                Some((first.min(at), last.max(at)))
-            });
-            span.is_some_and(|(first, last): (time::Micros, time::Micros)| {
-                last.abs_diff(first) > ON_THE_WAY
-            })
+            let times = || said.iter().copied().filter_map(of);
+            let span = times().min().zip(times().max());
+            span.is_some_and(|(first, last)| last.abs_diff(first) > ON_THE_WAY)
         };
         let apart = are_apart(When::first) && are_apart(When::again);
         apart || repeated(own) || repeated(stamped)

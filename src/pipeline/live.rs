@@ -153,15 +153,16 @@ pub fn run(
     let last = started.checked_sub(down).unwrap_or(started);
     let out = match &settings.state_dir {
         Some(dir) if !replayed => {
-            let (core, recovered) =
+            let (core, mut recovered) =
                 keep::recover(dir, &|| assembly.engine().core, serve.is_some())?;
             engine.core = core;
             known.clone_from(&recovered.positions);
             let names = engine.core.dictionary();
             let checkpoint = Duration::from_micros(settings.checkpoint.unsigned_abs());
             if let Some(board) = &watched {
-                let (over, ends) = (recovered.over.clone(), recovered.ends_before.clone());
-                board.begin(recovered.standing.clone(), over, ends);
+                let standing = std::mem::take(&mut recovered.standing);
+                let over = std::mem::take(&mut recovered.over);
+                board.begin(standing, over, std::mem::take(&mut recovered.ends_before));
             }
             let keeper = Keeper::start(dir, recovered, &names, ways, checkpoint, stop)?;
             engine.core.journal = Some(Journal::default());

@@ -108,7 +108,6 @@ pub fn parse(text: &str) -> Result<Target, String> {
         ));
     }
     let text = read_out(text);
-    sized(&text)?;
     let text = text.trim();
     if let Some((kind, value)) = text.split_once(':')
         && KINDS.contains(&kind)

@@ -1292,7 +1292,8 @@ impl<'a> Follower<'a> {
         let packed = resume::packed(&position.path, &position.head, candidates);
         let (path, to) = (position.path.clone(), packed.map(|one| one.path.clone()));
         // What is there by now is read, or said not to be: it need not be looked for again.
-        let here = candidates.iter().filter(|one| is_relative(&one.path, &path));
+        let names = names_of(&path);
+        let here = candidates.iter().filter(|one| is_relative(&one.path, &names));
         let newest = here.filter_map(|one| nanos(one.meta.modified().ok()?)).max();
         let nameless = position.nameless || !position.settled;
         if nameless {
@@ -1369,25 +1370,26 @@ impl<'a> Follower<'a> {
     /// What fits the patterns, and, since a log may be rotated to a name that fits none, what is
     /// related to one of `originals` in its folder.
     fn look_around(&mut self, originals: &BTreeSet<PathBuf>) -> Vec<Candidate> {
-        let names = self.names();
+        let fitting = self.names();
         let mut candidates: Vec<Candidate> =
-            names.into_iter().map(|(path, meta)| Candidate { path, meta, fits: true }).collect();
+            fitting.into_iter().map(|(path, meta)| Candidate { path, meta, fits: true }).collect();
         let fitting: BTreeSet<PathBuf> = candidates.iter().map(|one| one.path.clone()).collect();
-        let real: BTreeSet<PathBuf> = originals.iter().filter_map(|path| linked(path)).collect();
-        let mut folders: BTreeMap<&Path, Vec<&Path>> = BTreeMap::new();
-        for path in originals.iter().chain(&real) {
+        let names: BTreeSet<PathBuf> = originals.iter().flat_map(|path| names_of(path)).collect();
+        let mut folders: BTreeMap<&Path, Vec<&PathBuf>> = BTreeMap::new();
+        for path in &names {
             folders.entry(folder(path)).or_default().push(path);
         }
-        for (folder, originals) in folders {
+        for (folder, beside) in folders {
             let Ok(entries) = fs::read_dir(resume::place(folder)) else { continue };
             let mut paths: Vec<PathBuf> =
                 entries.flatten().map(|entry| folder.join(entry.file_name())).collect();
             paths.sort();
             for path in paths {
-                let related = originals.iter().any(|original| is_beside(&path, original));
+                let related = beside.iter().any(|name| is_beside(&path, name));
                 let meta = fs::metadata(&path).ok().filter(Metadata::is_file);
                 // What a link leads to is there under the link's name.
-                let known = fitting.contains(&path) || real.contains(&path);
+                let real = !originals.contains(&path) && names.contains(&path);
+                let known = fitting.contains(&path) || real;
                 if let (true, false, Some(meta)) = (related, known, meta) {
                     candidates.push(Candidate { path, meta, fits: false });
                 }
@@ -2022,7 +2024,7 @@ impl<'a> Follower<'a> {
     fn judge_copy(&mut self, path: &Path, file: &File, meta: &Metadata) -> io::Result<Start> {
         let mut original = None;
         for other in &self.files {
-            if is_relative(path, &other.last_name) && other.trace.begins(file)? {
+            if is_beside(path, &other.last_name) && other.trace.begins(file)? {
                 let reopened;
                 let handle = if let Some(handle) = &other.handle {
                     handle
@@ -2040,7 +2042,7 @@ impl<'a> Follower<'a> {
         // Content that is there no more; but a copy of a copy that is still there is that one's.
         let past = self.known.iter().filter(|known| known.overwritten);
         for known in past.filter(|_| !matches!(original, Some((true, _)))) {
-            if is_relative(path, &known.path)
+            if is_beside(path, &known.path)
                 && known.trace.begins(file)?
                 && known.trace.compare(file)? == Likeness::Same
             {
@@ -2065,27 +2067,25 @@ pub(super) fn folder(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new(""))
 }
 
-/// Same folder, and the name begins with the original's up to its first dot.
-pub(super) fn is_relative(path: &Path, original: &Path) -> bool {
-    if path.parent() == original.parent() {
-        return is_beside(path, original);
-    }
-    linked(original).is_some_and(|real| is_beside(path, &real))
+/// Whether a file lies beside one of the [`names_of`] another, under a name that begins alike.
+pub(super) fn is_relative(path: &Path, names: &[PathBuf]) -> bool {
+    names.iter().any(|name| is_beside(path, name))
 }
 
-/// Whether it is in the same folder, and its name begins alike.
-fn is_beside(path: &Path, original: &Path) -> bool {
+/// Same folder, and the name begins with the original's up to its first dot.
+pub(super) fn is_beside(path: &Path, original: &Path) -> bool {
     let name = |path: &Path| path.file_name().map(|name| name.as_bytes().to_vec());
     let (Some(name), Some(original_name)) = (name(path), name(original)) else { return false };
     let stem = original_name.split(|byte| *byte == b'.').next().unwrap_or_default();
     path.parent() == original.parent() && name.starts_with(stem)
 }
 
-/// The file to which a name leads that is a link, as those in Kubernetes' `/var/log/containers` are:
-/// rotated is that file.
-pub(super) fn linked(path: &Path) -> Option<PathBuf> {
+/// The name of a file and, if it is a link, as those in Kubernetes' `/var/log/containers` are, that
+/// of the file to which it leads: rotated is that file.
+pub(super) fn names_of(path: &Path) -> Vec<PathBuf> {
     let is_link = path.symlink_metadata().is_ok_and(|meta| meta.is_symlink());
-    if is_link { path.canonicalize().ok() } else { None }
+    let real = if is_link { path.canonicalize().ok() } else { None };
+    [path.to_owned()].into_iter().chain(real).collect()
 }
 
 #[cfg(test)]

@@ -19,7 +19,9 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 
 use super::file;
-use super::follow::{FileId, TRACE_LEN, born, folder, is_relative, linked, read_up_to};
+use super::follow::{
+    FileId, TRACE_LEN, born, folder, is_beside, is_relative, names_of, read_up_to,
+};
 use super::position::{FilePosition, Print};
 
 /// A beginning shorter than this does not prove that a file with another inode is the same.
@@ -161,11 +163,12 @@ pub(super) fn find(
         if !matches!(finding, Finding::Missing) || !position.is_telling() {
             continue;
         }
+        let names = names_of(&position.path);
         let mut others: Vec<(usize, &Candidate)> = candidates
             .iter()
             .enumerate()
             .filter(|(_, one)| one.meta.len() >= position.offset && one.id() != position.id())
-            .filter(|(_, one)| one.fits || is_relative(&one.path, &position.path))
+            .filter(|(_, one)| one.fits || is_relative(&one.path, &names))
             .filter(|(_, one)| !taken.contains(&one.id()))
             .collect();
         others.sort_by_key(|(_, one)| (one.path != position.path, !one.fits));
@@ -248,7 +251,7 @@ pub(super) fn between<'a>(
 ) -> Vec<&'a Candidate> {
     let Moved { from, to, time, fitting } = moved;
     // A link keeps its name, and what it leads to is rotated.
-    let real = linked(from).filter(|real| real.parent() != from.parent());
+    let real = names_of(from).pop().filter(|real| real.parent() != from.parent());
     let from = real.as_ref().unwrap_or(from);
     let is_rotated = |path: &Path| match to {
         Some(to) => {
@@ -329,9 +332,10 @@ pub(super) fn packed<'a>(
     begin: &Print,
     candidates: &'a [Candidate],
 ) -> Option<&'a Candidate> {
+    let names = names_of(path);
     let begins = |one: &&Candidate| {
         let mut head = vec![0; begin.len.min(TRACE_LEN)];
-        is_relative(&one.path, path)
+        is_relative(&one.path, &names)
             && file::open(&one.path).is_ok_and(|mut opened| {
                 opened.packed
                     && opened.reader.read_exact(&mut head).is_ok()
@@ -344,7 +348,7 @@ pub(super) fn packed<'a>(
 /// Whether a file of this name would follow one of that name: the same name, a rotated one, or one
 /// that differs only by digits, as names with a date do.
 pub(super) fn is_successor(path: &Path, of: &Path) -> bool {
-    path == of || is_relative(path, of) || without_digits(path) == without_digits(of)
+    path == of || is_beside(path, of) || without_digits(path) == without_digits(of)
 }
 
 /// The path with one `0` for each row of digits.

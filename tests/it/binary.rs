@@ -422,6 +422,8 @@ fn no_message_about_the_configuration_shows_a_value_that_may_be_a_secret() {
         "serve:\n  listen: 127.0.0.1:0\n  token: HUNTER2\n",
         "serve:\n  listen: 127.0.0.1:0\n  tokens: HUNTER2\n",
         "webhook_secret: HUNTER2\n",
+        "lateness: 60s\nWebhook_Secret: HUNTER2\n",
+        "sinks:\n - webhook: { url: 'http://127.0.0.1', bearer: HUNTER2:x }\n",
         "{ sinks: [{ webhook: { url: 'https://u:HUNTER2@h/x' } }] }\n",
     ];
     for config in configs {
