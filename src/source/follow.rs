@@ -1159,7 +1159,8 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Opens what is there and reads each file, in order of paths, to the end it has now.
+    /// Opens what is there and reads each file to the end it has now, the oldest first: read before what was
+    /// rotated away from it, a file would make all of that late.
     fn start(&mut self, stop: &AtomicBool) {
         for pattern in &self.settings.patterns {
             if file::list(pattern, &mut |_| {}).is_empty() {
@@ -1170,10 +1171,9 @@ impl<'a> Follower<'a> {
         self.scan(true);
         self.outlet.looked();
         self.give_lost();
-        for index in 0..self.files.len() {
-            if self.must_wait(index) {
-                continue;
-            }
+        for source in self.oldest_first() {
+            let index = self.files.iter().position(|file| file.source == source);
+            let Some(index) = index.filter(|index| !self.must_wait(*index)) else { continue };
             let goal = self.files.get(index).and_then(|file| file.length().ok().flatten());
             while !stop.load(Ordering::Acquire)
                 && !self.outlet.done
@@ -1181,6 +1181,21 @@ impl<'a> Follower<'a> {
                 && self.visit(index)
             {}
         }
+    }
+
+    /// The sources of the files in the order in which they are read first: that in which they were written
+    /// last. Where places are known from before, it is the one in which they were found.
+    fn oldest_first(&self) -> Vec<u32> {
+        let mut files: Vec<&Tracked> = self.files.iter().collect();
+        if self.past.is_empty() {
+            files.sort_by_cached_key(|file| {
+                let meta = file.handle.as_ref().map(File::metadata);
+                let meta = meta.unwrap_or_else(|| fs::metadata(&file.last_name));
+                let written = meta.and_then(|meta| meta.modified()).ok();
+                (written, Reverse(resume::rotations(&file.last_name)))
+            });
+        }
+        files.into_iter().map(|file| file.source).collect()
     }
 
     /// Opens the files of the stored positions, wherever they are now, and what came after them; all

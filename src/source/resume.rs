@@ -378,6 +378,12 @@ fn numbers(path: &Path) -> Vec<Vec<u8>> {
     rows.filter(|row| !row.is_empty()).map(<[u8]>::to_vec).collect()
 }
 
+/// How often a file was rotated, if its name ends with that.
+pub(super) fn rotations(path: &Path) -> Option<u64> {
+    let count = path.extension()?.to_str()?.parse().ok()?;
+    (count < COUNTS_MAX).then_some(count)
+}
+
 /// The last number in the name of a file, but for the ending of a packed one.
 fn last_number(path: &Path) -> Option<u64> {
     let name = unpacked(path).file_name()?.to_str()?;

@@ -309,6 +309,26 @@ fn a_signal_takes_in_all_that_was_written_before_it() {
 }
 
 #[test]
+fn what_was_rotated_before_the_first_start_is_read_before_what_came_after_it() {
+    // One attack, spread over all of them: read in another order, most of it would be late.
+    let text = failed_logins(36, 100, &address(1));
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    for names in [["app.log.10", "app.log.2", "app.log"], ["b.log", "c.log", "a.log"]] {
+        let follower = Follower::new(&["--follow", "*.log*"], |folder| {
+            for (age, (name, lines)) in names.iter().rev().zip(lines.chunks(12).rev()).enumerate() {
+                append(folder, name, &lines.concat());
+                let file = File::options().append(true).open(folder.path().join(name)).unwrap();
+                let written = file.metadata().unwrap().modified().unwrap();
+                file.set_modified(written - Duration::from_secs(3600) * age as u32).unwrap();
+            }
+        });
+        let mut follower = Follower { written: text.clone(), ..follower };
+        follower.wait_for(1);
+        follower.stop_and_compare();
+    }
+}
+
+#[test]
 fn from_the_end_means_only_what_is_new() {
     let old = |folder: &TempDir| append(folder, "a.log", &attack(1));
     let mut follower = Follower::new(&["--follow", "a.log", "b.log", "--from", "end"], old);
