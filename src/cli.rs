@@ -199,7 +199,8 @@ pub struct Common {
     /// A built-in pack: velro, guard, sshd (repeatable; default velro and guard)
     #[arg(long, value_name = "NAME", global = true, value_parser = PossibleValuesParser::new(["velro", "guard", "sshd"]))]
     pub pack: Vec<String>,
-    /// How actions are written; default: text on a terminal, else json
+    /// How actions are written; default: text on a terminal, else json. Commands that ask a server write text or,
+    /// with json, its answer
     #[arg(long, value_name = "FORM", global = true, value_parser = PossibleValuesParser::new(["json", "ecs", "text"]))]
     pub output: Option<String>,
     /// Threads that decode and match, 1 to 64; default: the processors there are

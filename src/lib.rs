@@ -52,7 +52,8 @@
 //! * [`serve`] is the HTTP server, on a thread of its own: one [table of routes](serve::routes), one
 //!   [door](serve::auth), decisions for [bouncers](serve::lapi) and as [lists](serve::blocklist), figures,
 //!   and the [orders](serve::api) of operators.
-//! * [`mod@kafka`] and [`railway`] are what the source and the sink of that name share.
+//! * [`mod@kafka`] and [`railway`] are what the source and the sink of that name share; [`host`] knows
+//!   which hosts are this machine.
 //! * [`yaml`] reads everything that a user writes, with places; [`config`] checks the settings,
 //!   [`pack`] the files of patterns and rules;
 //!   [`assembly`] puts packs, rules and settings together; [`cli`] and [`command`] are the program.
@@ -102,6 +103,7 @@ pub mod telemetry;
 pub mod yaml;
 pub mod kafka;
 pub mod railway;
+pub mod host;
 pub mod config;
 pub mod pack;
 pub mod assembly;

@@ -3,6 +3,7 @@
 //!
 //! Shapes are those of Railway's public GraphQL schema, as its own command line and locomotive use it.
 
+use crate::host::{is_this_machine, proxy_to};
 use serde_json::Value;
 use std::fmt;
 use std::time::Duration;
@@ -116,6 +117,7 @@ impl Api {
             .max_redirects_will_error(false)
             .http_status_as_error(false)
             .user_agent(concat!("portcullis/", env!("CARGO_PKG_VERSION")))
+            .proxy(proxy_to(endpoint))
             .build();
         Self { endpoint: endpoint.to_owned(), token, agent: config.into() }
     }
@@ -177,11 +179,9 @@ pub fn check_endpoint(text: &str) -> Result<(), String> {
     let address: ureq::http::Uri =
         text.parse().map_err(|error| format!("`{text}` is no address: {error}"))?;
     let host = address.host().unwrap_or_default();
-    let near = host == "localhost"
-        || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
     match address.scheme_str() {
         Some("https") if !host.is_empty() => Ok(()),
-        Some("http") if near => Ok(()),
+        Some("http") if is_this_machine(host) => Ok(()),
         Some("http") => Err(format!(
             "`{text}` is plain HTTP to another machine, and would show the token to everybody on the way: write https"
         )),

@@ -50,10 +50,24 @@ pub struct Order {
     pub by: String,
     /// Why.
     pub because: String,
-    /// When: microseconds since 1970 by the wall clock.
+    /// When: microseconds since 1970 by the wall clock, or the stream's if that is ahead.
     pub at: Micros,
     /// Although a guard speaks against it.
     pub force: bool,
+}
+
+impl Order {
+    /// The same, and as long, given not before `clock`.
+    pub fn not_before(&self, clock: Option<Micros>) -> Self {
+        let ahead = clock.map_or(0, |clock| clock.saturating_sub(self.at).max(0));
+        let what = match self.what {
+            What::Allow { until: Some(until) } => {
+                What::Allow { until: Some(until.saturating_add(ahead)) }
+            }
+            what => what,
+        };
+        Self { what, at: self.at.saturating_add(ahead), ..self.clone() }
+    }
 }
 
 /// What became of an order.

@@ -49,6 +49,10 @@ pub fn client(common: &Common, command: &Command) -> Result<ExitCode> {
             );
         }
         let body: Value = serde_json::from_str(&answer.body).map_err(|_| no_portcullis(&url))?;
+        // Anything may answer at a wrong address, and agree to all.
+        if body.get(asked.tells).is_none() {
+            return Err(no_portcullis(&url));
+        }
         if json {
             print(&body.to_string());
         } else {
@@ -86,20 +90,25 @@ struct Asked<'c> {
     path: String,
     body: Option<Value>,
     server: &'c Server,
+    /// What every answer has.
+    tells: &'static str,
     show: fn(&Value) -> String,
 }
 
 impl<'c> Asked<'c> {
     fn of(command: &'c Command) -> Result<Self> {
         Ok(match command {
-            Command::Status(server) => Self::get("/api/status".to_owned(), server, show_status),
+            Command::Status(server) => {
+                Self::get("/api/status".to_owned(), server, "decisions", show_status)
+            }
             Command::Why(at) => {
                 let path = format!("/api/why/{}", encoded(&at.target));
-                Self::get(path, &at.server, show_why)
+                Self::get(path, &at.server, "counters", show_why)
             }
             Command::Decisions(wanted) => Self::get(
                 format!("/api/decisions?{}", query(wanted)),
                 &wanted.server,
+                "decisions",
                 if wanted.history { show_history } else { show_decisions },
             ),
             Command::Block(hold) => Self::hold("/api/block", hold),
@@ -118,7 +127,7 @@ impl<'c> Asked<'c> {
                     put(&mut body, "for", allow.r#for.as_ref());
                     Self::post("/api/allow", body, &allow.server)
                 }
-                None => Self::get("/api/allow".to_owned(), &allow.server, show_spared),
+                None => Self::get("/api/allow".to_owned(), &allow.server, "spared", show_spared),
             },
             Command::Disallow(disallow) => {
                 let because = because(disallow.because.as_ref(), "disallowed");
@@ -129,13 +138,18 @@ impl<'c> Asked<'c> {
         })
     }
 
-    fn get(path: String, server: &'c Server, show: fn(&Value) -> String) -> Self {
-        Self { method: Method::Get, path, body: None, server, show }
+    fn get(
+        path: String,
+        server: &'c Server,
+        tells: &'static str,
+        show: fn(&Value) -> String,
+    ) -> Self {
+        Self { method: Method::Get, path, body: None, server, tells, show }
     }
 
     fn post(path: &str, body: Value, server: &'c Server) -> Self {
-        let path = path.to_owned();
-        Self { method: Method::Post, path, body: Some(body), server, show: show_carried }
+        let (path, body) = (path.to_owned(), Some(body));
+        Self { method: Method::Post, path, body, server, tells: "actions", show: show_carried }
     }
 
     fn hold(path: &str, hold: &'c Hold) -> Self {
@@ -285,8 +299,11 @@ fn target(value: &Value) -> String {
     let kind = shown(&value["kind"]);
     let name = value["value"].as_str().unwrap_or_default();
     let text = spelled(name);
-    let is_plain =
-        || meant(&text).is_ok_and(|target| target.kind == "user" && target.text() == name);
+    // One that begins with a dash would be an option.
+    let is_plain = || {
+        !text.starts_with('-')
+            && meant(&text).is_ok_and(|target| target.kind == "user" && target.text() == name)
+    };
     match kind.as_str() {
         "ip" | "range" => text,
         "global" => kind,
@@ -544,6 +561,7 @@ mod tests {
             ("user", "203.0.113.0/24", "user:203.0.113.0/24"),
             ("user", "203.0.113", "user:203.0.113"),
             ("user", "global", "user:global"),
+            ("user", "--help", "user:--help"),
             ("user", "dev\u{200d}x", r"dev\u{200d}x"),
             ("user", r"dev\u{200d}x", r"dev\u{5c}u{200d}x"),
             ("user_id", "a\nb", r"user_id:a\u{a}b"),

@@ -355,6 +355,9 @@ impl Core {
 
     /// Carries a person's order out.
     pub fn order(&mut self, order: &Order) -> Carried {
+        // Where records are ahead of the wall clock (their times may say another zone's), what an order
+        // grants would be over before it begins.
+        let order = &order.not_before(self.clock.now());
         let carried = self.decider.carry_out(order, &self.key_names);
         // What was refused changed nothing, and must not be judged again by other guards.
         if carried.refused.is_none() {

@@ -2,6 +2,7 @@
 
 use super::http::Connection;
 use super::{ServeConfig, reply, routes};
+use crate::host::is_this_machine;
 use crate::sink::secret::SecretPlace;
 use crate::yaml::{Checker, Node};
 use axum::body::{Body, to_bytes};
@@ -268,22 +269,25 @@ impl Access {
                 Some(Holder { name, role, .. }) => {
                     Ok(Who { name: Arc::clone(name), role: *role, peer })
                 }
+                // Bouncers always show something; where nobody has a token, it is as good as none.
+                None if self.open && self.is_empty() => Self::anybody(headers, peer),
                 None => Err("this token is not known"),
             },
-            None if self.open => {
-                // A page in a browser on this machine reaches it too: by a name that its author had
-                // made to point here, or by sending it something.
-                let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-                let passed_on = headers.keys().any(is_of_a_proxy);
-                if !host.is_some_and(is_here) || headers.contains_key(header::ORIGIN) || passed_on {
-                    return Err(
-                        "without a token, only programs that ask for localhost are answered",
-                    );
-                }
-                Ok(Who { name: NOBODY.into(), role: Role::Operator, peer })
-            }
+            None if self.open => Self::anybody(headers, peer),
             None => Err("send a token as `Authorization: Bearer` or `X-Api-Key`"),
         }
+    }
+
+    /// Lets in who asks on this machine.
+    fn anybody(headers: &HeaderMap, peer: IpAddr) -> Result<Who, &'static str> {
+        // A page in a browser on this machine reaches it too: by a name that its author had made to
+        // point here, or by sending it something.
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let passed_on = headers.keys().any(is_of_a_proxy);
+        if !host.is_some_and(is_here) || headers.contains_key(header::ORIGIN) || passed_on {
+            return Err("without a token, only programs that ask for localhost are answered");
+        }
+        Ok(Who { name: NOBODY.into(), role: Role::Operator, peer })
     }
 
     fn turn_away(&self, peer: IpAddr, path: &str, why: &str) {
@@ -347,7 +351,7 @@ fn is_here(host: &str) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
     };
-    name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+    is_this_machine(name)
 }
 
 /// What the door knows.

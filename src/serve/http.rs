@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
@@ -65,10 +66,24 @@ pub struct Listening {
 }
 
 /// What is known of a connection.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Connection {
     proven: AtomicBool,
     busy: AtomicUsize,
+    /// Something is to be sent that cannot leave.
+    stuck: AtomicBool,
+    /// It was reset.
+    broken: AtomicBool,
+    receipts: Mutex<Vec<Receipt>>,
+}
+
+/// What is done once an answer was read.
+type Receipt = Box<dyn FnOnce() + Send>;
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("rank", &self.rank()).finish_non_exhaustive()
+    }
 }
 
 /// A request is being answered.
@@ -85,6 +100,23 @@ impl Connection {
     pub fn busy(&self) -> Busy<'_> {
         self.busy.fetch_add(1, Ordering::Relaxed);
         Busy(self)
+    }
+
+    /// Has `then` called once the answer that is being given was read, as far as a server can know
+    /// that: another request came on the connection, or it ended, with all sent and not by a
+    /// reset. If it breaks off, never.
+    pub fn when_read(&self, then: impl FnOnce() + Send + 'static) {
+        self.receipts().push(Box::new(then));
+    }
+
+    /// All answers that were given on it were read.
+    pub fn was_read(&self) {
+        let receipts = std::mem::take(&mut *self.receipts());
+        receipts.into_iter().for_each(|then| then());
+    }
+
+    fn receipts(&self) -> MutexGuard<'_, Vec<Receipt>> {
+        self.receipts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How dearly it is kept: not at all, if it waits, or while it is answered.
@@ -240,7 +272,8 @@ impl Serving {
         let _leaving = leaving;
         // An answer is one write: nothing is gained by waiting for more.
         let _refused = stream.set_nodelay(true);
-        let stream = Timed { inner: stream, timeout: self.timeout, waiting: None };
+        let (timeout, own) = (self.timeout, Arc::clone(&connection));
+        let stream = Timed { inner: stream, timeout, waiting: None, connection: own };
         match &self.tls {
             None => self.speak(stream, peer, connection).await,
             Some(tls) => {
@@ -258,6 +291,7 @@ impl Serving {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let service = service_fn(|mut request: Request<Incoming>| {
+            connection.was_read();
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(Arc::clone(&connection));
             let app = self.app.clone();
@@ -273,10 +307,18 @@ impl Serving {
             .max_headers(HEADERS_MAX);
         let mut spoken = pin!(http.serve_connection(TokioIo::new(stream), service));
         let mut stopped = self.stopped.clone();
-        // What breaks off here is the client's affair.
-        if or_stopped(&mut stopped, spoken.as_mut()).await.is_none() {
-            spoken.as_mut().graceful_shutdown();
-            let _broken = spoken.await;
+        let ended = match or_stopped(&mut stopped, spoken.as_mut()).await {
+            Some(ended) => ended,
+            None => {
+                spoken.as_mut().graceful_shutdown();
+                spoken.await
+            }
+        };
+        // What breaks off here is the client's affair. One that only asks nothing more has read what it was sent.
+        let ended = ended.map_or_else(|error| error.is_timeout(), |()| true);
+        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        if ended && !is(&connection.stuck) && !is(&connection.broken) {
+            connection.was_read();
         }
     }
 }
@@ -286,6 +328,7 @@ struct Timed<S> {
     inner: S,
     timeout: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
+    connection: Arc<Connection>,
 }
 
 impl<S> Timed<S> {
@@ -294,6 +337,7 @@ impl<S> Timed<S> {
         context: &mut Context<'_>,
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
+        self.connection.stuck.store(written.is_pending(), Ordering::Relaxed);
         if written.is_ready() {
             self.waiting = None;
             return written;
@@ -311,7 +355,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(context, buffer)
+        let read = Pin::new(&mut self.inner).poll_read(context, buffer);
+        if let Poll::Ready(Err(_)) = read {
+            self.connection.broken.store(true, Ordering::Relaxed);
+        }
+        read
     }
 }
 
@@ -399,8 +447,9 @@ mod tests {
 
     fn entry(ip: &str, proven: bool, busy: usize) -> Entry {
         let connection =
-            Arc::new(Connection { proven: AtomicBool::new(proven), busy: AtomicUsize::new(busy) });
+            Connection { proven: proven.into(), busy: busy.into(), ..Connection::default() };
         let task = tokio::spawn(std::future::pending::<()>()).abort_handle();
+        let connection = Arc::new(connection);
         Entry { net: addr::target(ip.parse().unwrap(), 64).1, connection, task }
     }
 

@@ -14,6 +14,7 @@ mod spans;
 
 use super::Shared;
 use super::auth::Who;
+use super::http::Connection;
 use crate::decode::addr::{canonical, canonical_net, normalize_user};
 use crate::decode::time::Micros;
 use crate::telemetry::wall_clock;
@@ -30,14 +31,14 @@ use serde::Serialize;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Where decisions come from, as bouncers are told; some name sets after it.
 pub const ORIGIN: &str = "portcullis";
 
 /// Bouncers whose place is remembered; of more, the one that was away longest is forgotten, and is
 /// told everything when it comes again.
-const CURSORS_MAX: usize = 1_000;
+const SEERS_MAX: usize = 1_000;
 
 /// Bytes of usage figures that are taken, as they arrive.
 const METRICS_MAX: usize = 1 << 20;
@@ -51,7 +52,16 @@ type Clock = Arc<dyn Fn() -> Micros + Send + Sync>;
 #[derive(Default)]
 struct Places {
     feed: Feed,
-    cursors: HashMap<Seer, (Cursor, u64)>,
+    seers: HashMap<Seer, Seen>,
+    asked: u64,
+}
+
+/// What a bouncer has seen.
+#[derive(Default)]
+struct Seen {
+    /// As far as it has read what it was told: what was lost on the way is told again.
+    cursor: Option<Cursor>,
+    /// Its latest question, by its number.
     asked: u64,
 }
 
@@ -221,26 +231,46 @@ async fn stream(
     let scopes = query.scopes();
     filter.scopes = Some(scopes.unwrap_or_else(|| vec!["ip".to_owned(), "range".to_owned()]));
     let who = who(&request);
-    let news = {
-        let mut places = lapi.places.lock().unwrap_or_else(PoisonError::into_inner);
+    let (news, cursor) = {
+        let mut places = lapi.places();
         places.feed.advance(&shared.board, (lapi.clock)());
-        let seen = places.cursors.get(&who).map(|(cursor, _)| *cursor).filter(|_| !startup);
-        let (news, cursor) = places.feed.news(seen, &filter);
-        places.keep(who, cursor);
-        news
+        let seen = places.asks(&who).filter(|_| !startup);
+        places.feed.news(seen, &filter)
     };
+    let has_read = move || lapi.places().has_read(&who, cursor);
+    match request.extensions().get::<Arc<Connection>>() {
+        Some(connection) => connection.when_read(has_read),
+        None => has_read(),
+    }
     json(&Stream { new: written(&news.new), deleted: written(&news.deleted) })
 }
 
+impl Lapi {
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Places {
-    fn keep(&mut self, who: Seer, cursor: Cursor) {
+    /// Notes that a bouncer asks; what it has seen.
+    fn asks(&mut self, who: &Seer) -> Option<Cursor> {
         self.asked += 1;
-        self.cursors.insert(who, (cursor, self.asked));
-        if self.cursors.len() > CURSORS_MAX {
-            let longest_away = self.cursors.iter().min_by_key(|(_, (_, asked))| *asked);
+        let seen = self.seers.entry(who.clone()).or_default();
+        seen.asked = self.asked;
+        let cursor = seen.cursor;
+        if self.seers.len() > SEERS_MAX {
+            let longest_away = self.seers.iter().min_by_key(|(_, seen)| seen.asked);
             if let Some(who) = longest_away.map(|(who, _)| who.clone()) {
-                self.cursors.remove(&who);
+                self.seers.remove(&who);
             }
+        }
+        cursor
+    }
+
+    /// Notes that it has read what it was told.
+    fn has_read(&mut self, who: &Seer, cursor: Cursor) {
+        if let Some(seen) = self.seers.get_mut(who) {
+            seen.cursor = seen.cursor.max(Some(cursor));
         }
     }
 }
@@ -308,7 +338,7 @@ async fn live(
     filter.scopes = query.scopes();
     filter.kind = query.get("type").map(str::to_owned);
     let found = {
-        let mut places = lapi.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut places = lapi.places();
         let feed = &mut places.feed;
         feed.advance(&shared.board, (lapi.clock)());
         match about {
@@ -453,6 +483,18 @@ mod tests {
     }
 
     #[test]
+    fn who_was_told_before_a_restart_hears_of_an_end_in_the_last_second() {
+        let server = Server::new();
+        server.say("start", 2, ("ip", "203.0.113.9"), 60, "");
+        // After it nobody's place is known, and nothing was told yet.
+        server.now.store(60 * SECOND - SECOND / 2, Ordering::Relaxed);
+        let ended = (Vec::new(), vec!["203.0.113.9".to_owned()]);
+        assert_eq!(server.stream(STREAM, "a/1"), ended);
+        server.now.store(62 * SECOND, Ordering::Relaxed);
+        assert_eq!(server.stream(&format!("{STREAM}?startup=true"), "a/1"), ended);
+    }
+
+    #[test]
     fn an_end_is_told_when_time_is_up() {
         let server = Server::new();
         server.say("start", 2, ("ip", "203.0.113.9"), 60, "");
@@ -546,12 +588,11 @@ mod tests {
     #[test]
     fn bouncers_that_come_and_go_do_not_pile_up() {
         let mut places = Places::default();
-        let (_, cursor) = places.feed.news(None, &Filter::default());
-        for n in 0..CURSORS_MAX + 10 {
-            places.keep(("bouncer".into(), None, n.to_string()), cursor);
-            places.keep(("bouncer".into(), None, "steady".to_owned()), cursor);
+        for n in 0..SEERS_MAX + 10 {
+            places.asks(&("bouncer".into(), None, n.to_string()));
+            places.asks(&("bouncer".into(), None, "steady".to_owned()));
         }
-        assert_eq!(places.cursors.len(), CURSORS_MAX);
-        assert!(places.cursors.contains_key(&("bouncer".into(), None, "steady".to_owned())));
+        assert_eq!(places.seers.len(), SEERS_MAX);
+        assert!(places.seers.contains_key(&("bouncer".into(), None, "steady".to_owned())));
     }
 }

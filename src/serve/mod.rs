@@ -21,9 +21,10 @@ use crate::action::order::Carried;
 use crate::config::size;
 use crate::decide::board::Board;
 use crate::engine::ask::Asker;
+use crate::host::is_this_machine;
 use crate::yaml::{Checker, Document, Key, Kind, Node, Place, Problem};
 use auth::{Access, TokenConfig};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -229,10 +230,7 @@ fn split(listen: &str) -> Result<(&str, u16), String> {
 
 /// Whether only this machine reaches it.
 fn is_loopback(listen: &str) -> bool {
-    split(listen).is_ok_and(|(host, _)| {
-        host.eq_ignore_ascii_case("localhost")
-            || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
-    })
+    split(listen).is_ok_and(|(host, _)| is_this_machine(host))
 }
 
 /// What answers are made from.

@@ -1,11 +1,15 @@
 //! The HTTP client of the sinks: what an answer means, and nothing followed.
 
 use super::remote::Trouble;
+use crate::host::proxy_to;
 use chrono::DateTime;
 use serde_json::Value;
 use std::fmt::Write;
 use std::io::Read;
 use std::time::{Duration, SystemTime};
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::sign::CertifiedKey;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, TlsConfig};
 
 /// How long a call may take.
@@ -71,9 +75,11 @@ impl Client {
             tls = tls.root_certs(certificates("ca", path)?.into());
         }
         if let Some((certificate, key)) = shows {
-            let own =
-                ClientCert::new_with_certs(&certificates("cert", certificate)?, private(key)?);
-            tls = tls.client_cert(Some(own));
+            let (chain, private) = (certificates("cert", certificate)?, private(key)?);
+            fits(&chain, &private).map_err(|why| {
+                format!("`cert` {certificate} and `key` {key} cannot be shown: {why}")
+            })?;
+            tls = tls.client_cert(Some(ClientCert::new_with_certs(&chain, private)));
         }
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(timeout))
@@ -115,8 +121,8 @@ impl Client {
         }
         let wrong = |error: ureq::http::Error| Trouble::refused(format!("{error}"));
         let sent = match body {
-            Some(body) => self.agent.run(request.body(body).map_err(wrong)?),
-            None => self.agent.run(request.body(()).map_err(wrong)?),
+            Some(body) => self.run(url, request.body(body).map_err(wrong)?),
+            None => self.run(url, request.body(()).map_err(wrong)?),
         };
         let mut answer = sent.map_err(|error| Trouble::later(error.to_string()))?;
         let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
@@ -131,6 +137,15 @@ impl Client {
         body.truncate(most);
         let body = String::from_utf8_lossy(&body).into_owned();
         Ok(Answer { status, body, cut, retry_after })
+    }
+
+    fn run(
+        &self,
+        url: &str,
+        request: ureq::http::Request<impl ureq::AsSendBody>,
+    ) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
+        let request = self.agent.configure_request(request).proxy(proxy_to(url)).build();
+        self.agent.run(request)
     }
 }
 
@@ -157,6 +172,14 @@ fn private(path: &str) -> Result<PrivateKey<'static>, String> {
         _ => None,
     });
     found.ok_or_else(|| format!("`key` {path}: there is no private key in it"))
+}
+
+/// Whether a key is that of a certificate, and both are of a kind that can be used.
+fn fits(chain: &[Certificate<'_>], key: &PrivateKey<'_>) -> Result<(), String> {
+    let chain = chain.iter().map(|one| CertificateDer::from(one.der()).into_owned()).collect();
+    let key = PrivateKeyDer::try_from(key.der()).map_err(str::to_owned)?.clone_key();
+    let fit = CertifiedKey::from_der(chain, key, &ring::default_provider());
+    fit.map(drop).map_err(|error| error.to_string())
 }
 
 /// How long `Retry-After` asks to wait: so many seconds, or until a date, by the clock of who answered.

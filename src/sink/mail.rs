@@ -16,6 +16,7 @@ use crate::action::decision::instant_of;
 use crate::action::identity::{EMAIL_MAX, Identities};
 use crate::action::{Action, Op};
 use crate::decode::time::Micros;
+use crate::host::is_this_machine;
 use crate::yaml::{Checker, Key, Node};
 use governor::clock::{Clock, FakeRelativeClock};
 use governor::middleware::NoOpMiddleware;
@@ -152,7 +153,7 @@ impl Options {
         let (host, port) = server.clone().unwrap_or_default();
         let usual = if port == Some(465) { Protection::Required } else { Protection::Starttls };
         let tls = tls.unwrap_or(usual);
-        if server.is_some() && tls == Protection::None && !is_loopback(&host) {
+        if server.is_some() && tls == Protection::None && !is_this_machine(&host) {
             let message =
                 format!("`mail.tls`: without TLS, all could be read on the way to {host}");
             let help = "write starttls or required; none is for a server on this machine";
@@ -262,10 +263,6 @@ fn server_of(checker: &mut Checker<'_>, value: &Node, what: &str) -> Option<Serv
         return None;
     }
     Some((inside.unwrap_or(host).to_owned(), number.and_then(Result::ok)))
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn mailbox(checker: &mut Checker<'_>, value: &Node, what: &str) -> Option<Mailbox> {

@@ -6,8 +6,8 @@
 use super::http::{Answer, Client, Method};
 use super::remote::Trouble;
 use super::secret::{Secret, SecretPlace};
+use crate::host::is_this_machine;
 use crate::yaml::{Checker, Key, Node};
-use std::net::IpAddr;
 use ureq::http::Uri;
 
 /// Where the peer is.
@@ -284,18 +284,13 @@ fn check_url(text: &str, may_be_plain: bool) -> Result<(), Wrong> {
     }
     match uri.scheme_str() {
         Some("https") => Ok(()),
-        Some("http") if may_be_plain || is_loopback(authority.host()) => Ok(()),
+        Some("http") if may_be_plain || is_this_machine(authority.host()) => Ok(()),
         Some("http") => {
             let help = "use https://, or say `insecure: true` if the way there is safe".to_owned();
             Err(("is plain HTTP to another machine".to_owned(), Some(help)))
         }
         _ => Err(("must begin with https://".to_owned(), help())),
     }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || bare.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 fn check_header_name(name: &str) -> Result<(), String> {

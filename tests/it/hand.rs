@@ -220,7 +220,7 @@ fn an_entry_by_hand_lifts_protects_and_can_be_taken_away() {
     engine.take_actions();
     let held = blocks(failures(&assembly, &mut engine, 40, 30, "203.0.113.9"));
     assert!(lines(&held).contains(&"withheld block 203.0.113.9 allow".to_owned()), "{held:?}");
-    engine.core.order(&order(LIFT, "user", "mallory", 50));
+    engine.core.order(&order(LIFT, "user", "mallory", 70));
     let spared = |core: &Core, at: i64| {
         let told = |one: Spared| {
             let until = one.until.unwrap_or_default();
@@ -237,7 +237,7 @@ fn an_entry_by_hand_lifts_protects_and_can_be_taken_away() {
     let (office, hand, lift) = (
         "Configuration ip 192.0.2.1: c ",
         "Hand range 203.0.113.0/28: ops: a reason 2025-08-03T22:46:40.000000Z",
-        "Lift user mallory:  2025-08-03T22:40:50.000000Z",
+        "Lift user mallory:  2025-08-03T22:41:10.000000Z",
     );
     assert_eq!(spared(&engine.core, 60), [office, hand, lift]);
     // What has ended is none.
@@ -252,6 +252,34 @@ fn an_entry_by_hand_lifts_protects_and_can_be_taken_away() {
     assert!(again.contains("no such entry"), "{again}");
     let own = engine.core.order(&order(What::Disallow, "ip", "192.0.2.1", 1102)).refused.unwrap();
     assert!(own.contains("configuration"), "{own}");
+}
+
+#[test]
+fn what_is_granted_holds_as_long_where_records_are_ahead_of_the_wall_clock() {
+    // As where times are local, and taken for UTC.
+    let hours_ago = -7200;
+    let assembly = assembly("");
+    let mut engine = assembly.engine();
+    failures(&assembly, &mut engine, 0, 21, "203.0.113.9");
+    engine.core.order(&order(LIFT, "ip", "203.0.113.9", hours_ago));
+    let until = Some(START + (hours_ago + 600) * SECOND);
+    engine.core.order(&order(What::Allow { until }, "ip", "203.0.113.10", hours_ago));
+    let block = engine.core.order(&order(HOUR, "ip", "203.0.113.11", hours_ago));
+    assert_eq!(block.actions[0].until.as_deref(), Some("2025-08-03T23:30:18.000000Z"));
+    engine.take_actions();
+    let spared = |ip: &str, engine: &mut Engine, from| {
+        let started = |line: &&Action| line.target.text() == ip && line.op.name() == "start";
+        let all = blocks(failures(&assembly, engine, from, 25, ip));
+        all.iter().find(started).is_none()
+    };
+    for ip in ["203.0.113.9", "203.0.113.10"] {
+        assert!(spared(ip, &mut engine, 300), "{ip}");
+        assert!(!spared(ip, &mut engine, 700), "{ip}");
+    }
+    let held = |engine: &Engine| engine.core.standing().iter().any(|d| d.rule == "manual");
+    assert!(held(&engine));
+    failures(&assembly, &mut engine, 3700, 5, "203.0.113.12");
+    assert!(!held(&engine));
 }
 
 #[test]

@@ -130,6 +130,7 @@ fn why(target: &Target) -> Why {
 /// What is started, and what its stream was asked.
 struct Served {
     server: Server,
+    board: Arc<Board>,
     orders: Orders,
 }
 
@@ -201,8 +202,8 @@ fn serve(config: &ServeConfig, state_dir: Option<PathBuf>) -> Served {
         ],
         Vec::new(),
     ));
-    let shared = Arc::new(Shared { board, asker, state_dir });
-    Served { server: portcullis::serve::start(config, shared).unwrap(), orders }
+    let shared = Arc::new(Shared { board: Arc::clone(&board), asker, state_dir });
+    Served { server: portcullis::serve::start(config, shared).unwrap(), board, orders }
 }
 
 /// A server with the usual settings.
@@ -446,7 +447,17 @@ fn without_tokens_only_health_is_answered_unless_this_machine_is_trusted() {
     let served = serve(&config("serve: { listen: 127.0.0.1:0, insecure_loopback: true }\n"), None);
     let at = served.server.address();
     assert_eq!(ask(at, "GET", "/metrics", &[], "").status, 200);
-    assert_eq!(get(at, "/metrics", "no-such-token-0123456789").status, 401);
+    // Bouncers always show something.
+    assert_eq!(get(at, "/metrics", "no-such-token-0123456789").status, 200);
+    let key = [("X-Api-Key", "anything")];
+    assert_eq!(ask(at, "GET", "/v1/decisions", &key, "").status, 200);
+    let foreign = [("X-Api-Key", "anything"), ("Origin", "https://evil.example.org")];
+    assert_eq!(ask(at, "GET", "/metrics", &foreign, "").status, 401);
+    let folder = tempfile::tempdir().unwrap();
+    let with_tokens = serve(&usual(folder.path(), "  insecure_loopback: true\n"), None);
+    let with_tokens = with_tokens.server.address();
+    assert_eq!(get(with_tokens, "/metrics", "no-such-token-0123456789").status, 401);
+    assert_eq!(ask(with_tokens, "GET", "/metrics", &[], "").status, 200);
     // A page in a browser has a name for this machine that is not its own, or says where it is from.
     let with_host = |host: &str, more: &str| {
         let text =
@@ -1096,6 +1107,7 @@ fn tls_is_spoken_and_a_stranger_is_not_let_in() {
         (&[], 2, "--cert FILE and --key FILE"),
         (&["--cert", "client.key", "--key", "client.key"], 2, "there is no certificate in it"),
         (&["--cert", "client.pem", "--key", "client.pem"], 2, "there is no private key in it"),
+        (&["--cert", "client.pem", "--key", "server.key"], 2, "cannot be shown"),
         (&["--cert", "client.pem"], 2, "--key <FILE>"),
     ] {
         let output = portcullis(folder.path())
@@ -1203,6 +1215,134 @@ fn commands_say_by_their_exit_code_whether_it_was_refused_or_not_reached() {
         assert!(stderr(&output).contains(told), "{args:?}: {}", stderr(&output));
         assert!(token.is_none_or(|token| !stderr(&output).contains(token)), "{args:?}");
     }
+}
+
+/// Answers every request with this body, and gives what it was asked.
+fn agreeing(body: &'static str) -> (SocketAddr, std::sync::mpsc::Receiver<String>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (at, (tell, told)) = (listener.local_addr().unwrap(), std::sync::mpsc::channel());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            let mut some = [0; 1024];
+            while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                match stream.read(&mut some) {
+                    Ok(read) if read > 0 => head.extend_from_slice(&some[..read]),
+                    _ => break,
+                }
+            }
+            let _over = tell.send(String::from_utf8_lossy(&head).into_owned());
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            let _gone = stream.write_all(answer.as_bytes());
+        }
+    });
+    (at, told)
+}
+
+#[test]
+fn commands_take_no_other_server_for_one_of_ours() {
+    for body in [r#"{"status":"up"}"#, "{}", "null", "[]", r#""yes""#] {
+        let (at, _asked) = agreeing(body);
+        let url = format!("http://{at}");
+        for args in [
+            &["status"][..],
+            &["decisions"],
+            &["why", "203.0.113.7"],
+            &["allow"],
+            &["block", "203.0.113.9", "--for", "1h", "--because", "seen"],
+            &["lift", "203.0.113.7"],
+            &["disallow", "203.0.113.7"],
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let output = portcullis(folder.path()).args(args).args(["--url", &url]).output();
+            let output = output.unwrap();
+            assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stdout(&output));
+            assert!(stderr(&output).contains("is no Portcullis"), "{}", stderr(&output));
+        }
+    }
+}
+
+#[test]
+fn a_token_goes_to_this_machine_past_every_proxy() {
+    let (served, _folder) = usually();
+    let (proxy, asked) = agreeing("{}");
+    let folder = tempfile::tempdir().unwrap();
+    for variable in ["https_proxy", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"] {
+        let output = portcullis(folder.path())
+            .args(["status", "--url", &format!("http://{}", served.server.address())])
+            .env("PORTCULLIS_TOKEN", READ)
+            .env(variable, format!("http://{proxy}"))
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{variable}: {}", stderr(&output));
+    }
+    assert!(asked.try_recv().is_err(), "the proxy was asked");
+    // Over TLS, another machine is reached through it, which sees a name and no token.
+    let output = portcullis(folder.path())
+        .args(["status", "--url", "https://portcullis.example.org"])
+        .env("PORTCULLIS_TOKEN", READ)
+        .env("HTTPS_PROXY", format!("http://{proxy}"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let asked = asked.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert!(asked.starts_with("CONNECT portcullis.example.org:443 "), "{asked}");
+    assert!(!asked.contains(READ), "{asked}");
+}
+
+#[test]
+fn what_a_bouncer_could_not_read_is_told_again() {
+    let (served, _folder) = usually();
+    let at = served.server.address();
+    let block = |id: u64, value: &str| {
+        let line = json!({
+            "schema": 1, "id": format!("{id:016x}"), "decision": format!("{id:016x}"),
+            "time": "2025-08-03T22:30:00.000000Z", "op": "start", "action": "block",
+            "target": { "kind": "ip", "value": value }, "until": "2999-08-03T23:30:00.000000Z",
+            "rule": "ip-blocking", "pack": "velro", "mode": "enforce", "reason": "seen",
+        });
+        served.board.apply(&[serde_json::from_str(&line.to_string()).unwrap()]);
+    };
+    block(0xa0, "203.0.113.70");
+    let path = "/v1/decisions/stream?startup=false";
+    let head = |more: &str| {
+        format!("GET {path} HTTP/1.1\r\nHost: {at}\r\nX-Api-Key: {BOUNCER}\r\n{more}\r\n")
+    };
+    let told = || {
+        let answer = raw(at, head("Connection: close\r\n").as_bytes()).unwrap().json();
+        answer["new"].as_array().unwrap().len()
+    };
+    // Closed with something unread, it is reset. An answer to which nobody listens does not count either.
+    for read in [20, 1] {
+        let mut broken = connect(at);
+        broken.write_all(head("").as_bytes()).unwrap();
+        broken.read_exact(&mut vec![0; read]).unwrap();
+        drop(broken);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(told(), 1);
+    // That one was read to its end.
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(told(), 0);
+    // On a connection that goes on, the next question says so.
+    block(0xb0, "203.0.113.77");
+    let mut kept = connect(at);
+    let mut lengths = Vec::new();
+    for _ in 0..2 {
+        kept.write_all(head("").as_bytes()).unwrap();
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"]}") {
+            let mut byte = [0];
+            kept.read_exact(&mut byte).unwrap();
+            bytes.push(byte[0]);
+        }
+        lengths.push(String::from_utf8_lossy(&bytes).matches("203.0.113.77").count());
+    }
+    assert_eq!(lengths, [1, 0]);
 }
 
 #[test]

@@ -278,8 +278,8 @@ impl News {
     }
 }
 
-/// What a bouncer has seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a bouncer has seen; later ones are greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
     generation: u64,
     number: u64,
@@ -381,9 +381,10 @@ impl Feed {
         self.now = before.now;
         self.board = Some(last);
         let mut were: HashMap<String, Vec<Key>> = HashMap::new();
-        // What is in force by the stream's clock may be over by the wall's.
+        // What is in force by the stream's clock may be over by the wall's. What ends at once is told as over,
+        // too: who was told of it before a restart would otherwise hear of no end.
         let (past, active): (Vec<_>, Vec<_>) =
-            active.into_iter().partition(|decision| decision.until <= self.now);
+            active.into_iter().partition(|decision| decision.until - self.now < LEFT_MIN);
         let past = past.into_iter().map(|decision| (decision.until, decision));
         for (announced, decision) in board.over_since(self.now - LINGER).into_iter().chain(past) {
             for (key, id) in elements(&decision) {
