@@ -1385,7 +1385,7 @@ impl<'a> Follower<'a> {
     /// What fits the patterns, and, since a log may be rotated to a name that fits none, what is
     /// related to one of `originals` in its folder.
     fn look_around(&mut self, originals: &BTreeSet<PathBuf>) -> Vec<Candidate> {
-        let fitting = self.names();
+        let (fitting, _) = self.names();
         let mut candidates: Vec<Candidate> =
             fitting.into_iter().map(|(path, meta)| Candidate { path, meta, fits: true }).collect();
         let fitting: BTreeSet<PathBuf> = candidates.iter().map(|one| one.path.clone()).collect();
@@ -1820,7 +1820,12 @@ impl<'a> Follower<'a> {
             self.outlet.looked = false;
             self.resume(false);
         }
-        let mut names = self.names();
+        let (mut names, whole) = self.names();
+        // What a folder holds that cannot be listed now is not gone.
+        if !whole && !first {
+            self.seen |= seen || again;
+            return;
+        }
         let mut candidates = Vec::new();
         let mut lost = self.lost_names(&names, first);
         for _ in 0..LOOKS_MAX {
@@ -1915,8 +1920,9 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// The regular files that fit now, in order of paths.
-    fn names(&mut self) -> Vec<(PathBuf, Metadata)> {
+    /// The regular files that fit now, in order of paths; and whether those are all, as far as folders may be
+    /// looked into.
+    fn names(&mut self) -> (Vec<(PathBuf, Metadata)>, bool) {
         let mut errors = Vec::new();
         let mut paths = BTreeMap::new();
         for pattern in &self.settings.patterns {
@@ -1927,6 +1933,7 @@ impl<'a> Follower<'a> {
             }
         }
         let before = std::mem::take(&mut self.failures);
+        let whole = !errors.iter().any(|error| matches!(error, InputError::Unreadable { .. }));
         for error in errors {
             // That there is nothing yet is what following is for.
             if let InputError::Denied { path } | InputError::Unreadable { path, .. } = &error {
@@ -1937,11 +1944,15 @@ impl<'a> Follower<'a> {
         }
         for text in before {
             // A file that could not be opened stays told as long as it has its name.
-            if paths.values().any(|(path, _)| text.starts_with(&format!("{}: ", path.display()))) {
+            if !whole
+                || paths
+                    .values()
+                    .any(|(path, _)| text.starts_with(&format!("{}: ", path.display())))
+            {
                 self.failures.insert(text);
             }
         }
-        paths.into_values().collect()
+        (paths.into_values().collect(), whole)
     }
 
     fn fail(&mut self, error: &InputError, path: &Path) {

@@ -329,6 +329,27 @@ fn what_was_rotated_before_the_first_start_is_read_before_what_came_after_it() {
 }
 
 #[test]
+fn what_cannot_be_listed_for_want_of_descriptors_is_not_taken_for_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    for number in 1..40 {
+        append(&folder, &format!("{number}.log"), "{\"message\":\"x\"}\n");
+    }
+    let program = portcullis(folder.path()).get_program().to_owned();
+    let output = Command::new("timeout")
+        .args(["-s", "TERM", "4", "sh", "-c", "ulimit -n 24; exec \"$0\" run --follow '*.log'"])
+        .arg(program)
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("too many files are open"), "{said}");
+    assert!(!said.contains("rotated"), "{said}");
+    // Each file once, and the folder.
+    assert!(said.matches(" ERROR ").count() < 60, "{said}");
+}
+
+#[test]
 fn from_the_end_means_only_what_is_new() {
     let old = |folder: &TempDir| append(folder, "a.log", &attack(1));
     let mut follower = Follower::new(&["--follow", "a.log", "b.log", "--from", "end"], old);
