@@ -466,9 +466,11 @@ impl Settings {
         for (sink, node) in self.sinks.iter().zip(value.as_list()) {
             let name = sink.name();
             if known.contains(&name) && !matches!(sink, SinkConfig::File { .. }) {
-                let help = match sink.is_remote() {
-                    true => "give each a `name` of its own",
-                    false => "one is enough",
+                let help = match sink {
+                    SinkConfig::Command(_) => "a script of another name can call the program too",
+                    SinkConfig::Nftables(_) => "two differ by `table` or `netns`",
+                    sink if sink.is_remote() => "give each a `name` of its own",
+                    _ => "one is enough",
                 };
                 checker.node(node, format!("two sinks are called `{name}`"), Some(help.into()));
             }

@@ -277,6 +277,13 @@ impl Board {
         still.map(|((announced, _), decision)| (*announced, decision.clone())).collect()
     }
 
+    /// A decision that is over, with the end that was last said of it; nothing once that is long past.
+    pub fn over_of(&self, id: &str) -> Option<(Micros, Decision)> {
+        let log = self.log();
+        let found = log.over.iter().find(|((_, own), _)| own == id);
+        found.map(|((announced, _), decision)| (*announced, decision.clone()))
+    }
+
     /// Ends that were said of decisions and hold no longer, as far as they are known: from before a
     /// restart, and from the changes that are remembered.
     pub fn ends_before(&self) -> Vec<(String, Micros)> {

@@ -168,7 +168,7 @@ pub struct Recovered {
 }
 
 /// Brings the state of `core` back from the newest good snapshot and the journal behind it; if it is
-/// `served`, with what bouncers may have missed.
+/// `watched`, with what bouncers and sinks may have missed.
 ///
 /// # Errors
 /// When the directory cannot be used, or what it holds is damaged beyond what a snapshot before
@@ -176,7 +176,7 @@ pub struct Recovered {
 pub fn recover(
     dir: &Path,
     fresh: &dyn Fn() -> Core,
-    served: bool,
+    watched: bool,
 ) -> Result<(Core, Recovered), StateError> {
     let started = Instant::now();
     let db = Db::open(dir)?;
@@ -253,7 +253,7 @@ pub fn recover(
     }
     let positions = db.positions()?;
     let (mut standing, mut past, mut ends_before) = (core.standing(), Vec::new(), Vec::new());
-    if served {
+    if watched {
         standing = as_told(standing, &db)?;
         let since = super::arrival().unwrap_or(0).saturating_sub(LINGER);
         past = db.ended_decisions(since)?.iter().filter_map(over).collect();

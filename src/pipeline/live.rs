@@ -154,7 +154,7 @@ pub fn run(
     let out = match &settings.state_dir {
         Some(dir) if !replayed => {
             let (core, mut recovered) =
-                keep::recover(dir, &|| assembly.engine().core, serve.is_some())?;
+                keep::recover(dir, &|| assembly.engine().core, watched.is_some())?;
             engine.core = core;
             known.clone_from(&recovered.positions);
             let names = engine.core.dictionary();

@@ -48,6 +48,8 @@ const ALL_MAX: Duration = Duration::from_secs(86_400);
 /// Failures in a row after which a replay gives a sink up: whoever is restarted is back by then, and whoever
 /// waits for the end of a replay learns soon that nothing comes of it.
 const FAILURES_MAX: usize = 6;
+/// And after which a stream's end does, where nothing keeps what waits: within [`LAST_MAX`].
+const FAILURES_LAST: usize = 4;
 /// How often somebody looks whether there is anything to do, besides being told.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -260,7 +262,12 @@ impl Remotes {
     /// Lets them finish what they can in a limited time, or all of it with `all`; gives what went
     /// wrong.
     pub fn finish(&mut self, all: bool) -> Vec<String> {
-        let (limit, patience) = if all { (ALL_MAX, FAILURES_MAX) } else { (LAST_MAX, 1) };
+        let (limit, patience) = match (all, self.kept) {
+            (true, _) => (ALL_MAX, FAILURES_MAX),
+            // What does not leave now waits on the disk.
+            (false, true) => (LAST_MAX, 1),
+            (false, false) => (LAST_MAX, FAILURES_LAST),
+        };
         let until = Instant::now() + limit;
         for (line, _) in &self.lines {
             line.state().ending = Some(Ending { until, patience });
@@ -494,6 +501,14 @@ impl Worker {
             return;
         }
         let actions: Vec<Action> = wanted.iter().map(|(_, action)| action.clone()).collect();
+        for action in &actions {
+            if remote.lacks(action)
+                && let Some(id) = &action.decision
+                && let Some((until, decision)) = self.board.over_of(id)
+            {
+                remote.recall(&decision, until);
+            }
+        }
         let progress =
             if actions.is_empty() { Progress::default() } else { remote.deliver(&actions, now) };
         let done = progress.done.min(actions.len());
@@ -617,6 +632,8 @@ mod tests {
         /// Ids that it has confirmed, in order.
         done: Mutex<Vec<String>>,
         reconciled: AtomicUsize,
+        /// Ids of decisions that it was told of, with their ends.
+        recalled: Mutex<Vec<(String, i64)>>,
     }
 
     #[derive(Debug)]
@@ -661,7 +678,15 @@ mod tests {
         }
 
         fn wants(&self, action: &Action) -> bool {
-            action.op == Op::Start
+            matches!(action.op, Op::Start | Op::End)
+        }
+
+        fn lacks(&self, ending: &Action) -> bool {
+            ending.op == Op::End
+        }
+
+        fn recall(&mut self, decision: &crate::action::decision::Decision, until: i64) {
+            self.world.recalled.lock().unwrap().push((decision.id.clone(), until));
         }
 
         fn deliver(&mut self, actions: &[Action], _: SystemTime) -> Progress {
@@ -824,6 +849,43 @@ mod tests {
         assert_eq!(dry_world.reconciled.load(Ordering::Relaxed), 0);
         assert_eq!(watch.statuses().remove(0).state, "dry");
         remotes.finish(false);
+    }
+
+    #[test]
+    fn a_sink_is_told_what_an_end_ends_that_was_said_before_it_started() {
+        let (fake, world) = Fake::new("new");
+        let start = Action { decision: Some("a".to_owned()), ..starts(0..1).remove(0) };
+        let known = crate::action::decision::Decision::of_start(&start).unwrap();
+        let decision = |id: &str| {
+            let mut decision = known.clone();
+            decision.id = id.to_owned();
+            decision
+        };
+        let board =
+            Arc::new(Board::new(Vec::new(), vec![(77, decision("a")), (78, decision("b"))]));
+        let end = |id: &str| Action {
+            decision: Some(id.to_owned()),
+            ..action(1, Op::End, Mode::Enforce)
+        };
+        let mut remotes =
+            Remotes::start_at(vec![fake.driven(false)], &[0], 0, &Outbox::Memory, &board, PACE);
+        remotes.hand(&[end("b"), end("c")], None);
+        assert_eq!(remotes.finish(false), Vec::<String>::new());
+        assert_eq!(*world.recalled.lock().unwrap(), [("b".to_owned(), 78)]);
+    }
+
+    #[test]
+    fn the_end_of_a_stream_waits_for_a_sink_that_has_failed_once() {
+        let (fake, world) = Fake::new("shaky");
+        world.dead.store(true, Ordering::Relaxed);
+        let driven = vec![fake.driven(false)];
+        let board = Arc::new(Board::default());
+        let mut remotes = Remotes::start_at(driven, &[0], 0, &Outbox::Memory, &board, 20.0);
+        remotes.hand(&starts(0..3), None);
+        until("it has failed", || world.calls.load(Ordering::Relaxed) > 0);
+        world.dead.store(false, Ordering::Relaxed);
+        assert_eq!(remotes.finish(false), Vec::<String>::new());
+        assert_eq!(world.done.lock().unwrap().len(), 3);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use super::Context;
 use super::http::Method;
 use super::peer::{Caller, Failed, Peer, parse_name};
-use super::remote::{Progress, Remote, Trouble, micros};
+use super::remote::{PROLONGED, Progress, Remote, Trouble, micros};
 use super::selection::Selection;
 use crate::action::decision::{Decision, instant_of};
 use crate::action::{Action, Op};
@@ -260,7 +260,11 @@ impl Alertmanager {
                 let until = action.until.as_deref().and_then(instant_of).unwrap_or(alert.ends);
                 alert.ends = held.map_or(until, |held| held.ends.max(until));
                 if alert.ends <= now {
-                    return (None, Then::Nothing);
+                    let goes_on = action.action == "alert" && alert.ends + PROLONGED > now;
+                    if !goes_on {
+                        return (None, Then::Nothing);
+                    }
+                    alert.ends = now.saturating_add(PROLONGED);
                 }
                 (Some(alert.clone()), Then::Hold(id, alert))
             }

@@ -8,14 +8,15 @@ use super::Context;
 use super::alertmanager::digested;
 use super::http::Method;
 use super::peer::{Caller, Peer, parse_name};
-use super::remote::{Progress, Remote, Trouble, one_by_one};
+use super::remote::{PROLONGED, Progress, Remote, Trouble, micros, one_by_one};
 use super::secret::{Secret, SecretPlace};
 use super::selection::{SEVERITIES, Selection};
 use crate::action::decision::instant_of;
 use crate::action::{Action, Op, Word, escape};
 use crate::yaml::{Checker, Key, Node};
 use serde_json::{Value, json};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
+use tracing::info;
 
 /// Where events go if nothing else is said.
 const URL: &str = "https://events.pagerduty.com/v2/enqueue";
@@ -236,12 +237,17 @@ impl Remote for PagerDuty {
     }
 
     fn deliver(&mut self, actions: &[Action], now: SystemTime) -> Progress {
-        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        let now = micros(now);
         one_by_one(actions, |action| {
-            // Nobody is woken for what is over.
             let until = action.until.as_deref().and_then(instant_of);
-            let over = until.is_some_and(|until| u128::try_from(until).unwrap_or(0) <= now);
-            if action.op == Op::Start && over { Ok(()) } else { self.send(action) }
+            let until = until.filter(|_| action.op == Op::Start);
+            let more = if action.action == "alert" { PROLONGED } else { 0 };
+            if until.is_some_and(|until| until.saturating_add(more) <= now) {
+                // Nobody is woken for what is over.
+                info!("sink {}: {} was over before it could be told", self.name, action.id);
+                return Ok(());
+            }
+            self.send(action)
         })
     }
 

@@ -151,6 +151,15 @@ pub trait Remote: Send + std::fmt::Debug {
         Ok(None)
     }
 
+    /// Whether an action ends a decision that it needs to know and does not: what it had carried out before
+    /// a restart, and was lifted since.
+    fn lacks(&self, _ending: &Action) -> bool {
+        false
+    }
+
+    /// Tells it of one that it [lacks](Remote::lacks), with the end that was last said of it.
+    fn recall(&mut self, _decision: &Decision, _until: Micros) {}
+
     /// Says that what is active is not all that may be enforced: without a state directory, decisions of
     /// an earlier run are not known. What stands in the world beside it is then left alone.
     fn knows_only_its_own(&mut self) {}
@@ -192,6 +201,10 @@ pub trait Remote: Send + std::fmt::Debug {
         Ok("there is nothing to take away".to_owned())
     }
 }
+
+/// How long after the end that its start says an alert is told all the same, microseconds: it may go on,
+/// prolonged without a line.
+pub const PROLONGED: Micros = 15 * 60 * 1_000_000;
 
 /// An instant of the wall clock as lines have it.
 pub fn micros(now: SystemTime) -> Micros {

@@ -252,6 +252,17 @@ impl Remote for Supabase {
         Ok(None)
     }
 
+    fn lacks(&self, ending: &Action) -> bool {
+        let id = ending.decision.as_deref().unwrap_or_default();
+        ending.op == Op::End && ending.action == "lock" && !self.held.contains_key(id)
+    }
+
+    fn recall(&mut self, decision: &Decision, until: Micros) {
+        let (target, is_lock) = (decision.target.clone(), decision.action == "lock");
+        let held = Held { target, is_lock, until, user: None, before: None };
+        self.hold(decision.id.clone(), held);
+    }
+
     fn test(&mut self, _now: SystemTime) -> Result<String, String> {
         let url = format!("{}/auth/v1/admin/users?page=1&per_page=1", self.options.url);
         let answer = self.call(Method::Get, &url, None);
@@ -327,7 +338,7 @@ impl Supabase {
                     return Ok(());
                 }
                 Some(_) => {}
-                // It was over, or refused, before this start; a ban that is there may be anybody's.
+                // Nobody knows until when it was to last; a ban that is there may be anybody's.
                 None => return Ok(()),
             }
         }

@@ -286,6 +286,28 @@ fn after_a_restart_a_lift_takes_back_what_was_active_and_nothing_else() {
 }
 
 #[test]
+fn a_lift_that_waited_over_a_restart_takes_the_ban_back() {
+    let users = [(ANN, "ann@example.org"), (BOB, "bob@example.org")];
+    let mut at = setting(&users, &Context::default());
+    let ours = lock("a1", "user", "ann@example.org", 3600);
+    at.done(&ours, 0);
+    // Bob's ban is somebody else's.
+    at.world.set(BOB, "banned_until", json!(instant(9999)));
+    at.changes();
+    at.sink = sink(&at.double, &Context::default(), KEY);
+    at.sink.reconcile(&[], crate::remotes::at(10)).unwrap();
+    for start in [ours, lock("b1", "user", "bob@example.org", 3600)] {
+        let end = ended(&start, 20);
+        assert!(at.sink.lacks(&end));
+        let known = decision(&start);
+        at.sink.recall(&known, known.until);
+        assert!(!at.sink.lacks(&end));
+        at.done(&end, 20);
+    }
+    assert_eq!(at.changes(), [r#"11 {"ban_duration":"none"}"#]);
+}
+
+#[test]
 fn an_address_is_looked_up_and_compared_as_a_whole() {
     let mut many: Vec<(String, String)> = (0..120)
         .map(|n| (format!("2f1c6f0a-7f6c-4a53-9df2-{n:012}"), format!("x{n}bob+1@example.org")))

@@ -570,6 +570,16 @@ fn a_page_is_neither_sent_for_what_is_over_nor_longer_than_it_may_be() {
     let mut sink = sink(&yaml);
     assert_eq!(sink.deliver(&[block(1)], now()), Progress::all(&[block(1)]));
     assert_eq!(double.requests().len(), 0);
+    // An alert may go on without a line, but not for ever.
+    for (minutes, pages) in [(1, 1), (14, 1), (16, 0)] {
+        let until = now() - Duration::from_secs(minutes * 60);
+        let until = portcullis::decode::time::format(portcullis::sink::remote::micros(until));
+        let alert = Action { action: "alert", until: Some(until), ..block(3) };
+        double.forget();
+        assert_eq!(sink.deliver(std::slice::from_ref(&alert), now()).done, 1);
+        assert_eq!(double.requests().len(), pages, "{minutes}");
+    }
+    double.forget();
     let mut long = Action { until: Some("2999-01-01T00:00:00.000000Z".into()), ..block(2) };
     long.target.value = Some("é".repeat(300));
     long.reason = "\u{202e}<b>".repeat(5000);
