@@ -882,6 +882,20 @@ fn kafka_source(
         }
     }
     settings.connection.settle_oauth_token(checker, value);
+    let reads = |topic: &String, bad: &str| {
+        topic == bad
+            || topic.starts_with('^')
+                && regex::Regex::new(topic).is_ok_and(|pattern| pattern.is_match(bad))
+    };
+    if let (Some(bad), Some(node)) = (&settings.dead_letter, value.get("dead_letter"))
+        && let Some(topic) = settings.topics.iter().find(|topic| reads(topic, bad))
+    {
+        let message = format!(
+            "`dead_letter`: `{bad}` is read too (`{topic}`): what cannot be read would be copied for ever"
+        );
+        let help = "a topic that is none of `topics`, and fits no pattern there";
+        checker.node(node, message, Some(help.into()));
+    }
     for (name, example) in [("brokers", "[kafka-1.example.org:9092]"), ("topics", "[app-logs]")] {
         let given = value.get(name);
         if given.map_or(is_new, |node| node.as_list().is_empty()) {

@@ -448,6 +448,24 @@ fn no_message_about_the_configuration_shows_a_value_that_may_be_a_secret() {
 }
 
 #[test]
+fn a_topic_of_dead_letters_is_none_that_is_read() {
+    let folder = folder();
+    let config = |topics: &str, bad: &str| {
+        let text = format!(
+            "source: {{ kafka: {{ brokers: [127.0.0.1:1], topics: {topics}, dead_letter: {bad} }} }}\n"
+        );
+        write(&folder, "c.yaml", &text)
+    };
+    for (topics, bad) in [("['^app-.*']", "app-bad"), ("[logs, bad]", "bad")] {
+        let path = config(topics, bad);
+        refused(&folder, &["check", "--config", &path], &["is read too", "for ever"]);
+    }
+    let path = config("['^app-.*', logs]", "bad-app-logs");
+    let output = run(&["check", "--config", &path], b"");
+    assert!(!stderr(&output).contains("is read too"), "{}", stderr(&output));
+}
+
+#[test]
 fn a_summary_never_takes_the_place_of_what_is_needed() {
     let folder = folder();
     let at = |name: &str| folder.path().join(name).display().to_string();
