@@ -221,6 +221,7 @@ pub const KEYS: [&str; 29] = [
 
 /// The name of the variable that names the configuration file.
 pub const CONFIG_VARIABLE: &str = "PORTCULLIS_CONFIG";
+
 /// The variables that say how to reach a running Portcullis; they are no settings of its own.
 pub const CLIENT_VARIABLES: [&str; 2] = ["PORTCULLIS_URL", "PORTCULLIS_TOKEN"];
 const PREFIX: &str = "PORTCULLIS_";

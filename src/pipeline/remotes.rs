@@ -8,11 +8,10 @@
 //! together do not come back together.
 
 use super::Stop;
-use crate::action::decision::instant_of;
-use crate::action::{Action, Op};
+use crate::action::Action;
 use crate::decide::board::Board;
 use crate::engine::ask::SinkStatus;
-use crate::sink::remote::{Progress, Remote, Trouble, micros};
+use crate::sink::remote::{Progress, Remote, Trouble, is_over, micros};
 use crate::state::{Db, StateError};
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -489,7 +488,7 @@ impl Worker {
             .iter()
             .filter(|(_, action)| !acts || action.mode == "enforce")
             .filter(|(_, action)| remote.wants(action))
-            .partition(|(_, action)| acts && is_over(action, now));
+            .partition(|(_, action)| acts && is_over(action, micros(now)));
         let over: Vec<i64> = over.into_iter().map(|(at, _)| *at).collect();
         if self.driven.dry || self.off {
             if self.driven.dry {
@@ -590,15 +589,6 @@ impl Worker {
         }
         state.status.why = Some(why);
     }
-}
-
-/// Whether what an action begins or prolongs is over already: then nobody is to be kept out by it.
-fn is_over(action: &Action, now: SystemTime) -> bool {
-    let until = match action.op {
-        Op::Start | Op::Extend => action.until.as_deref().and_then(instant_of),
-        Op::End | Op::Withheld | Op::Note => None,
-    };
-    until.is_some_and(|until| until <= micros(now))
 }
 
 /// How long to wait after so many failures in a row, a fifth longer or shorter.

@@ -8,10 +8,9 @@ use super::Context;
 use super::alertmanager::digested;
 use super::http::Method;
 use super::peer::{Caller, Peer, parse_name};
-use super::remote::{PROLONGED, Progress, Remote, Trouble, micros, one_by_one};
+use super::remote::{PROLONGED, Progress, Remote, Trouble, is_over, micros, one_by_one};
 use super::secret::{Secret, SecretPlace};
 use super::selection::{SEVERITIES, Selection};
-use crate::action::decision::instant_of;
 use crate::action::{Action, Op, Word, escape};
 use crate::yaml::{Checker, Key, Node};
 use serde_json::{Value, json};
@@ -239,10 +238,8 @@ impl Remote for PagerDuty {
     fn deliver(&mut self, actions: &[Action], now: SystemTime) -> Progress {
         let now = micros(now);
         one_by_one(actions, |action| {
-            let until = action.until.as_deref().and_then(instant_of);
-            let until = until.filter(|_| action.op == Op::Start);
             let more = if action.action == "alert" { PROLONGED } else { 0 };
-            if until.is_some_and(|until| until.saturating_add(more) <= now) {
+            if is_over(action, now - more) {
                 // Nobody is woken for what is over.
                 info!("sink {}: {} was over before it could be told", self.name, action.id);
                 return Ok(());

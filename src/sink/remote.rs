@@ -8,8 +8,8 @@
 //! `mode: enforce`, one that [acts](Remote::acts) is not called at all: what it
 //! [would](Remote::would) do is said instead.
 
-use crate::action::Action;
-use crate::action::decision::Decision;
+use crate::action::decision::{Decision, instant_of};
+use crate::action::{Action, Op};
 use crate::decode::time::Micros;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -205,6 +205,16 @@ pub trait Remote: Send + std::fmt::Debug {
 /// How long after the end that its start says an alert is told all the same, microseconds: it may go on,
 /// prolonged without a line.
 pub const PROLONGED: Micros = 15 * 60 * 1_000_000;
+
+/// Whether what an action begins or prolongs is over already at `now`, as far as its line tells: then nobody is to
+/// be kept out by it.
+pub fn is_over(action: &Action, now: Micros) -> bool {
+    let until = match action.op {
+        Op::Start | Op::Extend => action.until.as_deref().and_then(instant_of),
+        Op::End | Op::Withheld | Op::Note => None,
+    };
+    until.is_some_and(|until| until <= now)
+}
 
 /// An instant of the wall clock as lines have it.
 pub fn micros(now: SystemTime) -> Micros {
